@@ -1,0 +1,99 @@
+"""What a vendor tells the delivery: how to encode, where to post, how to batch, how to read an answer.
+
+`vendors/` implements `Channel`; `delivery/` knows nothing else of a vendor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, NamedTuple, Protocol
+
+
+class Importance(IntEnum):
+    """At a bound the oldest of the least important goes first."""
+
+    TRANSACTION = 0
+    SIGNAL = 1
+    ERROR = 2
+
+
+class Message(NamedTuple):
+    """One signal in the exact bytes that its vendor accepts."""
+
+    kind: str
+    """What it is, in the vendor's word for its rate-limit category: error, transaction, event, trace, …"""
+    payload: bytes
+
+
+class Post(NamedTuple):
+    """One HTTP POST to a vendor. `body` is not compressed yet; `headers` hold credentials: never log them."""
+
+    url: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Described(NamedTuple):
+    """What may be shown of a stored message: its id on the wire, its name, whose it is. Never its content."""
+
+    id: str
+    name: str
+    user_id: str | None
+
+
+class Channel(Protocol):
+    """One vendor's codec. Its methods are called on delivery's threads, never on the event loop of the application."""
+
+    vendor: str
+    """sentry, rudderstack or langfuse."""
+    destination: str
+    """Fingerprint of where the rows go: host and a hash of the public key id. Never a key."""
+    local: bool
+    """True for the local receiver, whose rows have shorter bounds and for which shutdown never waits."""
+    max_messages: int
+    """Messages a post: 1 for Sentry's envelopes."""
+    max_bytes: int
+    """Bytes a post, before compression."""
+    concurrency: int
+    """Posts in flight at once."""
+
+    def encode(self, record: Any) -> Sequence[Message]:
+        """Scrub and encode what a facade put. On the writer thread. An exception costs this record only."""
+        ...
+
+    def post(self, payloads: Sequence[bytes]) -> Post:
+        """Join stored payloads into one request."""
+        ...
+
+    def importance(self, kind: str) -> Importance:
+        """How much a message of this kind matters at a bound."""
+        ...
+
+    def rate_limits(self, status: int, headers: Mapping[str, str]) -> Mapping[str, float]:
+        """Seconds to wait by kind, "" for every kind, as the answer's headers (lower-case names) ask for."""
+        ...
+
+    def describe(self, kind: str, payload: bytes) -> Described:
+        """What may be shown of one stored message, and whose it is (for `forget`)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of the delivery: sizes in bytes, ages in seconds."""
+
+    memory_bytes: int = 64 << 20
+    outbox_bytes: int = 256 << 20
+    outbox_rows: int = 2_000_000
+    max_age_s: float = 72 * 3600.0
+    """GA4 refuses events that are older."""
+    local_rows: int = 10_000
+    local_max_age_s: float = 3600.0
+    post_deadline_s: float = 10.0
+    backoff_cap_s: float = 30.0
+    probe_every_s: float = 5.0
+    max_retry_after_s: float = 3600.0
+    commit_every_s: float = 0.02
+    """The writer gathers what is put for this long before a group commit; kill -9 loses at most this much."""
