@@ -1,0 +1,404 @@
+"""Who and which request a signal belongs to: one mutable cell per request in one ContextVar.
+
+A plain ContextVar that is set in a sync dependency is lost to the route, which runs in another copy of the
+context. A cell is shared by every copy: dependencies, threadpool routes, background tasks, streaming bodies and
+`create_task` all see what any of them bound. The cell holds no body, no Request, and the ASGI scope only while the
+request runs, so a task that outlives its request pins nothing.
+
+This module knows nobody else in the package.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple
+
+from .ids import new_id
+
+logger = logging.getLogger(__name__)
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class User(NamedTuple):
+    """Who is signed in, by the server's own authentication."""
+
+    id: str
+    email: str | None = None
+    traits: Mapping[str, Any] = {}
+
+
+class Workspace(NamedTuple):
+    """The tenant that the user works in."""
+
+    id: str
+    name: str | None = None
+
+
+class Identity(NamedTuple):
+    """What an `identify=` callable returns: the user of this connection and their workspace."""
+
+    id: str
+    email: str | None = None
+    traits: Mapping[str, Any] | None = None
+    workspace_id: str | None = None
+
+
+class Consent(NamedTuple):
+    """What the user allowed. None: not asked. False: nothing of it is sent."""
+
+    analytics: bool | None = None
+    llm_content: bool | None = None
+
+
+class Upstream(NamedTuple):
+    """What the caller's trace headers said: its span and its sampling decision (None: it left it to us)."""
+
+    span_id: str | None = None
+    sampled: bool | None = None
+
+
+class RequestContext(NamedTuple):
+    """What is known of a request or job. Immutable: binding puts a new one into the cell."""
+
+    request_id: str
+    trace_id: str
+    user: User | None = None
+    workspace: Workspace | None = None
+    tags: Mapping[str, str] = {}
+    consent: Consent = Consent()
+
+
+class RequestInfo:
+    """The facts of one HTTP request or websocket that outlive its scope. Read lazily, mostly off the event loop."""
+
+    __slots__ = ("_route", "_scope", "analytics", "client", "headers", "host", "method", "path", "query", "scheme")
+
+    def __init__(self, scope: Mapping[str, Any], host: str) -> None:
+        self._scope: Mapping[str, Any] | None = scope
+        self._route: str | None = None
+        self.method: str = scope.get("method", "WEBSOCKET")
+        self.scheme: str = scope.get("scheme", "http")
+        self.path: str = scope["path"]
+        self.query: bytes = scope.get("query_string", b"")
+        self.headers: Headers = scope["headers"]
+        self.client: tuple[str, int] | None = scope.get("client")
+        self.host = host
+        self.analytics: Any = None
+        """What the analytics codec read from the headers, kept for the next event of this request."""
+
+    @property
+    def route(self) -> str | None:
+        """The full route template, prefixes of routers and mounts included; None when nothing matched."""
+        return self._route if self._scope is None else route_template(self._scope)
+
+    @property
+    def url(self) -> str:
+        """The address without query, fragment or credentials."""
+        return f"{self.scheme}://{self.host}{self.path}"
+
+    def header(self, name: bytes) -> str | None:
+        """The first header of this lower-case name."""
+        return next((value.decode("latin-1") for key, value in self.headers if key == name), None)
+
+    def release(self) -> None:
+        """Let go of the scope: the request has ended."""
+        self._route, self._scope = self.route, None
+
+
+def route_template(scope: Mapping[str, Any]) -> str | None:
+    """The template that matched, e.g. `/api/users/{user_id}`.
+
+    FastAPI keeps the path with the routers' prefixes beside the route. A mount moves its own prefix into `root_path`
+    and leaves in `app_root_path` what the server had put there, which belongs to no template.
+    """
+    effective = scope.get("fastapi", {}).get("effective_route_context")
+    path: str | None = getattr(effective, "path", None) or getattr(scope.get("route"), "path", None)
+    if path is None or "app_root_path" not in scope:
+        return path
+    prefix = scope["root_path"].removeprefix(scope["app_root_path"])
+    values = {str(value): name for name, value in scope.get("path_params", {}).items() if f"{{{name}" not in path}
+    if values:
+        prefix = "/".join(f"{{{values[part]}}}" if part in values else part for part in prefix.split("/"))
+    return str(prefix + path)
+
+
+class Context:
+    """The cell of one request or job. Injected by `ContextDep`; also what the module's functions act on."""
+
+    __slots__ = ("captured", "info", "installed", "put", "shared", "state", "upstream")
+
+    def __init__(
+        self, state: RequestContext, info: RequestInfo | None = None, upstream: Upstream | None = None, shared: bool = True
+    ) -> None:
+        self.state = state
+        self.info = info
+        self.upstream = upstream
+        self.shared = shared
+        """False for a cell that `bind_*` made outside a request: it is replaced, never changed (see `_writable`)."""
+        self.captured: list[BaseException] = []
+        """Exceptions of this request that were reported already. Emptied at its end: they pin their frames."""
+        self.put = False
+        """Whether a signal was put (METRICX_DURABILITY=acknowledged waits only then)."""
+        self.installed = False
+        """Whether the inner layer has run, so that a mounted application with its own does not identify again."""
+
+    @property
+    def request_id(self) -> str:
+        """The id that is on the response, on each signal and on log records."""
+        return self.state.request_id
+
+    @property
+    def trace_id(self) -> str:
+        """32 hex digits, the upstream's where it sent one."""
+        return self.state.trace_id
+
+    @property
+    def user(self) -> User | None:
+        """Who is bound, or None."""
+        return self.state.user
+
+    @property
+    def workspace(self) -> Workspace | None:
+        """Which workspace is bound, or None."""
+        return self.state.workspace
+
+    @property
+    def request(self) -> RequestInfo | None:
+        """Method, path, headers and route of the request; None in a job."""
+        return self.info
+
+    def bind_user(
+        self, id: object, *, email: str | None = None, traits: Mapping[str, Any] | None = None, workspace_id: object = None
+    ) -> None:
+        """Bind the signed-in user to this request. Sends nothing.
+
+        The same id again merges the given fields; another id replaces the user and the workspace. A blank id or None
+        unbinds. Never raises.
+        """
+        user_id = text_id(id)
+        old = self.state.user
+        if user_id is None:
+            self.state = self.state._replace(user=None, workspace=None)
+            return
+        same = old is not None and old.id == user_id
+        if old is not None and same:
+            user = User(user_id, email or old.email, {**old.traits, **(traits or {})})
+        else:
+            user = User(user_id, email, dict(traits) if traits else {})
+        workspace = self.state.workspace if same or old is None else None
+        new_workspace = text_id(workspace_id)
+        if new_workspace is not None and (workspace is None or workspace.id != new_workspace):
+            workspace = Workspace(new_workspace)
+        self.state = self.state._replace(user=user, workspace=workspace)
+
+    def bind_workspace(self, id: object, *, name: str | None = None) -> None:
+        """Bind the workspace to this request. A blank id or None unbinds. Never raises."""
+        workspace_id = text_id(id)
+        self.state = self.state._replace(workspace=None if workspace_id is None else Workspace(workspace_id, name))
+
+    def set_tag(self, key: str, value: object) -> None:
+        """Put a tag on every signal of this request. Values become strings of at most 200 characters."""
+        self.state = self.state._replace(tags={**self.state.tags, str(key)[:32]: one_line(value)[:200]})
+
+    def set_consent(self, *, analytics: bool | None = None, llm_content: bool | None = None) -> None:
+        """Say what the user allowed; what is not given stays as it was."""
+        old = self.state.consent
+        self.state = self.state._replace(
+            consent=Consent(
+                old.analytics if analytics is None else bool(analytics),
+                old.llm_content if llm_content is None else bool(llm_content),
+            )
+        )
+
+    def end(self) -> None:
+        """The request has ended: let go of everything that would keep it alive."""
+        self.captured.clear()
+        if self.info is not None:
+            self.info.release()
+
+
+_cell: ContextVar[Context | None] = ContextVar("metricx_observe_context", default=None)
+
+DETACHED = Context(RequestContext("", ""))
+"""Marks a Context in which no request applies. Never written to."""
+
+carry_secret: bytes | None = None
+"""METRICX_CARRY_SECRET of this process, set by `Observability`: what `carry()` signs and `restore()` demands."""
+
+
+def current_cell() -> Context | None:
+    """The cell of the running request or job; None outside, `DETACHED` under `detached()`."""
+    return _cell.get()
+
+
+def current() -> RequestContext | None:
+    """The frozen context of the running request or job, or None."""
+    cell = _cell.get()
+    return None if cell is None or cell is DETACHED else cell.state
+
+
+def _writable() -> Context:
+    """The cell to bind to: the request's own, else a new one that no other task can see."""
+    cell = _cell.get()
+    if cell is not None and cell.shared and cell is not DETACHED:
+        return cell
+    state = RequestContext(new_id(), new_id()) if cell is None or cell is DETACHED else cell.state
+    cell = Context(state, shared=False)
+    _cell.set(cell)
+    return cell
+
+
+def bind_user(
+    id: object, *, email: str | None = None, traits: Mapping[str, Any] | None = None, workspace_id: object = None
+) -> None:
+    """Bind the user to the running request; outside one, to the current task only. See `Context.bind_user`."""
+    _writable().bind_user(id, email=email, traits=traits, workspace_id=workspace_id)
+
+
+def bind_workspace(id: object, *, name: str | None = None) -> None:
+    """Bind the workspace to the running request; outside one, to the current task only."""
+    _writable().bind_workspace(id, name=name)
+
+
+def set_tag(key: str, value: object) -> None:
+    """Put a tag on every signal of the running request or task."""
+    _writable().set_tag(key, value)
+
+
+def set_consent(*, analytics: bool | None = None, llm_content: bool | None = None) -> None:
+    """Say what the user of the running request or task allowed."""
+    _writable().set_consent(analytics=analytics, llm_content=llm_content)
+
+
+@contextmanager
+def use_cell(cell: Context) -> Iterator[Context]:
+    """Make `cell` the current one for a block.
+
+    Not reset by token: a generator's `finally` may run in another Context, where a token is refused.
+    """
+    before = _cell.get()
+    _cell.set(cell)
+    try:
+        yield cell
+    finally:
+        _cell.set(before)
+
+
+def job_cell(
+    user_id: object = None,
+    workspace_id: object = None,
+    *,
+    email: str | None = None,
+    request_id: str | None = None,
+    trace_id: str | None = None,
+) -> Context:
+    """A new cell for a job outside any request."""
+    cell = Context(RequestContext(request_id or new_id(), trace_id or new_id()))
+    if text_id(user_id) is not None:
+        cell.bind_user(user_id, email=email)
+    if text_id(workspace_id) is not None:
+        cell.bind_workspace(workspace_id)
+    return cell
+
+
+def detached() -> Any:
+    """Run a block in which no request applies: start what outlives its request (a consumer, a pool) under it."""
+    return use_cell(DETACHED)
+
+
+def carry() -> dict[str, str]:
+    """The current context as a small dict of strings, to travel with a job. Empty outside a request or job.
+
+    Holds ids and consent, no e-mail address. Signed when METRICX_CARRY_SECRET is set.
+    """
+    state = current()
+    if state is None:
+        return {}
+    fields = {
+        "request_id": state.request_id,
+        "trace_id": state.trace_id,
+        "user_id": state.user.id if state.user else None,
+        "workspace_id": state.workspace.id if state.workspace else None,
+        "consent_analytics": None if state.consent.analytics is None else str(int(state.consent.analytics)),
+        "consent_llm_content": None if state.consent.llm_content is None else str(int(state.consent.llm_content)),
+    }
+    carried = {key: value for key, value in fields.items() if value is not None}
+    if carry_secret:
+        carried["signature"] = _signature(carried, carry_secret)
+    return carried
+
+
+@contextmanager
+def restore(carried: Mapping[str, str]) -> Iterator[Context]:
+    """Bind what `carry()` gave, for a block.
+
+    Never raises: what is not a carried context, or not signed with our METRICX_CARRY_SECRET, binds nobody and is
+    logged.
+    """
+    with use_cell(_restored(carried)) as cell:
+        yield cell
+
+
+def _restored(carried: Mapping[str, str]) -> Context:
+    try:
+        fields = {str(key): str(value) for key, value in dict(carried).items()}
+    except (TypeError, ValueError):
+        fields = {}
+    given = fields.pop("signature", "")
+    if carry_secret and fields and not hmac.compare_digest(given.encode(), _signature(fields, carry_secret).encode()):
+        logger.warning("restore(): the carried context is not signed with METRICX_CARRY_SECRET; nobody is bound")
+        fields = {}
+    cell = job_cell(
+        fields.get("user_id"),
+        fields.get("workspace_id"),
+        request_id=valid_request_id(fields.get("request_id", "")),
+        trace_id=valid_trace_id(fields.get("trace_id", "")),
+    )
+    flags = {"0": False, "1": True}
+    cell.set_consent(
+        analytics=flags.get(fields.get("consent_analytics", "")),
+        llm_content=flags.get(fields.get("consent_llm_content", "")),
+    )
+    return cell
+
+
+def _signature(fields: Mapping[str, str], secret: bytes) -> str:
+    text = "\n".join(f"{key}={len(fields[key])}:{fields[key]}" for key in sorted(fields))
+    return hmac.new(secret, text.encode(), hashlib.sha256).hexdigest()
+
+
+_ID_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
+_HEX = frozenset("0123456789abcdef")
+
+
+def valid_request_id(value: str) -> str | None:
+    """`value` when it is 1 to 128 of `[A-Za-z0-9._-]`, else None."""
+    return value if 0 < len(value) <= 128 and _ID_CHARACTERS.issuperset(value) else None
+
+
+def valid_trace_id(value: str) -> str | None:
+    """`value` when it is a W3C trace id (32 lower-case hex digits, not all zero), else None."""
+    return value if len(value) == 32 and _HEX.issuperset(value) and value.strip("0") else None
+
+
+def text_id(value: object) -> str | None:
+    """An id as a string of at most 200 characters (Langfuse drops longer ones); None for None and blanks."""
+    if value is None:
+        return None
+    try:
+        text = one_line(value).strip()
+    except Exception:
+        return None
+    return text[:200] or None
+
+
+def one_line(value: object) -> str:
+    """`value` as text without line breaks or control characters."""
+    text = value if type(value) is str else str(value)
+    return text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)

@@ -1,0 +1,31 @@
+"""Ids for signals and requests.
+
+Ids need no secrecy, and `os.urandom` releases the GIL (17 us with other threads running), so a private generator
+makes them; it is seeded from the system once per process, also after a fork.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+
+_random = random.Random()
+_bits = _random.getrandbits
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_random.seed)
+
+
+def new_id() -> str:
+    """A new id of 32 lower-case hex digits: request id, trace id, event id, message id."""
+    return f"{_bits(128) | 1:032x}"
+
+
+def new_span_id() -> str:
+    """A new span id of 16 lower-case hex digits, never all zero."""
+    return f"{_bits(64) | 1:016x}"
+
+
+def chance() -> float:
+    """A number in [0, 1) for sampling."""
+    return _random.random()
