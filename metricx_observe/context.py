@@ -131,10 +131,14 @@ def route_template(scope: Mapping[str, Any]) -> str | None:
 class Context:
     """The cell of one request or job. Injected by `ContextDep`; also what the module's functions act on."""
 
-    __slots__ = ("captured", "info", "installed", "put", "shared", "state", "upstream")
+    __slots__ = ("captured", "info", "installed", "llm_trace_id", "pending", "put", "shared", "state", "upstream")
 
     def __init__(
-        self, state: RequestContext, info: RequestInfo | None = None, upstream: Upstream | None = None, shared: bool = True
+        self,
+        state: RequestContext,
+        info: RequestInfo | None = None,
+        upstream: Upstream | None = None,
+        shared: bool = True,
     ) -> None:
         self.state = state
         self.info = info
@@ -143,6 +147,10 @@ class Context:
         """False for a cell that `bind_*` made outside a request: it is replaced, never changed (see `_writable`)."""
         self.captured: list[BaseException] = []
         """Exceptions of this request that were reported already. Emptied at its end: they pin their frames."""
+        self.pending: BaseException | None = None
+        """An exception that left the routes and may still be turned into a response by a middleware."""
+        self.llm_trace_id: str | None = None
+        """The last LLM trace that began here, so that an error leads to it."""
         self.put = False
         """Whether a signal was put (METRICX_DURABILITY=acknowledged waits only then)."""
         self.installed = False
@@ -174,7 +182,12 @@ class Context:
         return self.info
 
     def bind_user(
-        self, id: object, *, email: str | None = None, traits: Mapping[str, Any] | None = None, workspace_id: object = None
+        self,
+        id: object,
+        *,
+        email: str | None = None,
+        traits: Mapping[str, Any] | None = None,
+        workspace_id: object = None,
     ) -> None:
         """Bind the signed-in user to this request. Sends nothing.
 
@@ -219,6 +232,7 @@ class Context:
     def end(self) -> None:
         """The request has ended: let go of everything that would keep it alive."""
         self.captured.clear()
+        self.pending = None
         if self.info is not None:
             self.info.release()
 
