@@ -1,0 +1,67 @@
+"""Puts the demo together. The telemetry is one line of it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import Depends, FastAPI, Request
+from fastapi.responses import JSONResponse, RedirectResponse, Response
+from fastapi.staticfiles import StaticFiles
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware.sessions import SessionMiddleware
+
+from metricx_observe import Observability
+
+from . import standins
+from .copilot.model import open_model
+from .database import open_database
+from .pages import page
+from .routers import auth, connections, dashboard, debug, qa
+from .security import NotSignedInError, identify, refuse_other_sites
+from .settings import HERE, Settings
+
+# authlib writes PKCE verifiers at DEBUG, which LOG_LEVEL=DEBUG would put on the console.
+logging.getLogger("authlib").setLevel(logging.INFO)
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The demo application; settings come from the environment unless given."""
+    settings = settings or Settings()
+    app = FastAPI(title="Metricx in small", lifespan=_lifespan, dependencies=[Depends(refuse_other_sites)])
+    app.state.settings = settings
+    app.add_middleware(
+        SessionMiddleware,
+        secret_key=settings.session_secret.get_secret_value(),
+        session_cookie="metricx_session",
+        same_site="lax",
+        https_only=settings.secure_cookies,
+    )
+    for module in (dashboard, auth, connections, qa, debug, standins):
+        app.include_router(module.router)
+    app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
+    app.add_exception_handler(NotSignedInError, _ask_to_log_in)
+    app.add_exception_handler(Exception, _error_page)
+
+    Observability.from_env().install(app, identify=identify)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    app.state.engine = await run_in_threadpool(open_database, app.state.settings.database_url)
+    async with open_model(app.state.settings) as model:
+        app.state.model = model
+        yield
+    app.state.engine.dispose()
+
+
+async def _ask_to_log_in(request: Request, _error: Exception) -> Response:
+    if "text/html" in request.headers.get("accept", ""):
+        return RedirectResponse("/login", status_code=303)
+    return JSONResponse({"detail": "Log in first."}, status_code=401)
+
+
+async def _error_page(request: Request, _error: Exception) -> Response:
+    return page(request, "error.html", status_code=500)

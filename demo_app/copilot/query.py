@@ -1,0 +1,56 @@
+"""What the copilot can ask the database: one metric, over some days, grouped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+from sqlalchemy import Engine, Row
+from sqlmodel import Session, col, func, select
+
+from demo_app.models import AdMetric
+
+Metric = Literal["spend", "revenue", "roas", "clicks", "conversions", "cpa"]
+
+
+class Plan(BaseModel):
+    """A query that the model asks for. Nothing that it writes becomes SQL; it can only choose."""
+
+    metric: Metric
+    channel: Literal["google_ads", "meta_ads"] | None = None
+    days: int = Field(30, ge=1, le=60)
+    group_by: Literal["channel", "campaign", "day"] = "channel"
+
+
+def run_query(engine: Engine, workspace_id: str, plan: Plan) -> list[dict[str, Any]]:
+    """The plan's rows for this workspace: `label` and `value` (money in euros), best first, days in order."""
+    group = col(getattr(AdMetric, plan.group_by))
+    mine = col(AdMetric.workspace_id) == workspace_id
+    with Session(engine) as session:
+        last_day = session.exec(select(func.max(AdMetric.day)).where(mine)).one()
+        if last_day is None:
+            return []
+        statement = select(
+            group,
+            func.sum(AdMetric.spend_cents).label("spend"),
+            func.sum(AdMetric.revenue_cents).label("revenue"),
+            func.sum(AdMetric.clicks).label("clicks"),
+            func.sum(AdMetric.conversions).label("conversions"),
+        )
+        statement = statement.where(mine, col(AdMetric.day) > last_day - timedelta(days=plan.days)).group_by(group)
+        if plan.channel:
+            statement = statement.where(col(AdMetric.channel) == plan.channel)
+        rows = [{"label": str(row[0]), "value": _VALUES[plan.metric](row)} for row in session.exec(statement)]
+    return sorted(rows, key=(lambda row: row["label"]) if plan.group_by == "day" else (lambda row: -row["value"]))
+
+
+_VALUES: dict[Metric, Callable[[Row[Any]], float]] = {
+    "spend": lambda row: round(row.spend / 100, 2),
+    "revenue": lambda row: round(row.revenue / 100, 2),
+    "roas": lambda row: round(row.revenue / row.spend, 2) if row.spend else 0.0,
+    "clicks": lambda row: row.clicks,
+    "conversions": lambda row: row.conversions,
+    "cpa": lambda row: round(row.spend / 100 / row.conversions, 2) if row.conversions else 0.0,
+}

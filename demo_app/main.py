@@ -1,0 +1,5 @@
+"""What a server is pointed at: `uvicorn demo_app.main:app`."""
+
+from .application import create_app
+
+app = create_app()

@@ -1,0 +1,27 @@
+"""Renders the demo's templates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import Response
+from fastapi.templating import Jinja2Templates
+
+from metricx_observe.context import current
+
+from .security import signed_in
+from .settings import HERE
+
+templates = Jinja2Templates(HERE / "templates")
+
+
+def page(request: Request, name: str, /, *, status_code: int = 200, **context: Any) -> Response:
+    """A page that knows who is signed in, and its own request id, under which the receiver lists what it caused."""
+    state = current()
+    context |= {
+        "user": signed_in(request),
+        "request_id": state.request_id if state else None,
+        "receiver_url": request.app.state.settings.receiver_url,
+    }
+    return templates.TemplateResponse(request, name, context, status_code=status_code)

@@ -1,0 +1,1 @@
+"""The demo's routers. They take the telemetry as dependencies and import no vendor."""

@@ -1,0 +1,107 @@
+"""The copilot: understand the question, query the data, answer. Streamed, and traced step by step."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import Response
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from metricx_observe.llm import Trace
+from pydantic import BaseModel, Field
+from starlette.concurrency import run_in_threadpool
+
+from demo_app.copilot.model import Model, ModelDep
+from demo_app.copilot.query import Plan, run_query
+from demo_app.database import EngineDep
+from demo_app.pages import page
+from demo_app.security import CurrentUser, require_user
+from metricx_observe import ErrorReporterDep, LLMTracerDep, TrackerDep
+from metricx_observe.events import CopilotQuerySent
+
+router = APIRouter(tags=["qa"])
+
+UNDERSTAND = (
+    "Turn the question about ad metrics into a query. Reply with JSON only, by this schema: "
+    + json.dumps(Plan.model_json_schema())
+)
+ANSWER = "Answer the question about ad metrics in two sentences at most, from the rows given and nothing else."
+
+
+class Question(BaseModel):
+    question: str = Field(min_length=1, max_length=4_000)
+    conversation_id: str | None = Field(None, max_length=64, pattern=r"^[A-Za-z0-9-]+$")
+    """Made by the page: one per visit, so that the questions of a visit are one session in the traces."""
+
+
+@router.get("/copilot", dependencies=[Depends(require_user)])
+async def copilot_page(request: Request, model: ModelDep) -> Response:
+    return page(request, "copilot.html", model=model.name)
+
+
+@router.post("/qa", response_class=EventSourceResponse)
+async def ask(
+    body: Question,
+    user: CurrentUser,
+    model: ModelDep,
+    engine: EngineDep,
+    llm: LLMTracerDep,
+    tracker: TrackerDep,
+    errors: ErrorReporterDep,
+) -> AsyncIterator[ServerSentEvent]:
+    """Server-sent events: `plan`, `rows`, `text` for each piece of the answer, then `done` or `failed`."""
+    trace = llm.trace("copilot", input=body.question, session_id=body.conversation_id)
+    try:
+        with trace:
+            plan = await understand(model, trace, body.question)
+            yield ServerSentEvent(event="plan", data=plan)
+
+            with trace.tool("query_ad_metrics", input=plan.model_dump()) as tool:
+                rows = await run_in_threadpool(run_query, engine, user.workspace_id, plan)
+                tool.update(output=rows)
+            yield ServerSentEvent(event="rows", data=rows)
+
+            answer, facts = "", {"question": body.question, "query": plan.model_dump(), "rows": rows}
+            async for text in phrase(model, trace, facts):
+                answer += text
+                yield ServerSentEvent(event="text", data=text)
+            trace.update(output=answer)
+    except Exception as error:
+        # The answer has begun, so no error handler can make it a 500: the page is told in the stream, and the error is
+        # reported here. The `with` has marked the trace failed already.
+        errors.capture_exception(error, extra={"llm_trace_id": trace.trace_id})
+        yield ServerSentEvent(event="failed", data={"message": "The copilot could not answer."})
+        return
+    tracker.track(CopilotQuerySent(question_length=len(body.question), workspace_id=user.workspace_id))
+    yield ServerSentEvent(event="done", data={"trace_id": trace.trace_id})
+
+
+async def understand(model: Model, trace: Trace, question: str) -> Plan:
+    """The first call: the question becomes a query.
+
+    Raises:
+        pydantic.ValidationError: the model replied with something else.
+    """
+    with trace.generation("understand", model=model.name, input=_messages(UNDERSTAND, question)) as generation:
+        async with model.stream(UNDERSTAND, question) as stream:
+            reply = await stream.get_final_message()
+        generation.record(reply)
+        # Some models put their JSON between words or code fences.
+        return Plan.model_validate_json(re.sub(r"^[^{]*|[^}]*$", "", reply.content[0].text))
+
+
+async def phrase(model: Model, trace: Trace, facts: dict[str, Any]) -> AsyncIterator[str]:
+    """The second call: the rows become an answer, piece by piece."""
+    prompt = json.dumps(facts)
+    with trace.generation("answer", model=model.name, input=_messages(ANSWER, prompt)) as generation:
+        async with model.stream(ANSWER, prompt) as stream:
+            async for text in stream.text_stream:
+                yield text
+            generation.record(await stream.get_final_message())
+
+
+def _messages(system: str, prompt: str) -> list[dict[str, str]]:
+    return [{"role": "system", "content": system}, {"role": "user", "content": prompt}]
