@@ -1,0 +1,140 @@
+"""Where messages wait until their vendor has them: what every outbox can do.
+
+An outbox holds rows. A row is a few messages of one stream (one vendor, destination and kind) that were put at about
+the same time: storing and deleting some together costs a fraction of doing it one by one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+from .channel import Limits
+
+
+class Stream(NamedTuple):
+    """What a row's messages have in common."""
+
+    vendor: str
+    destination: str
+    kind: str
+    importance: int
+
+
+class Row(NamedTuple):
+    """Some messages of one stream. `id` grows with time and is never used again."""
+
+    id: int
+    kind: str
+    put_at: float
+    payloads: list[bytes]
+
+
+class Depth(NamedTuple):
+    """What waits in one stream. `oldest_s` is the oldest row's age; `mine` says whether this process delivers it."""
+
+    messages: int
+    size: int
+    oldest_s: float
+    mine: bool
+
+
+class DeadLetter(NamedTuple):
+    """A message that its vendor refused. `reason` is the vendor's: it may quote the message, so never log it."""
+
+    id: int
+    vendor: str
+    kind: str
+    status: int
+    reason: str
+    died_at: float
+    payload: bytes
+
+
+class OutboxError(Exception):
+    """The outbox cannot do its work. `busy`: not now, another process holds it; try again."""
+
+    def __init__(self, reason: str, *, busy: bool = False) -> None:
+        super().__init__(reason)
+        self.busy = busy
+
+
+class Outbox(Protocol):
+    """Durable rows, owned by the process that put them until it dies. For any thread; all may raise OutboxError."""
+
+    kind: str
+
+    def add(self, chunks: Iterable[tuple[Stream, list[bytes]]]) -> None:
+        """Store each chunk as a row, all or none, and return when they are safe from the end of this process."""
+        ...
+
+    def take(
+        self, destination: str, *, max_messages: int, max_bytes: int, skip: Container[int], without: Container[str]
+    ) -> tuple[list[Row], bool]:
+        """The oldest own rows of a destination, to post together; not those in `skip`, nor of the kinds in `without`.
+
+        At least one row when there is one, also when that one alone is over the bounds. They stay in the outbox.
+        The second value is True when there are more.
+        """
+        ...
+
+    def remove(self, rows: Sequence[Row]) -> None:
+        """Forget rows. Those that are gone already are no error."""
+        ...
+
+    def split(self, row: Row) -> list[Row]:
+        """Replace a row by one for each of its messages."""
+        ...
+
+    def bury(self, row: Row, status: int, reason: str) -> None:
+        """Move a row to the dead letters."""
+        ...
+
+    def trim(self, limits: Limits, local: Container[str]) -> Counter[tuple[Stream, str]]:
+        """Hold the bounds; `local` are the destinations with the shorter ones. Returns messages dropped, by reason."""
+        ...
+
+    def adopt(self, destinations: Sequence[str]) -> int:
+        """Take over the rows that dead processes left for these destinations. Returns how many messages."""
+        ...
+
+    def depths(self, destination: str | None = None) -> list[tuple[Stream, Depth]]:
+        """What waits, of all processes that share this outbox."""
+        ...
+
+    def scan(self, vendor: str | None = None) -> Iterator[tuple[Stream, Row]]:
+        """Every waiting row of all processes, oldest first within a stream."""
+        ...
+
+    def dead_letters(self, vendor: str | None = None) -> Iterator[DeadLetter]:
+        """Every dead letter, oldest first."""
+        ...
+
+    def dead_count(self) -> dict[str, int]:
+        """Dead letters by vendor."""
+        ...
+
+    def revive(self, letters: Iterable[DeadLetter], destination: str | None = None) -> int:
+        """Put dead letters back, to their own destination or to another. Returns how many."""
+        ...
+
+    def redirect(self, vendor: str, old: str, new: str) -> int:
+        """Give the rows that dead processes left for one destination to another. Returns how many messages."""
+        ...
+
+    def discard(self, letters: Iterable[DeadLetter]) -> None:
+        """Forget dead letters."""
+        ...
+
+    def before_fork(self) -> None:
+        """Bring the outbox to rest: nothing of it may be open or locked while the process forks."""
+        ...
+
+    def after_fork(self, *, child: bool) -> None:
+        """Go on in the parent; in the child let go of everything: the rows are the parent's."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the outbox. What is left in it may be taken over by another process from now on."""
+        ...

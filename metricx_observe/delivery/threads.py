@@ -1,0 +1,25 @@
+"""Threads of delivery: daemons that inherit nothing from whoever caused them to start."""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+THREAD_NAME = "metricx-observe"
+
+Isolate = Callable[[], AbstractContextManager[object]]
+"""What each thread of delivery runs inside of: keeps the application's instrumentation away."""
+
+
+def start_thread(name: str, target: Callable[[], None], isolate: Isolate) -> threading.Thread:
+    """Start a daemon in an empty context: in a request's, its trace headers would stand on our posts."""
+
+    def run() -> None:
+        with isolate():
+            target()
+
+    thread = threading.Thread(target=run, name=f"{THREAD_NAME}-{name}", daemon=True)
+    contextvars.Context().run(thread.start)
+    return thread

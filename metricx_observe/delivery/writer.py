@@ -1,0 +1,240 @@
+"""The writer thread: from a bounded queue, through the vendors' codecs, in group commits to the outbox."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import threading
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .channel import Channel, Limits, Message
+from .outbox import OutboxError, Stream
+from .spool import Spool
+from .tally import Tally
+from .threads import Isolate, start_thread
+
+GROUP = 500
+"""Records in a group commit: large enough that a commit costs little of each, small enough to hold few in two forms."""
+TICK_S = 0.5
+"""How often deadlines, bounds and dead processes' rows are looked at."""
+
+class Writer:
+    """One per process. `stored` is called after a commit with the messages of each vendor, `tick` now and then."""
+
+    def __init__(
+        self,
+        channels: Mapping[str, Channel],
+        spool: Spool,
+        tally: Tally,
+        limits: Limits,
+        isolate: Isolate,
+        stored: Callable[[Mapping[str, int]], None],
+        tick: Callable[[], None],
+    ) -> None:
+        self._channels, self._spool, self._tally, self._limits = channels, spool, tally, limits
+        self._isolate, self._stored, self._tick = isolate, stored, tick
+        self._queue: deque[tuple[str, object, int]] = deque()
+        self._group: list[tuple[str, object, int]] = []
+        # Records, and their bytes. Only who puts writes the first, only the writer the second.
+        self._came = self._went = 0
+        self._bytes_came = self._bytes_went = 0
+        self._idle = False
+        self._wake, self._hurry = threading.Event(), threading.Event()
+        self._waiters: deque[tuple[int, asyncio.AbstractEventLoop, asyncio.Future[None]]] = deque()
+        self._thread: threading.Thread | None = None
+        self._started = self._closed = self._ended = False
+
+    def put(self, vendor: str, record: object, size: int) -> bool:
+        """See `Delivery.put`. The lock is only ever held for a few assignments, and never by the writer."""
+        if self._closed or vendor not in self._channels:
+            self._tally.count(vendor, "dropped", "closed" if self._closed else "not configured")
+            return False
+        if self._bytes_came - self._bytes_went + size > self._limits.memory_bytes:
+            self._tally.count(vendor, "dropped", "memory")
+            return False
+        with self._tally.lock:
+            self._queue.append((vendor, record, size))
+            self._came += 1
+            self._bytes_came += size
+            self._tally.counters[vendor]["put"] += 1
+        if self._idle:
+            self._idle = False
+            self._wake.set()
+        if not self._started:
+            self.start()
+        return True
+
+    def start(self) -> None:
+        """Start the thread if it does not run yet."""
+        with self._tally.lock:
+            if self._started:
+                return
+            self._started = True
+        try:
+            self._thread = start_thread("writer", self._run, self._isolate)
+        except RuntimeError:  # the interpreter is ending: `at_exit` does the work on its own thread
+            self._started = False
+        pools = sys.modules.get("multiprocessing.util")
+        if pools is not None:  # its processes end without `atexit`
+            pools.Finalize(None, self.at_exit, exitpriority=0)
+
+    def commit(self, timeout_s: float) -> bool:
+        """Wait until everything that was put before this call is committed."""
+        target = self._came
+        if self._went >= target:
+            return True
+        self._hurry.set()
+        self._wake.set()
+        return self._tally.wait_for(lambda: self._went >= target, timeout_s)
+
+    def committed(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
+        """The same as a future of `loop`; every future that waits when the writer commits is part of that commit."""
+        future: asyncio.Future[None] = loop.create_future()
+        if self._went >= self._came:
+            future.set_result(None)
+            return future
+        self._waiters.append((self._came, loop, future))
+        self._hurry.set()
+        self._wake.set()
+        return future
+
+    def at_exit(self, stalled_s: float = 0.5, most_s: float = 2.0) -> None:
+        """Commit at the end of the interpreter; give up when nothing moves for `stalled_s`."""
+        if not self._started:
+            while self._next_group() and self._store():
+                pass
+            return
+        give_up, before = time.monotonic() + most_s, -1
+        while self._went < self._came and self._went > before and time.monotonic() < give_up:
+            before = self._went
+            self.commit(stalled_s)
+
+    def close(self, timeout_s: float) -> None:
+        """Refuse what is put from now on, commit the rest and end the thread."""
+        self._closed = True
+        self.commit(timeout_s)
+        self._ended = True
+        self._hurry.set()
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join(0.2)
+
+    def _run(self) -> None:
+        tick_at = 0.0
+        while not self._ended:
+            try:
+                if time.monotonic() >= tick_at:
+                    tick_at = time.monotonic() + TICK_S
+                    self._tick()
+                self._wait()
+                while self._next_group() and self._store():
+                    pass
+            except Exception as error:  # nothing may end this thread; the group stays and is tried again
+                self._tally.say(logging.WARNING, ("writer", type(error)), "writer: %s", type(error).__name__)
+                self._hurry.wait(1.0)
+
+    def _wait(self) -> None:
+        """Until something is put, and then a little longer for what comes with it; at most a tick."""
+        self._wake.clear()
+        self._idle = True
+        self._release_waiters()  # one may have come while its records were accounted for
+        if not self._queue and not self._group:
+            self._wake.wait(TICK_S)
+        self._idle = False
+        if self._queue:
+            self._hurry.wait(self._limits.commit_every_s)
+        self._hurry.clear()
+
+    def _next_group(self) -> bool:
+        while not self._group or (self._queue and len(self._group) < GROUP):
+            try:
+                self._group.append(self._queue.popleft())
+            except IndexError:
+                break
+        return bool(self._group)
+
+    def _store(self) -> bool:
+        """Encode the group and commit it. It leaves `self._group` only then, so that no failure in between loses it."""
+        chunks = self._encoded()
+        while chunks:
+            outbox = self._spool.outbox
+            try:
+                outbox.add(chunks)
+                break
+            except OutboxError as error:
+                if not error.busy:
+                    self._spool.fall_back(outbox, error)
+                elif self._ended:
+                    return False
+                else:
+                    self._tally.say(logging.WARNING, "busy", "The outbox waits: %s", error)
+        self._account(chunks)
+        return True
+
+    def _encoded(self) -> list[tuple[Stream, list[bytes]]]:
+        streams: defaultdict[Stream, list[bytes]] = defaultdict(list)
+        for vendor, record, _ in self._group:
+            channel = self._channels[vendor]
+            for kind, payload in self._encode(channel, record):
+                stream = Stream(vendor, channel.destination, kind, int(channel.importance(kind)))
+                # Not the bytes that orjson returns: those keep about 4 KB each (measured).
+                streams[stream].append(b"%b" % payload)
+        return [
+            (stream, part)
+            for stream, payloads in streams.items()
+            for part in _parts(payloads, self._channels[stream.vendor])
+        ]
+
+    def _encode(self, channel: Channel, record: Any) -> list[Message]:
+        try:
+            return list(channel.encode(record))
+        except Exception as error:
+            self._tally.count(channel.vendor, "dropped", "encode")
+            kind = type(error).__name__
+            self._tally.say(logging.WARNING, ("encode", channel.vendor, kind), "%s: a record could not be encoded: %s",
+                            channel.vendor, kind)  # fmt: skip
+            return []
+
+    def _account(self, chunks: list[tuple[Stream, list[bytes]]]) -> None:
+        stored: defaultdict[str, int] = defaultdict(int)
+        for stream, payloads in chunks:
+            stored[stream.vendor] += len(payloads)
+        with self._tally.lock:
+            self._went += len(self._group)
+            self._bytes_went += sum(size for *_, size in self._group)
+            self._group = []
+            for vendor, messages in stored.items():
+                self._tally.count(vendor, "committed", n=messages)
+            self._tally.changed.notify_all()
+        self._release_waiters()
+        self._stored(stored)
+
+    def _release_waiters(self) -> None:
+        while self._waiters and self._waiters[0][0] <= self._went:
+            _, loop, future = self._waiters.popleft()
+            try:
+                loop.call_soon_threadsafe(_resolve, future)
+            except RuntimeError:
+                pass  # that loop is closed: nobody waits any more
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _parts(payloads: list[bytes], channel: Channel) -> list[list[bytes]]:
+    """Payloads in parts that fit into one post."""
+    parts: list[list[bytes]] = []
+    size = channel.max_bytes + 1
+    for payload in payloads:
+        size += len(payload) + 16  # what joining them may add
+        if size > channel.max_bytes or len(parts[-1]) >= channel.max_messages:
+            parts.append([])
+            size = len(payload)
+        parts[-1].append(payload)
+    return parts
