@@ -12,9 +12,8 @@ from starlette.types import ASGIApp
 from .api import Api
 from .guard import LOOPBACK_HOSTS, Guard
 from .ingest import Ingest
-from .limits import Limits
 from .pages import Pages
-from .store import Store
+from .store import Limits, Store
 
 
 def create_app(
@@ -27,8 +26,8 @@ def create_app(
     """The receiver: three wire formats in, a JSON API and pages out.
 
     Args:
-        store_path: an SQLite file, or `:memory:`. Closed with the application's lifespan.
-        token: what every call must present: as Bearer or Basic, as the DSN's key, the write key or the Langfuse secret key.
+        store_path: an SQLite file, or `:memory:`. Closed when the application's lifespan ends.
+        token: what every call must present: as Bearer or Basic, as the DSN's key, as write key, as Langfuse's key.
         allowed_hosts: names that the Host header may have; `*` for any.
     """
     store = Store(store_path, limits)

@@ -3,34 +3,29 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 
 from .signals import Refused
 
-CODINGS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
-"""zlib's window bits: with the gzip header, with the zlib header (what HTTP calls deflate)."""
+WINDOW_BITS = {"gzip": 31, "deflate": 15}
+"""For zlib: with the gzip header, and with the zlib header, which HTTP calls deflate."""
 
 
 async def read_body(request: Request, limit: int) -> bytes:
     """The body as it was sent. Raises Refused(413) as soon as it is longer than `limit` bytes."""
-    declared = request.headers.get("content-length", "0")
-    if declared.isdigit() and int(declared[:20]) > limit:
-        raise Refused(413, f"the body is over {limit} bytes")
-    chunks: list[bytes] = []
-    size = 0
+    body = bytearray()
     try:
         async for chunk in request.stream():
-            size += len(chunk)
-            if size > limit:
+            body += chunk
+            if len(body) > limit:
                 raise Refused(413, f"the body is over {limit} bytes")
-            chunks.append(chunk)
     except ClientDisconnect:
         raise Refused(400, "the body is shorter than its Content-Length") from None
-    return b"".join(chunks)
+    return bytes(body)
 
 
 def decompress(body: bytes, coding: str, limit: int) -> bytes:
@@ -39,55 +34,45 @@ def decompress(body: bytes, coding: str, limit: int) -> bytes:
     Raises:
         Refused: 413 over `limit` bytes, 400 for damaged or truncated data, 415 for a coding that is not known.
     """
-    coding = coding.strip().lower()
-    if coding in ("", "identity"):
-        if len(body) > limit:
-            raise Refused(413, f"the body is over {limit} bytes")
-        return body
-    if coding == "br":
-        return _unbrotli(body, limit)
-    if coding not in CODINGS:
+    coding = coding.strip().lower() or "identity"
+    if coding in WINDOW_BITS:
+        parts = _inflate(body, coding, limit)
+    elif coding == "br":
+        parts = _unbrotli(body, limit)
+    elif coding == "identity":
+        parts = iter([body])
+    else:
         raise Refused(415, "Content-Encoding must be gzip, deflate, br or identity")
-    return _inflate(body, coding, limit)
+    whole = bytearray()
+    for part in parts:
+        whole += part
+        if len(whole) > limit:
+            raise Refused(413, f"the body is over {limit} bytes after decompression")
+    return bytes(whole)
 
 
-def _inflate(body: bytes, coding: str, limit: int) -> bytes:
-    parts: list[bytes] = []
-    size = 0
+def _inflate(body: bytes, coding: str, limit: int) -> Iterator[bytes]:
     while body:  # gzip may be a chain of members
-        member = zlib.decompressobj(CODINGS[coding])
+        member = zlib.decompressobj(WINDOW_BITS[coding])
         try:
-            part = member.decompress(body, limit - size + 1)
+            yield member.decompress(body, limit + 1)
         except zlib.error:
             raise Refused(400, f"the body is not valid {coding}") from None
-        size += len(part)
-        if size > limit:
-            raise Refused(413, f"the body is over {limit} bytes after decompression")
         if not member.eof:
             raise Refused(400, f"the {coding} body is truncated")
-        parts.append(part)
         body = member.unused_data
-    return b"".join(parts)
 
 
-def _unbrotli(body: bytes, limit: int) -> bytes:
-    """Sentry's SDK compresses with brotli where that is installed; so then the receiver can read it, in one environment."""
-    if find_spec("brotli") is None:
-        raise Refused(415, "Content-Encoding br needs: pip install brotli (1.2 or newer); gzip needs nothing")
-    brotli: Any = import_module("brotli")
-    stream = brotli.Decompressor()
-    parts: list[bytes] = []
-    size = 0
+def _unbrotli(body: bytes, limit: int) -> Iterator[bytes]:
+    """Sentry's SDK sends br where brotli is installed, which is then usually the receiver's environment as well."""
     try:
-        while not stream.is_finished():
-            part = stream.process(body, output_buffer_limit=min(limit - size + 1, 1 << 20))
-            body = b""
-            size += len(part)
-            if size > limit:
-                raise Refused(413, f"the body is over {limit} bytes after decompression")
-            parts.append(part)
-            if not part and stream.can_accept_more_data():
-                raise Refused(400, "the br body is truncated")
-    except (brotli.error, TypeError):
+        brotli: Any = import_module("brotli")
+    except ImportError:
+        raise Refused(415, "Content-Encoding br needs: pip install 'brotli>=1.2'; gzip needs nothing") from None
+    stream = brotli.Decompressor()
+    try:
+        yield stream.process(body, output_buffer_limit=limit + 1)
+    except (brotli.error, TypeError):  # before 1.2 it knows no limit
         raise Refused(400, "the body is not valid br, or brotli is older than 1.2") from None
-    return b"".join(parts)
+    if not stream.is_finished():
+        raise Refused(400, "the br body is truncated")

@@ -5,18 +5,15 @@ from __future__ import annotations
 import base64
 import binascii
 import hmac
-import logging
 from collections.abc import Collection, Iterator
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .signals import Refused
-
-logger = logging.getLogger(__name__)
 
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
@@ -27,13 +24,9 @@ SECURITY_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
+    "Cache-Control": "no-store",
 }
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
-
-
-def refusal(status: int, reason: str, headers: dict[str, str] | None = None) -> Response:
-    """An error as JSON. RudderStack's SDK reads `code` and `message` and fails where they are missing."""
-    return JSONResponse({"code": status, "message": reason}, status, headers)
 
 
 class Guard:
@@ -51,59 +44,40 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started = False
 
         async def send_secured(message: Message) -> None:
-            nonlocal started
             if message["type"] == "http.response.start":
-                started = True
-                headers = MutableHeaders(scope=message)
-                for name, value in SECURITY_HEADERS.items():
-                    headers[name] = value
-                headers.setdefault("Cache-Control", "no-store")
+                MutableHeaders(scope=message).update(SECURITY_HEADERS)
             await send(message)
 
-        response = self._refusal(scope)
-        if response is None:
-            try:
-                await self._app(scope, receive, send_secured)
-                return
-            except Refused as refused:
-                retry = {"Retry-After": "1"} if refused.status == 429 else None
-                response = refusal(refused.status, refused.reason, retry)
-            except HTTPException as error:
-                response = refusal(error.status_code, error.detail, dict(error.headers or {}))
-            if started:
-                raise RuntimeError("an answer was refused after it had begun")
-        await response(scope, receive, send_secured)
+        try:
+            self._check(scope["method"], Headers(scope=scope))
+            await self._app(scope, receive, send_secured)
+        except HTTPException as refused:
+            # RudderStack's SDK reads `code` and `message`, and fails where they are missing.
+            body = {"code": refused.status_code, "message": refused.detail}
+            answer = JSONResponse(body, refused.status_code, dict(refused.headers or {}))
+            await answer(scope, receive, send_secured)
 
-    def _refusal(self, scope: Scope) -> Response | None:
-        headers = Headers(scope=scope)
+    def _check(self, method: str, headers: Headers) -> None:
         host = headers.get("host", "")
-        if "*" not in self._allowed_hosts and _hostname(host) not in self._allowed_hosts:
-            return refusal(421, "this Host is not served here; start the receiver with --allowed-host to allow it")
+        if "*" not in self._allowed_hosts and _split("//" + host)[0] not in self._allowed_hosts:
+            raise Refused(421, "this Host is not served here; start the receiver with --allowed-host to allow it")
         origin = headers.get("origin")
-        if scope["method"] not in ("GET", "HEAD") and origin is not None and urlsplit_netloc(origin) != host.lower():
-            return refusal(403, "a page of another site may not post here")
+        if method not in ("GET", "HEAD") and origin is not None and _split(origin)[1] != host.lower():
+            raise Refused(403, "a page of another site may not post here")
         if self._token and not any(hmac.compare_digest(given, self._token) for given in _credentials(headers)):
             challenge = {"WWW-Authenticate": 'Basic realm="metricx-observe", charset="UTF-8"'}
-            return refusal(401, "the receiver's token is missing or wrong", challenge)
-        return None
+            raise Refused(401, "the receiver's token is missing or wrong", challenge)
 
 
-def urlsplit_netloc(origin: str) -> str:
-    """Host and port of an Origin; empty for `null` and for what is none."""
+def _split(address: str) -> tuple[str | None, str]:
+    """Host name, and host with port, of an address; nothing for what is none."""
     try:
-        return urlsplit(origin).netloc.lower()
+        parts = urlsplit(address)
+        return parts.hostname, parts.netloc.lower()
     except ValueError:
-        return ""
-
-
-def _hostname(host: str) -> str | None:
-    try:
-        return urlsplit("//" + host).hostname
-    except ValueError:
-        return None
+        return None, ""
 
 
 def _credentials(headers: Headers) -> Iterator[bytes]:

@@ -1,169 +1,91 @@
-"""Read an OTLP trace export, protobuf or JSON, into plain spans of one shape.
+"""Read an OTLP trace export, protobuf or JSON, into plain spans: https://opentelemetry.io/docs/specs/otlp/
 
-https://opentelemetry.io/docs/specs/otlp/ ; the JSON form has ids in hex and 64-bit integers as strings.
+The two differ in ids (bytes, hex) only, so protobuf becomes the JSON form and one reader reads both.
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable
+import binascii
+from collections.abc import Iterator
 from typing import Any
 
+from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 
-from .signals import Refused, expect_list, expect_object, load_object
+from .signals import Refused, expect, load
 
-Span = dict[str, Any]
-"""OTLP/JSON's field names, with attributes as one object and times as integers (nanoseconds)."""
-
-_MAX_NANOSECONDS = (1 << 64) - 1
+ID_DIGITS = {"traceId": 32, "spanId": 16, "parentSpanId": 16}
+_LARGEST = 1 << 63
 
 
-def read_protobuf(body: bytes) -> list[Span]:
-    """The spans of a serialised ExportTraceServiceRequest. Raises Refused(400)."""
-    request = ExportTraceServiceRequest()
+def read_spans(body: bytes, media_type: str) -> list[dict[str, Any]]:
+    """The spans, in OTLP/JSON's form but with attributes as one object, times as integers, resource and scope inside.
+
+    Raises:
+        Refused: 400 for a body that is not what its type says, 415 for another type than protobuf and JSON.
+    """
     try:
-        request.ParseFromString(body)
+        if media_type == "application/json":
+            return list(_spans(load(body, "the body"), False))
+        if media_type == "application/x-protobuf":
+            message = ExportTraceServiceRequest.FromString(body)
+            return list(_spans(MessageToDict(message, use_integers_for_enums=True), True))
     except DecodeError:
         raise Refused(400, "the body is not a valid ExportTraceServiceRequest, or is truncated") from None
-    return [
-        _span_of_message(span, _attributes(resource.resource.attributes), scope.scope.name)
-        for resource in request.resource_spans
-        for scope in resource.scope_spans
-        for span in scope.spans
-    ]
-
-
-def _span_of_message(span: Any, resource: dict[str, Any], scope: str) -> Span:
-    return _checked(
-        {
-            "traceId": span.trace_id.hex(),
-            "spanId": span.span_id.hex(),
-            "parentSpanId": span.parent_span_id.hex() or None,
-            "name": span.name,
-            "startTimeUnixNano": span.start_time_unix_nano,
-            "endTimeUnixNano": span.end_time_unix_nano,
-            "attributes": _attributes(span.attributes),
-            "status": {"code": int(span.status.code), "message": span.status.message},
-            "events": [
-                {
-                    "name": event.name,
-                    "timeUnixNano": event.time_unix_nano,
-                    "attributes": _attributes(event.attributes),
-                }
-                for event in span.events
-            ],
-            "resource": resource,
-            "scope": scope,
-        }
-    )
-
-
-def _attributes(pairs: Iterable[KeyValue]) -> dict[str, Any]:
-    return {pair.key: _value(pair.value) for pair in pairs}
-
-
-def _value(value: AnyValue) -> Any:
-    which = value.WhichOneof("value")
-    if which == "array_value":
-        return [_value(item) for item in value.array_value.values]
-    if which == "kvlist_value":
-        return _attributes(value.kvlist_value.values)
-    if which == "bytes_value":
-        return base64.b64encode(value.bytes_value).decode()
-    return None if which is None else getattr(value, which)
-
-
-def read_json(body: bytes) -> list[Span]:
-    """The spans of an OTLP/JSON trace export. Raises Refused(400)."""
-    try:
-        return [
-            _span_of_object(expect_object(span, "a span"), _json_attributes(resource.get("attributes")), scope.get("name"))
-            for group in _objects(load_object(body, "the body"), "resourceSpans")
-            for resource in [expect_object(group.get("resource", {}), "resource")]
-            for scoped in _objects(group, "scopeSpans")
-            for scope in [expect_object(scoped.get("scope", {}), "scope")]
-            for span in _objects(scoped, "spans")
-        ]
     except RecursionError:
         raise Refused(400, "an attribute is nested too deeply") from None
+    raise Refused(415, "Content-Type must be application/x-protobuf or application/json")
 
 
-def _objects(parent: dict[str, Any], field: str) -> list[dict[str, Any]]:
-    return [expect_object(item, f"an item of {field}") for item in expect_list(parent.get(field, []), field)]
+def _spans(request: object, binary_ids: bool) -> Iterator[dict[str, Any]]:
+    for group in _objects(request, "resourceSpans"):
+        resource = _attributes(group.get("resource") or {})
+        for scoped in _objects(group, "scopeSpans"):
+            scope = expect(scoped.get("scope") or {}, dict, "scope").get("name")
+            for span in _objects(scoped, "spans"):
+                ids = {field: _id(span.get(field), field, binary_ids) for field in ID_DIGITS}
+                times = {field: _integer(span.get(field, 0)) for field in ("startTimeUnixNano", "endTimeUnixNano")}
+                yield span | ids | times | {"attributes": _attributes(span), "resource": resource, "scope": scope}
 
 
-def _span_of_object(span: dict[str, Any], resource: dict[str, Any], scope: object) -> Span:
-    status = expect_object(span.get("status", {}), "status")
-    return _checked(
-        {
-            "traceId": str(span.get("traceId", "")).lower(),
-            "spanId": str(span.get("spanId", "")).lower(),
-            "parentSpanId": str(span.get("parentSpanId") or "").lower() or None,
-            "name": str(span.get("name", "")),
-            "startTimeUnixNano": _integer(span.get("startTimeUnixNano", 0), _MAX_NANOSECONDS),
-            "endTimeUnixNano": _integer(span.get("endTimeUnixNano", 0), _MAX_NANOSECONDS),
-            "attributes": _json_attributes(span.get("attributes")),
-            "status": {"code": _status(status.get("code", 0)), "message": str(status.get("message", ""))},
-            "events": [
-                {
-                    "name": str(event.get("name", "")),
-                    "timeUnixNano": _integer(event.get("timeUnixNano", 0), _MAX_NANOSECONDS),
-                    "attributes": _json_attributes(event.get("attributes")),
-                }
-                for event in _objects(span, "events")
-            ],
-            "resource": resource,
-            "scope": str(scope or ""),
-        }
-    )
+def _objects(parent: object, field: str) -> list[dict[str, Any]]:
+    items = expect(parent, dict, f"what holds {field}").get(field) or []
+    return [expect(item, dict, f"an item of {field}") for item in expect(items, list, field)]
 
 
-def _checked(span: Span) -> Span:
-    """The span when its ids are what OTLP demands: 16 and 8 bytes, of the parent 8 or none."""
-    for field, digits in (("traceId", 32), ("spanId", 16), ("parentSpanId", 16)):
-        value = span[field]
-        if value is None:
-            continue
-        if len(value) != digits or not set(value) <= set("0123456789abcdef"):
-            raise Refused(400, f"a span's {field} is not {digits} hex digits")
-    return span
-
-
-def _json_attributes(pairs: object) -> dict[str, Any]:
-    items = [expect_object(pair, "an attribute") for pair in expect_list(pairs or [], "attributes")]
-    return {str(pair.get("key", "")): _json_value(pair.get("value")) for pair in items}
-
-
-def _json_value(value: object) -> Any:
-    if value is None or value == {}:
+def _id(value: object, field: str, binary: bool) -> str | None:
+    if not value and field == "parentSpanId":
         return None
-    kind, inner = next(iter(expect_object(value, "an attribute's value").items()))
+    try:
+        raw = base64.b64decode(str(value)) if binary else bytes.fromhex(str(value))
+    except (ValueError, binascii.Error):
+        raw = b""
+    if len(raw) * 2 != ID_DIGITS[field]:
+        raise Refused(400, f"a span's {field} is not {ID_DIGITS[field]} hex digits")
+    return raw.hex()
+
+
+def _attributes(parent: object, field: str = "attributes") -> dict[str, Any]:
+    return {str(pair.get("key")): _value(pair.get("value")) for pair in _objects(parent, field)}
+
+
+def _value(value: object) -> Any:
+    kind, inner = next(iter(expect(value or {"": None}, dict, "an attribute's value").items()))
     if kind == "arrayValue":
-        return [_json_value(item) for item in expect_list(expect_object(inner, kind).get("values", []), "values")]
+        return [_value(item) for item in expect(expect(inner, dict, kind).get("values", []), list, "values")]
     if kind == "kvlistValue":
-        return _json_attributes(expect_object(inner, kind).get("values"))
-    if kind == "intValue":
-        return _integer(inner, (1 << 63) - 1)
-    if kind in ("stringValue", "boolValue", "doubleValue", "bytesValue"):
-        return inner
-    raise Refused(400, "an attribute's value is of no type that OTLP knows")
+        return _attributes(inner, "values")
+    return _integer(inner) if kind == "intValue" else inner
 
 
-def _integer(value: object, most: int) -> int:
-    """An integer that came as a number or, as OTLP/JSON writes 64-bit ones, as a string of at most 20 digits."""
-    if isinstance(value, str) and len(value) <= 20:
-        try:
-            value = int(value)
-        except ValueError:
-            value = None
-    if not isinstance(value, int) or not -most <= value <= most:
-        raise Refused(400, "a 64-bit integer is missing, malformed or out of range")
-    return value
-
-
-def _status(code: object) -> int:
-    names = {"STATUS_CODE_UNSET": 0, "STATUS_CODE_OK": 1, "STATUS_CODE_ERROR": 2}
-    return code if isinstance(code, int) else names.get(str(code), 0)
+def _integer(value: object) -> int:
+    """A 64-bit integer, which OTLP/JSON writes as a string."""
+    try:
+        number = int(value) if isinstance(value, int) or (isinstance(value, str) and len(value) <= 20) else None
+    except ValueError:
+        number = None
+    if number is None or not -_LARGEST <= number < _LARGEST:
+        raise Refused(400, "a 64-bit integer is malformed or out of range")
+    return number

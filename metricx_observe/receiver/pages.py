@@ -13,88 +13,84 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from .api import find, read_query
+from .api import find
 from .signals import KINDS
 from .store import Store
-from .story import entry, tell
+from .story import read, tell
 
 HERE = Path(__file__).parent
 
 
-def _duration(milliseconds: float) -> str:
-    """A duration as a person reads it: 0.42 ms, 12 ms, 3.1 s."""
-    if milliseconds >= 1000:
-        return f"{milliseconds / 1000:.1f} s"
-    return f"{milliseconds:.0f} ms" if milliseconds >= 10 else f"{milliseconds:.2f} ms"
-
-
 class Pages:
-    """Renders rows. Everything that is shown is escaped by the templates."""
+    """Renders rows. The templates escape everything that they show."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._templates = Environment(
-            loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-        )
-        self._templates.filters["duration"] = _duration
-        self._templates.filters["path_segment"] = lambda value: quote(str(value), safe="")
+        loader = FileSystemLoader(HERE / "templates")
+        self._templates = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+        self._templates.filters["duration"] = duration
+        self._templates.filters["segment"] = lambda value: quote(value, safe="")
 
     def routes(self) -> list[BaseRoute]:
-        """`/`, its fragment for polling, `/requests/{request_id}`, and Langfuse's address of a trace."""
+        """`/`, its table for polling, `/requests/{request_id}`, and Langfuse's address of a trace."""
         return [
-            Route("/", self.live, methods=["GET"]),
-            Route("/signals", self.signals, methods=["GET"]),
-            Route("/requests/{request_id}", self.request, methods=["GET"]),
-            Route("/project/{project}/traces/{trace_id}", self.trace, methods=["GET"]),
+            Route("/", self._live, methods=["GET"]),
+            Route("/signals", self._table, methods=["GET"]),
+            Route("/requests/{request_id}", self._request, methods=["GET"]),
+            Route("/project/{project}/traces/{trace_id}", self._trace, methods=["GET"]),
             Mount("/static", StaticFiles(directory=HERE / "static")),
         ]
 
-    async def live(self, request: Request) -> Response:
-        """The list, which asks for its newer self every second."""
+    async def _live(self, request: Request) -> Response:
         return await self._list(request, "live.html")
 
-    async def signals(self, request: Request) -> Response:
-        """The table alone; 204 when nothing changed since the version that the page has."""
+    async def _table(self, request: Request) -> Response:
+        """The table alone; 204 when nothing has changed since the version that the page shows."""
         if request.query_params.get("version") == str(self._store.version):
             return Response(status_code=204)
         return await self._list(request, "signals.html")
 
     async def _list(self, request: Request, template: str) -> Response:
-        query = read_query(request, more=("version",))
-        given = {name: value for name, value in request.query_params.items() if value and name not in ("version", "cursor")}
+        given = {name: value for name, value in request.query_params.items() if value and name != "version"}
+        filters = {name: value for name, value in given.items() if name != "cursor"}
 
         def work() -> str:
             version = self._store.version
-            rows, cursor = find(self._store, query)
-            polls = urlencode(given | {"version": str(version)} | ({"cursor": query.cursor} if query.cursor else {}))
+            rows, cursor = find(self._store, given)
             return self._render(
                 template,
-                entries=[entry(row) for row in rows],
-                given=given,
+                entries=[read(row.signal) for row in rows],
+                filters=filters,
                 kinds=KINDS,
-                poll=f"/signals?{polls}",
-                older=f"/?{urlencode(given | {'cursor': cursor})}" if cursor else None,
-                newest=f"/?{urlencode(given)}" if query.cursor else None,
-                url=str(request.base_url).rstrip("/"),
+                poll=f"/signals?{urlencode({**given, 'version': version})}",
+                newest=f"/?{urlencode(filters)}" if "cursor" in given else None,
+                older=f"/?{urlencode({**filters, 'cursor': cursor})}" if cursor else None,
+                address=request.url.netloc,
             )
 
         return HTMLResponse(await run_in_threadpool(work))
 
-    async def request(self, request: Request) -> Response:
-        """One request's story; 404 with a page that says what it may mean."""
+    async def _request(self, request: Request) -> Response:
         request_id = request.path_params["request_id"]
 
-        def work() -> tuple[str, int]:
+        def work() -> Response:
             rows = self._store.of_request(request_id)
-            page = self._render("request.html", request_id=request_id, story=tell(rows), count=len(rows))
-            return page, 200 if rows else 404
+            story = tell(row.signal for row in rows)
+            page = self._render("request.html", request_id=request_id, story=story, count=len(rows))
+            return HTMLResponse(page, 200 if rows else 404)
 
-        page, status = await run_in_threadpool(work)
-        return HTMLResponse(page, status)
+        return await run_in_threadpool(work)
 
-    async def trace(self, request: Request) -> Response:
-        """Where Langfuse's `get_trace_url` leads: the signals of that trace."""
+    async def _trace(self, request: Request) -> Response:
+        """Where Langfuse's `get_trace_url` leads."""
         return RedirectResponse(f"/?{urlencode({'trace_id': request.path_params['trace_id']})}", 303)
 
     def _render(self, template: str, **values: Any) -> str:
         return self._templates.get_template(template).render(values)
+
+
+def duration(milliseconds: float) -> str:
+    """A duration as a person reads it: 0.42 ms, 12 ms, 3.1 s."""
+    if milliseconds >= 1000:
+        return f"{milliseconds / 1000:.1f} s"
+    return f"{milliseconds:.0f} ms" if milliseconds >= 10 or not milliseconds else f"{milliseconds:.2f} ms"

@@ -4,31 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar
 
 import orjson
+from starlette.exceptions import HTTPException
+
+T = TypeVar("T")
 
 KINDS = (
-    "error", "transaction", "log",
-    "track", "identify", "group", "alias", "page",
-    "trace", "generation", "observation", "score",
-)  # fmt: skip
-VENDORS = ("sentry", "rudderstack", "langfuse")
-
+    *("error", "transaction", "log"),
+    *("track", "identify", "group", "alias", "page"),
+    *("trace", "generation", "observation", "score"),
+)
 MAX_EPOCH_S = 253_402_300_799.0
 """The end of the year 9999: the last that datetime can show."""
 
 
-class Refused(Exception):
-    """A post that is not taken: the HTTP status and the reason, which names no content."""
-
-    def __init__(self, status: int, reason: str) -> None:
-        super().__init__(reason)
-        self.status = status
-        self.reason = reason
+class Refused(HTTPException):
+    """A request that is not taken: the HTTP status and the reason, which names no content."""
 
 
 class Signal(NamedTuple):
@@ -40,7 +36,7 @@ class Signal(NamedTuple):
     vendor: str
     id: str
     time: float
-    """Epoch seconds; of a span its start."""
+    """Epoch seconds; of a span or transaction its start."""
     name: str
     payload: bytes
     """The whole of it, as JSON."""
@@ -54,45 +50,34 @@ class Signal(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """What one post held: the signals, and how many of each other item."""
+    """What one post held, what is answered to it, and how many items of types that are not shown."""
 
     signals: list[Signal]
-    others: Counter[str]
+    answer: Any = None
+    others: Mapping[str, int] = MappingProxyType({})
 
 
-def load_json(body: bytes, what: str) -> Any:
-    """`body` as JSON, strictly (no NaN, no lone surrogate). Raises Refused(400)."""
+def load(body: bytes, what: str) -> Any:
+    """`body` as strict JSON (no NaN, no lone surrogate). Raises Refused(400)."""
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise Refused(400, f"{what} is not valid JSON: {error.msg} at byte {error.pos}") from None
+        raise Refused(400, f"{what} is not valid JSON: {error.msg} at {error.pos}") from None
 
 
-def load_object(body: bytes, what: str) -> dict[str, Any]:
-    """`body` as a JSON object. Raises Refused(400)."""
-    return expect_object(load_json(body, what), what)
-
-
-def expect_object(value: object, what: str) -> dict[str, Any]:
-    """`value` when it is a JSON object. Raises Refused(400)."""
-    if not isinstance(value, dict):
-        raise Refused(400, f"{what} is not a JSON object")
+def expect(value: object, wanted: type[T], what: str) -> T:
+    """`value` when it is a `wanted` (dict or list). Raises Refused(400)."""
+    if not isinstance(value, wanted):
+        raise Refused(400, f"{what} is not a JSON {'object' if wanted is dict else 'array'}")
     return value
 
 
-def expect_list(value: object, what: str) -> list[Any]:
-    """`value` when it is a JSON array. Raises Refused(400)."""
-    if not isinstance(value, list):
-        raise Refused(400, f"{what} is not a JSON array")
-    return value
-
-
-def dump_json(payload: object) -> bytes:
-    """`payload` as JSON. Raises Refused(400) for what cannot be shown again (nested over 250 levels, huge integers)."""
+def dump(payload: object) -> bytes:
+    """`payload` as JSON. Raises Refused(400) for what could not be shown again."""
     try:
         return orjson.dumps(payload)
-    except (orjson.JSONEncodeError, RecursionError):
-        raise Refused(400, "a message is nested too deeply, or holds a number over 64 bits") from None
+    except orjson.JSONEncodeError:
+        raise Refused(400, "a message is nested over 250 levels deep, or holds an integer over 64 bits") from None
 
 
 def mapping(value: object) -> Mapping[str, Any]:
@@ -100,16 +85,12 @@ def mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def text(value: object) -> str | None:
-    """A name or id for a column: at most 500 characters; None for blanks and for what is neither text nor a number."""
-    if isinstance(value, str):
-        return value[:500] or None
-    return str(value) if isinstance(value, int | float) else None
-
-
-def first(*values: object) -> str | None:
-    """The first of `values` that gives a text."""
-    return next((found for value in values if (found := text(value)) is not None), None)
+def text(*values: object) -> str | None:
+    """The first of `values` that is a number or not blank, as text of at most 500 characters."""
+    for value in values:
+        if (isinstance(value, str) and value) or isinstance(value, int | float):
+            return str(value)[:500]
+    return None
 
 
 def content_id(payload: bytes) -> str:
@@ -117,10 +98,9 @@ def content_id(payload: bytes) -> str:
     return hashlib.sha256(payload).hexdigest()[:32]
 
 
-def epoch(value: object) -> float:
-    """Epoch seconds of an ISO time or a number of seconds; now, when it is neither."""
-    found = parse_time(value)
-    return time.time() if found is None else found
+def epoch(*values: object) -> float:
+    """Epoch seconds of the first of `values` that is a time; now, when none is."""
+    return next((found for value in values if (found := parse_time(value)) is not None), time.time())
 
 
 def parse_time(value: object) -> float | None:
@@ -134,8 +114,3 @@ def parse_time(value: object) -> float | None:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return None
     return float(value) if 0 <= value <= MAX_EPOCH_S else None
-
-
-def iso(seconds: float) -> str:
-    """An ISO time in UTC with microseconds."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

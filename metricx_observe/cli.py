@@ -1,0 +1,53 @@
+"""The command `metricx-observe`. A command imports what it needs when it runs, so that each starts fast."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+try:
+    import typer
+except ImportError as error:  # the console script exists without the extra
+    raise SystemExit("metricx-observe needs: pip install 'metricx-observe[cli]'") from error
+
+from .exceptions import ObserveError
+
+app = typer.Typer(name="metricx-observe", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def commands() -> None:
+    """Errors, events and LLM traces of a FastAPI application: see them, and look after their delivery."""
+
+
+@app.command()
+def dev(
+    host: Annotated[str, typer.Option(help="Address to listen on; any but loopback needs a token.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 4390,
+    store: Annotated[Path | None, typer.Option(help="SQLite file; default: in the user's state directory.")] = None,
+    token: Annotated[str | None, typer.Option(envvar="METRICX_RECEIVER_TOKEN", help="Callers must present it.")] = None,
+    allowed_host: Annotated[list[str] | None, typer.Option(help="A name for the Host header; repeatable.")] = None,
+) -> None:
+    """Run the local receiver: what the three vendors would get, on a page."""
+    try:
+        from .receiver import run
+    except ImportError as error:
+        raise SystemExit("the receiver needs: pip install 'metricx-observe[receiver]'") from error
+
+    run(
+        host,
+        port,
+        store_path=store,
+        token=token,
+        allowed_hosts=allowed_host or (),
+        on_listen=lambda url: typer.echo(f"metricx_observe receiver: {url} (Ctrl-C stops it)"),
+    )
+
+
+def main() -> None:
+    """The entry point. Our own errors are one line on stderr and exit status 1."""
+    try:
+        app()
+    except ObserveError as error:
+        typer.echo(f"metricx-observe: {error}", err=True)
+        raise SystemExit(1) from None
