@@ -1,0 +1,67 @@
+"""One middleware and three dependencies for Sentry, RudderStack and Langfuse in FastAPI.
+
+    app = FastAPI()
+    Observability.from_env().install(app)
+
+    @app.post("/qa")
+    async def ask(question: Question, tracker: TrackerDep, llm: LLMTracerDep) -> Answer: ...
+"""
+
+from .context import Consent, Context, Identity, RequestContext, User, Workspace
+from .dependencies import ContextDep, ErrorReporterDep, LLMTracerDep, TrackerDep
+from .events import Event, Personal
+from .exceptions import ConfigurationError, InputError, NotInstalledError, ObserveError
+from .llm import Generation, LLMTracer, Observation, Trace
+from .middleware import ObserveMiddleware
+from .observability import Observability
+from .reporter import ErrorReporter
+from .settings import Settings
+from .telemetry import (
+    capture_exception,
+    complete_copilot_trace,
+    create_copilot_trace,
+    identify,
+    init_observability,
+    log_generation,
+    set_user_context,
+    track,
+)
+from .tracker import Tracker
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ConfigurationError",
+    "Consent",
+    "Context",
+    "ContextDep",
+    "ErrorReporter",
+    "ErrorReporterDep",
+    "Event",
+    "Generation",
+    "Identity",
+    "InputError",
+    "LLMTracer",
+    "LLMTracerDep",
+    "NotInstalledError",
+    "Observability",
+    "Observation",
+    "ObserveError",
+    "ObserveMiddleware",
+    "Personal",
+    "RequestContext",
+    "Settings",
+    "Trace",
+    "Tracker",
+    "TrackerDep",
+    "User",
+    "Workspace",
+    "capture_exception",
+    "complete_copilot_trace",
+    "create_copilot_trace",
+    "identify",
+    "init_observability",
+    "log_generation",
+    "set_user_context",
+    "track",
+]

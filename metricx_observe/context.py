@@ -145,8 +145,8 @@ class Context:
         self.upstream = upstream
         self.shared = shared
         """False for a cell that `bind_*` made outside a request: it is replaced, never changed (see `_writable`)."""
-        self.captured: list[BaseException] = []
-        """Exceptions of this request that were reported already. Emptied at its end: they pin their frames."""
+        self.captured: list[tuple[BaseException, str | None]] = []
+        """Exceptions of this request that were reported, with event ids. Emptied at its end: they pin their frames."""
         self.pending: BaseException | None = None
         """An exception that left the routes and may still be turned into a response by a middleware."""
         self.llm_trace_id: str | None = None

@@ -1,0 +1,57 @@
+"""FastAPI dependencies: routers declare what they need, and never touch a vendor's SDK.
+
+The providers are async, so that no thread is taken, and take the connection, so that they work in websockets too. They
+are public for `app.dependency_overrides`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Depends
+from starlette.requests import HTTPConnection
+
+from .context import Context
+from .exceptions import NotInstalledError
+from .llm import LLMTracer
+from .middleware import SCOPE_KEY, Installed
+from .reporter import ErrorReporter
+from .tracker import Tracker
+
+
+async def get_context(connection: HTTPConnection) -> Context:
+    """The cell of this request: bind the user, read the ids."""
+    return _installed(connection).cell
+
+
+async def get_tracker(connection: HTTPConnection) -> Tracker:
+    """The tracker of this request."""
+    installed = _installed(connection)
+    return installed.observability.tracker.bound(installed.cell)
+
+
+async def get_llm_tracer(connection: HTTPConnection) -> LLMTracer:
+    """The LLM tracer of this request."""
+    installed = _installed(connection)
+    return installed.observability.llm.bound(installed.cell)
+
+
+async def get_error_reporter(connection: HTTPConnection) -> ErrorReporter:
+    """The error reporter of this request."""
+    installed = _installed(connection)
+    return installed.observability.errors.bound(installed.cell)
+
+
+def _installed(connection: HTTPConnection) -> Installed:
+    installed: Installed | None = connection.scope.get(SCOPE_KEY)
+    if installed is None:
+        raise NotInstalledError(
+            "metricx_observe is not installed here: add `Observability.from_env().install(app)` after `app = FastAPI()`"
+        )
+    return installed
+
+
+ContextDep = Annotated[Context, Depends(get_context)]
+TrackerDep = Annotated[Tracker, Depends(get_tracker)]
+LLMTracerDep = Annotated[LLMTracer, Depends(get_llm_tracer)]
+ErrorReporterDep = Annotated[ErrorReporter, Depends(get_error_reporter)]

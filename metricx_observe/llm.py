@@ -1,0 +1,407 @@
+"""LLMTracer: traces, generations, spans and tools as light records with start and end times of their own.
+
+A `with` block ends its observation; an exception inside marks it failed and goes on. The blocks are synchronous and
+work in async code too: nothing in them waits.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from time import time_ns
+from types import TracebackType
+from typing import Any, NamedTuple, Protocol, Self
+
+from .boundary import Boundary
+from .context import Context, RequestContext, current_cell, one_line, text_id
+from .ids import new_id, new_span_id
+from .normalise import Notes, snapshot
+from .usage import read_response, usage_details
+
+logger = logging.getLogger(__name__)
+
+
+class TraceFacts(NamedTuple):
+    """What stands on every observation of a trace."""
+
+    name: str
+    user_id: str | None
+    workspace_id: str | None
+    session_id: str | None
+    tags: tuple[str, ...]
+    metadata: bytes | None
+    state: RequestContext | None
+
+
+def facts_of(state: RequestContext | None) -> TraceFacts:
+    """What a request or job says of any observation in it."""
+    user = state.user.id if state is not None and state.user is not None else None
+    workspace = state.workspace.id if state is not None and state.workspace is not None else None
+    return TraceFacts("", user, workspace, None, (), None, state)
+
+
+class ObservationRecord(NamedTuple):
+    """One observation that ended. JSON values are bytes, as they were when they were given."""
+
+    trace: TraceFacts
+    trace_id: str
+    id: str
+    parent_id: str | None
+    type: str
+    name: str
+    start_ns: int
+    end_ns: int
+    fields: Mapping[str, bytes]
+    """JSON of input, output, metadata, model_parameters, usage, cost."""
+    texts: Mapping[str, str]
+    """level, status_message, model, completion_start_time."""
+
+
+class ScoreRecord(NamedTuple):
+    """A score of a trace or observation."""
+
+    id: str
+    trace_id: str
+    observation_id: str
+    name: str
+    value: float | str
+    data_type: str
+    comment: str | None
+    timestamp: datetime
+
+
+class LLMSink(Protocol):
+    """The LLM vendor, as the facade sees it."""
+
+    def put(self, record: ObservationRecord | ScoreRecord, size: int) -> bool: ...
+
+    def attach(self, trace_id: str, span_id: str) -> object:
+        """Make this the parent of the vendor's own spans. Returns what `detach` takes."""
+        ...
+
+    def detach(self, before: object) -> None: ...
+
+    def url(self, trace_id: str) -> str: ...
+
+    @property
+    def client(self) -> Any:
+        """The vendor's own client."""
+        ...
+
+
+_current: ContextVar[Observation | None] = ContextVar("metricx_observe_observation", default=None)
+_JSON = ("input", "output", "metadata", "model_parameters")
+_CONTENT = frozenset({"input", "output"})
+_LEVELS = frozenset({"DEBUG", "DEFAULT", "WARNING", "ERROR"})
+
+
+class LLMTracer:
+    """Makes LLM traces. Injected by `LLMTracerDep`, or `Observability.llm`. No method raises into the caller."""
+
+    __slots__ = ("_boundary", "_cell", "_sink")
+
+    def __init__(self, sink: LLMSink | None, boundary: Boundary, cell: Context | None = None) -> None:
+        self._sink = sink
+        self._boundary = boundary
+        self._cell = cell
+
+    def bound(self, cell: Context) -> LLMTracer:
+        """The same tracer for one request, whatever thread it is used from."""
+        return LLMTracer(self._sink, self._boundary, cell)
+
+    @property
+    def client(self) -> Any:
+        """The Langfuse SDK's client, for prompts, datasets and `auth_check()`; None when Langfuse is off."""
+        return self._sink.client if self._sink is not None else None
+
+    def trace(
+        self,
+        name: str,
+        *,
+        input: object = None,
+        user_id: object = None,
+        workspace_id: object = None,
+        session_id: object = None,
+        metadata: Mapping[str, Any] | None = None,
+        tags: Sequence[str] | None = None,
+        start_time: datetime | None = None,
+    ) -> Trace:
+        """Begin one unit of LLM work.
+
+        Inside the block of another trace of the same request it becomes a part of that one. Without `user_id` and
+        `workspace_id` it belongs to those that are bound when it ends.
+        """
+        cell = self._cell or current_cell()
+        parent = _current.get()
+        if parent is not None and parent._tracer._cell_now() is cell:
+            shared, trace_id, parent_id = parent._shared, parent.trace_id, parent.id
+        else:
+            shared, trace_id, parent_id = _Shared(), new_id(), None
+            if cell is not None and cell.state.request_id:
+                cell.llm_trace_id = trace_id
+        tracer = LLMTracer(self._sink, self._boundary, cell)
+        trace = Trace(tracer, shared, trace_id, parent_id, "span", name, start_time)
+        if parent_id is None:
+            shared.name = trace.name
+        owner: dict[str, Any] = {"user_id": user_id, "workspace_id": workspace_id, "session_id": session_id}
+        trace.update(input=input, metadata=metadata, tags=tags, **owner)
+        return trace
+
+    def _cell_now(self) -> Context | None:
+        return self._cell
+
+
+class _Shared:
+    """What all observations of one trace share."""
+
+    __slots__ = ("last_end_ns", "metadata", "name", "session_id", "tags", "user_id", "workspace_id")
+
+    def __init__(self) -> None:
+        self.name = ""
+        self.user_id: str | None = None
+        self.workspace_id: str | None = None
+        self.session_id: str | None = None
+        self.tags: tuple[str, ...] = ()
+        self.metadata: dict[str, Any] = {}
+        self.last_end_ns = 0
+
+
+class Observation:
+    """A span, tool, generation or trace. `id` and `trace_id` are the very ids on the wire."""
+
+    __slots__ = (
+        "_before", "_ended", "_fields", "_otel_before", "_shared", "_texts", "_tracer", "id", "name", "parent_id",
+        "start_ns", "trace_id", "type",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        tracer: LLMTracer,
+        shared: _Shared,
+        trace_id: str,
+        parent_id: str | None,
+        type: str,
+        name: object,
+        start_time: datetime | None = None,
+    ) -> None:
+        self._tracer = tracer
+        self._shared = shared
+        self._fields: dict[str, bytes] = {}
+        self._texts: dict[str, str] = {}
+        self._ended = False
+        self._before: Observation | None = None
+        self._otel_before: object = None
+        self.trace_id = trace_id
+        self.id = new_span_id()
+        self.parent_id = parent_id
+        self.type = type
+        self.name = "unnamed"
+        with tracer._boundary("llm"):
+            self.name = one_line(name)[:200] or "unnamed"
+        self.start_ns = _ns(start_time) or time_ns()
+
+    @property
+    def url(self) -> str | None:
+        """Where Langfuse shows this trace; None when Langfuse is off."""
+        sink = self._tracer._sink
+        return sink.url(self.trace_id) if sink is not None else None
+
+    def span(self, name: str, **fields: Any) -> Observation:
+        """A step that is no LLM call. Takes what `update` takes."""
+        return Observation(self._tracer, self._shared, self.trace_id, self.id, "span", name).update(**fields)
+
+    def tool(self, name: str, **fields: Any) -> Observation:
+        """A tool call."""
+        return Observation(self._tracer, self._shared, self.trace_id, self.id, "tool", name).update(**fields)
+
+    def generation(
+        self,
+        name: str,
+        *,
+        model: str | None = None,
+        input: object = None,
+        model_parameters: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        start_time: datetime | None = None,
+    ) -> Generation:
+        """An LLM call."""
+        call = Generation(self._tracer, self._shared, self.trace_id, self.id, "generation", name, start_time)
+        return call.update(input=input, metadata=metadata, model=model, model_parameters=model_parameters)
+
+    def update(
+        self,
+        *,
+        input: object = None,
+        output: object = None,
+        metadata: Mapping[str, Any] | None = None,
+        level: str | None = None,
+        status_message: str | None = None,
+        **more: Any,
+    ) -> Self:
+        """Set fields; None leaves one as it is. Values are copied as they are now.
+
+        Args:
+            level: DEBUG, DEFAULT, WARNING or ERROR.
+            status_message: Why it failed.
+            more: `model`, `model_parameters`, `usage`, `cost`, `completion_start_time` of a generation; `user_id`,
+                `session_id`, `tags` of a trace.
+        """
+        with self._tracer._boundary(f"{self.type}.update"):
+            notes: Notes = []
+            given = {"input": input, "output": output, "metadata": metadata, **more}
+            for key, value in given.items():
+                if value is not None:
+                    self._set(key, value, notes)
+            if level is not None:
+                self._texts["level"] = level if level in _LEVELS else "DEFAULT"
+            if status_message is not None:
+                self._texts["status_message"] = str(status_message)[:10_000]
+            if notes:
+                self._tracer._boundary.note(self.type, dict.fromkeys(notes))
+        return self
+
+    def _set(self, key: str, value: Any, notes: Notes) -> None:
+        if key in _CONTENT and self._without_content():
+            return
+        if key in _JSON:
+            self._fields[key] = snapshot(value, notes)
+        elif key == "usage":
+            self._fields["usage"] = snapshot(usage_details(value), notes)
+        elif key == "cost":
+            self._fields["cost"] = snapshot(value, notes)
+        elif key == "model":
+            self._texts["model"] = one_line(value)[:200]
+        elif key == "completion_start_time" and isinstance(value, datetime):
+            self._texts[key] = _aware(value).isoformat()
+        else:
+            notes.append(f"unknown field {key[:40]}")
+
+    def _without_content(self) -> bool:
+        cell = self._tracer._cell
+        return cell is not None and cell.state.consent.llm_content is False
+
+    def fail(self, error: BaseException | str) -> Self:
+        """Mark it failed, with the reason."""
+        text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
+        return self.update(level="ERROR", status_message=text)
+
+    def score(self, name: str, value: float | str | bool, *, comment: str | None = None) -> str | None:
+        """Give a score to this observation. Returns the score's id; None when Langfuse is off."""
+        with self._tracer._boundary("score"):
+            sink = self._tracer._sink
+            if sink is None:
+                return None
+            data_type = "BOOLEAN" if isinstance(value, bool) else "CATEGORICAL" if isinstance(value, str) else "NUMERIC"
+            number: float | str = value if isinstance(value, str) else float(value)
+            record = ScoreRecord(
+                new_id(), self.trace_id, self.id, one_line(name)[:200], number, data_type,
+                None if comment is None else str(comment)[:10_000], datetime.now(UTC),
+            )  # fmt: skip
+            return record.id if sink.put(record, 600) else None
+        return None
+
+    def end(self, end_time: datetime | None = None) -> None:
+        """End it, once; a `with` block does it."""
+        with self._tracer._boundary(f"{self.type}.end"):
+            if self._ended:
+                return
+            self._ended = True
+            end_ns = max(_ns(end_time) or time_ns(), self.start_ns)
+            self._shared.last_end_ns = max(self._shared.last_end_ns, end_ns)
+            self._put(end_ns)
+
+    def _put(self, end_ns: int) -> None:
+        sink, cell = self._tracer._sink, self._tracer._cell
+        if sink is None:
+            return
+        record = ObservationRecord(
+            self._facts(), self.trace_id, self.id, self.parent_id, self.type, self.name, self.start_ns, end_ns,
+            self._fields, self._texts,
+        )  # fmt: skip
+        if sink.put(record, 900 + sum(map(len, self._fields.values()))) and cell is not None:
+            cell.put = True
+        if logger.isEnabledFor(logging.INFO):
+            logger.info("%s %s trace_id=%s level=%s", self.type, self.name, self.trace_id, self._texts.get("level", ""))
+
+    def _facts(self) -> TraceFacts:
+        shared, cell = self._shared, self._tracer._cell
+        found = facts_of(cell.state if cell is not None and cell.state.request_id else None)
+        return found._replace(
+            name=shared.name,
+            user_id=shared.user_id or found.user_id,
+            workspace_id=shared.workspace_id or found.workspace_id,
+            session_id=shared.session_id,
+            tags=shared.tags,
+            metadata=snapshot(shared.metadata, []) if shared.metadata else None,
+        )
+
+    def __enter__(self) -> Self:
+        self._before = _current.get()
+        _current.set(self)
+        with self._tracer._boundary("llm"):
+            if self._tracer._sink is not None:
+                self._otel_before = self._tracer._sink.attach(self.trace_id, self.id)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        # not by token: a streamed answer's block may end in another Context, where a token is refused
+        _current.set(self._before)
+        with self._tracer._boundary("llm"):
+            if self._tracer._sink is not None:
+                self._tracer._sink.detach(self._otel_before)
+        if isinstance(error, Exception):
+            self.fail(error)
+        elif error is not None:
+            self.update(level="WARNING", status_message="cancelled")
+        self.end()
+
+
+class Trace(Observation):
+    """One unit of LLM work: the observation without a parent."""
+
+    __slots__ = ()
+
+    def _set(self, key: str, value: Any, notes: Notes) -> None:
+        shared = self._shared
+        if key in ("user_id", "session_id", "workspace_id"):
+            setattr(shared, key, text_id(value))
+        elif key == "tags":
+            shared.tags = tuple(one_line(tag)[:200] for tag in ([value] if isinstance(value, str) else value))
+        elif key == "metadata" and isinstance(value, Mapping):
+            shared.metadata = {**shared.metadata, **value}
+        else:
+            super()._set(key, value, notes)
+
+    @property
+    def last_end_ns(self) -> int:
+        """When the last observation of this trace ended; its own start before that. Nanoseconds since the epoch."""
+        return self._shared.last_end_ns or self.start_ns
+
+
+class Generation(Observation):
+    """An LLM call."""
+
+    __slots__ = ()
+
+    def record(self, response: object) -> Self:
+        """Read model, output and token usage from a provider's response (Anthropic, OpenAI, or a dict like theirs)."""
+        with self._tracer._boundary("generation.record"):
+            self.update(**read_response(response))
+        return self
+
+
+def current_observation() -> Observation | None:
+    """The observation whose `with` block runs here."""
+    return _current.get()
+
+
+def _ns(moment: object) -> int:
+    return int(_aware(moment).timestamp() * 1e9) if isinstance(moment, datetime) else 0
+
+
+def _aware(moment: datetime) -> datetime:
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment

@@ -1,0 +1,108 @@
+"""What a browser's request says for analytics: page, locale, and the ids that GA4 and RudderStack keep in cookies.
+
+These are the only things that a client may supply. They say which browser it is, never which user.
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import b64decode
+from http.cookies import CookieError, SimpleCookie
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
+
+from metricx_observe.context import RequestInfo, one_line
+
+_MAX = 200
+
+
+class Browser(NamedTuple):
+    """Of one request: the anonymous id, and the part of RudderStack's `context` that comes from the browser."""
+
+    anonymous_id: str | None
+    context: dict[str, Any]
+
+
+def read_browser(info: RequestInfo) -> Browser:
+    """Read once per request; later events of the request get the same object."""
+    if info.analytics is None:
+        info.analytics = _read(info)
+    browser: Browser = info.analytics
+    return browser
+
+
+def _read(info: RequestInfo) -> Browser:
+    context: dict[str, Any] = {"page": _page(info)}
+    if agent := info.header(b"user-agent"):
+        context["userAgent"] = one_line(agent)[:_MAX]
+    if language := (info.header(b"accept-language") or "").split(",")[0].split(";")[0].strip():
+        context["locale"] = one_line(language)[:35]
+    cookies = _cookies(info.header(b"cookie") or "")
+    if client_id := _ga_client_id(cookies.get("_ga", "")):
+        context["externalId"] = [{"type": "ga4ClientId", "id": client_id}]
+    if session := _session_id(cookies):
+        context["sessionId"] = session
+    anonymous = _rudder_value(cookies.get("rl_anonymous_id", ""))
+    valid = isinstance(anonymous, str) and anonymous.strip() and anonymous.isprintable()
+    return Browser(str(anonymous)[:_MAX] if valid else None, context)
+
+
+def _page(info: RequestInfo) -> dict[str, str]:
+    """The page that the user looks at: this request when the browser navigates to it, else the one it came from."""
+    here = info.url
+    referrer = _without_secrets(info.header(b"referer") or "")
+    navigates = info.method == "GET" and info.header(b"sec-fetch-mode") in (None, "navigate")
+    if navigates or not referrer:
+        page = {"url": _without_secrets(f"{here}?{info.query.decode('latin-1')}"), "path": info.path}
+        return {**page, "referrer": referrer} if referrer else page
+    return {"url": referrer, "path": urlsplit(referrer).path}
+
+
+def _without_secrets(url: str) -> str:
+    """A URL without credentials, fragment, and all of its query but campaign parameters."""
+    try:
+        parts = urlsplit(one_line(url))
+        query = [(key, value) for key, value in parse_qsl(parts.query) if key.startswith("utm_")]
+        host = parts.hostname or ""
+        netloc = f"{host}:{parts.port}" if parts.port else host
+    except ValueError:
+        return ""
+    return urlunsplit((parts.scheme, netloc, parts.path, urlencode(query), ""))[:2048] if netloc else ""
+
+
+def _cookies(header: str) -> dict[str, str]:
+    wanted = "; ".join(part for part in header.split("; ") if part.startswith(("_ga", "rl_")))
+    try:
+        return {name: morsel.value for name, morsel in SimpleCookie(wanted[:8192]).items()}
+    except CookieError:
+        return {}
+
+
+def _ga_client_id(value: str) -> str | None:
+    """`GA1.1.1234567890.1700000000` holds the client id in its last two parts."""
+    parts = value.split(".")
+    return ".".join(parts[-2:]) if len(parts) >= 4 and all(part.isdigit() for part in parts[-2:]) else None
+
+
+def _session_id(cookies: dict[str, str]) -> int | None:
+    """Of `_ga_<ID>` (`GS1.1.<session>.…` or `GS2.1.s<session>$…`), else of RudderStack's own session."""
+    for name, value in cookies.items():
+        if name.startswith("_ga_") and value.startswith(("GS1.", "GS2.")):
+            digits = value.split(".", 2)[-1].removeprefix("s").replace("$", ".").split(".")[0]
+            if digits.isdigit() and len(digits) <= 16:
+                return int(digits)
+    session = _rudder_value(cookies.get("rl_session", ""))
+    found = session.get("id") or session.get("sessionId") if isinstance(session, dict) else session
+    digits = str(found)
+    return int(digits) if digits.isdigit() and len(digits) <= 16 else None
+
+
+def _rudder_value(raw: str) -> Any:
+    """RudderStack's JavaScript SDK stores JSON, in base64 behind `RS_ENC_v3_`; what its older one encrypts is left."""
+    text = unquote(raw)
+    try:
+        if text.startswith("RS_ENC_v3_"):
+            text = b64decode(text.removeprefix("RS_ENC_v3_"), validate=True).decode()
+        return json.loads(text) if text.startswith(('"', "{")) or text.isdigit() else text or None
+    except (ValueError, RecursionError):
+        return None

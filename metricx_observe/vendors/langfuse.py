@@ -1,0 +1,409 @@
+"""Langfuse: our records as OTLP/JSON, and its own client for what is not hot.
+
+Encoding a span as OTLP/JSON costs 4 us, by OpenTelemetry's protobuf encoder 55; `tests/test_vendor_langfuse.py` holds
+ours against what the SDK emits for the same observations. The SDK's client serves prompts, datasets, `auth_check` and
+the application's own Langfuse code; its spans take the same way through our exporter.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import threading
+from base64 import b64encode
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from hashlib import sha256
+from typing import Any
+from urllib.parse import urlsplit
+
+import orjson
+from langfuse import Langfuse as Client
+from langfuse import LangfuseOtelSpanAttributes as Key
+from langfuse import __version__ as sdk_version
+from langfuse._client.constants import LANGFUSE_TRACER_NAME
+from langfuse._client.resource_manager import LangfuseResourceManager
+from opentelemetry import context as otel_context
+from opentelemetry import trace as otel_trace
+from opentelemetry.context import Context as OtelContext
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, format_span_id, format_trace_id
+
+from metricx_observe.context import current_cell
+from metricx_observe.delivery.channel import Described, Importance, Message, Post
+from metricx_observe.llm import ObservationRecord, ScoreRecord, TraceFacts, current_observation, facts_of
+from metricx_observe.privacy import Scrubber
+from metricx_observe.settings import Settings, Vendor
+
+logger = logging.getLogger(__name__)
+
+Put = Callable[[str, object, int], bool]
+
+_JSON_KEYS = {
+    "input": Key.OBSERVATION_INPUT,
+    "output": Key.OBSERVATION_OUTPUT,
+    "model_parameters": Key.OBSERVATION_MODEL_PARAMETERS,
+    "usage": Key.OBSERVATION_USAGE_DETAILS,
+    "cost": Key.OBSERVATION_COST_DETAILS,
+}
+_TEXT_KEYS = {
+    "level": Key.OBSERVATION_LEVEL,
+    "status_message": Key.OBSERVATION_STATUS_MESSAGE,
+    "model": Key.OBSERVATION_MODEL,
+    "completion_start_time": Key.OBSERVATION_COMPLETION_START_TIME,
+}
+_CONTENT = frozenset({"input", "output", "status_message"})
+_APPLICATION_SPAN_BYTES = 8_000
+"""What a span of the application's own Langfuse code holds until it is encoded, about."""
+
+
+class _Channel:
+    """What both of Langfuse's endpoints share."""
+
+    local: bool
+    concurrency = 1
+    path: str
+
+    def __init__(self, target: Vendor) -> None:
+        self.local = target.state == "local"
+        self.destination = f"{urlsplit(target.url).netloc}{self.path}#{sha256(target.key.encode()).hexdigest()[:12]}"
+        self._url = f"{target.url}{self.path}"
+        self._headers = {
+            "Authorization": f"Basic {b64encode(f'{target.key}:{target.secret}'.encode()).decode()}",
+            "Content-Type": "application/json",
+            "x-langfuse-sdk-name": "python",
+            "x-langfuse-sdk-version": sdk_version,
+            "x-langfuse-public-key": target.key,
+            "x-langfuse-ingestion-version": "4",
+        }
+
+    def importance(self, kind: str) -> Importance:  # noqa: ARG002
+        """All observations matter alike."""
+        return Importance.SIGNAL
+
+    def rate_limits(self, status: int, headers: Mapping[str, str]) -> Mapping[str, float]:  # noqa: ARG002
+        """Langfuse has none beyond `Retry-After`."""
+        return {}
+
+
+class LangfuseChannel(_Channel):
+    """Langfuse's spans for delivery, as OTLP/JSON."""
+
+    vendor = "langfuse"
+    path = "/api/public/otel/v1/traces"
+    max_messages = 500
+    max_bytes = 3 << 20
+    """Langfuse takes 4.5 MB a request (its own SDK's default is below that)."""
+
+    def __init__(self, settings: Settings, target: Vendor, scrubber: Scrubber) -> None:
+        super().__init__(target)
+        self._scrubber = scrubber
+        resource = {"service.name": settings.service_name} | resource_attributes(settings)
+        scope = {"name": LANGFUSE_TRACER_NAME, "version": sdk_version}
+        public_key = _attributes({"public_key": target.key})
+        self._base = _attributes(resource_attributes(settings))
+        self._head = (
+            b'{"resourceSpans":[{"resource":{"attributes":' + orjson.dumps(_attributes(resource))
+            + b'},"scopeSpans":[{"scope":' + orjson.dumps({**scope, "attributes": public_key}) + b',"spans":['
+        )  # fmt: skip
+
+    def encode(self, record: Any) -> Sequence[Message]:
+        """An `ObservationRecord`, or a span of the application's own Langfuse code."""
+        span = self._ours(record) if isinstance(record, ObservationRecord) else self._theirs(record)
+        return [Message("trace", orjson.dumps(span))]
+
+    def _ours(self, record: ObservationRecord) -> dict[str, Any]:
+        values: dict[str, Any] = {Key.OBSERVATION_TYPE: record.type, **trace_attributes(record.trace, self._scrubber)}
+        for name, data in record.fields.items():
+            if name == "metadata":
+                values |= _flat(Key.OBSERVATION_METADATA, self._scrubber.scrub_json(data, record.type, name))
+            else:
+                clean = self._scrubber.scrub_json(data, record.type, name) if name in _CONTENT else data
+                values[_JSON_KEYS[name]] = _as_text(clean)
+        for name, text in record.texts.items():
+            values[_TEXT_KEYS[name]] = self._scrubber.text(text, record.type, name) if name in _CONTENT else text
+        if (usage := record.fields.get("usage")) is not None:
+            values |= _gen_ai(record.texts.get("model"), orjson.loads(usage))
+        status = {"code": 2, "message": values.get(Key.OBSERVATION_STATUS_MESSAGE, "")}
+        return {
+            "traceId": record.trace_id,
+            "spanId": record.id,
+            **({"parentSpanId": record.parent_id} if record.parent_id else {}),
+            "name": record.name,
+            "kind": 1,
+            "startTimeUnixNano": str(record.start_ns),
+            "endTimeUnixNano": str(record.end_ns),
+            "attributes": _attributes(values) + self._base,
+            "status": status if record.texts.get("level") == "ERROR" else {},
+        }
+
+    def _theirs(self, span: ReadableSpan) -> dict[str, Any]:
+        context = span.get_span_context() or otel_trace.INVALID_SPAN_CONTEXT
+        values = {
+            key: self._scrubber.text(value, "observation", key) if isinstance(value, str) else value
+            for key, value in (span.attributes or {}).items()
+        }
+        events = [
+            {"name": event.name, "timeUnixNano": str(event.timestamp), "attributes": _attributes(self._event(event))}
+            for event in span.events
+        ]
+        return {
+            "traceId": format_trace_id(context.trace_id),
+            "spanId": format_span_id(context.span_id),
+            **({"parentSpanId": format_span_id(span.parent.span_id)} if span.parent else {}),
+            "name": span.name,
+            "kind": span.kind.value + 1,  # OTLP counts from unspecified = 0
+            "startTimeUnixNano": str(span.start_time or 0),
+            "endTimeUnixNano": str(span.end_time or 0),
+            "attributes": _attributes(values) + self._base,
+            "events": events,
+            "status": {
+                "code": span.status.status_code.value,
+                "message": self._scrubber.text(span.status.description or "", "observation", "status"),
+            },
+        }
+
+    def _event(self, event: Any) -> dict[str, Any]:
+        scrubbed: dict[str, Any] = self._scrubber.scrub(dict(event.attributes or {}), "observation", "events")
+        return scrubbed
+
+    def post(self, payloads: Sequence[bytes]) -> Post:
+        """Spans as one export request, joined as they were stored."""
+        return Post(self._url, self._headers, self._head + b",".join(payloads) + b"]}]}]}")
+
+    def describe(self, kind: str, payload: bytes) -> Described:  # noqa: ARG002
+        """Span id, name and user of a stored span."""
+        span = orjson.loads(payload)
+        users = [item["value"].get("stringValue") for item in span["attributes"] if item["key"] == Key.TRACE_USER_ID]
+        return Described(span["spanId"], span["name"], users[0] if users else None)
+
+
+class ScoreChannel(_Channel):
+    """Langfuse's scores for delivery: the SDK would hold them in memory only."""
+
+    vendor = "langfuse_scores"
+    path = "/api/public/scores"
+    max_messages = 50
+    max_bytes = 1_000_000
+    """The endpoint takes 1 MiB a request, says the SDK."""
+
+    def __init__(self, settings: Settings, target: Vendor, scrubber: Scrubber) -> None:
+        super().__init__(target)
+        self._environment = settings.environment_name
+        self._scrubber = scrubber
+
+    def encode(self, record: Any) -> Sequence[Message]:
+        """A `ScoreRecord` in the field names of the API."""
+        score = {
+            "id": record.id,
+            "traceId": record.trace_id,
+            "observationId": record.observation_id,
+            "name": record.name,
+            "value": record.value,
+            "dataType": record.data_type,
+            "comment": record.comment and self._scrubber.text(record.comment, "score", "comment"),
+            "environment": self._environment,
+            "timestamp": record.timestamp.isoformat(),
+        }
+        return [Message("score", orjson.dumps({key: value for key, value in score.items() if value is not None}))]
+
+    def post(self, payloads: Sequence[bytes]) -> Post:
+        """Scores as one request."""
+        return Post(self._url, self._headers, b"[" + b",".join(payloads) + b"]")
+
+    def describe(self, kind: str, payload: bytes) -> Described:  # noqa: ARG002
+        """Id and name of a stored score."""
+        score = orjson.loads(payload)
+        return Described(score["id"], score["name"], None)
+
+
+class Langfuse:
+    """The LLM vendor: takes records, and owns the SDK's client on a TracerProvider of its own, never the global one."""
+
+    def __init__(self, settings: Settings, target: Vendor) -> None:
+        self._settings = settings
+        self._target = target
+        self._send: Put | None = None
+        self._client: Client | None = None
+        self._provider: TracerProvider | None = None
+
+    def open(self, put: Put) -> None:
+        """Start the SDK's client: `@observe` and `langfuse.openai` find it by `get_client()`, however late."""
+        self._send = put
+        resource = Resource.create(resource_attributes(self._settings))
+        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+        self._provider.add_span_processor(_Identify())
+        if self._target.key in LangfuseResourceManager._instances:
+            logger.warning("a Langfuse client with this public key exists already: its spans do not pass the outbox")
+        self._client = Client(
+            public_key=self._target.key,
+            secret_key=self._target.secret,
+            base_url=self._target.url,
+            environment=self._settings.environment_name,
+            release=self._settings.release,
+            tracer_provider=self._provider,
+            span_exporter=_Exporter(put),
+            flush_interval=0.2,  # the exporter is a hand-over: waiting longer would only lose more at kill -9
+        )
+        # its hook would block the interpreter's end while Langfuse is down; close() does what it does
+        atexit.unregister(self._manager().shutdown)
+
+    def _manager(self) -> LangfuseResourceManager:
+        manager = self._client._resources if self._client is not None else None
+        if manager is None:  # OTEL_SDK_DISABLED and the like
+            raise RuntimeError("the Langfuse client has no resources")
+        return manager
+
+    @property
+    def client(self) -> Any:
+        """The SDK's client."""
+        return self._client
+
+    def put(self, record: ObservationRecord | ScoreRecord, size: int) -> bool:
+        """Hand a record to the channel of its kind."""
+        vendor = ScoreChannel.vendor if isinstance(record, ScoreRecord) else LangfuseChannel.vendor
+        return self._send is not None and self._send(vendor, record, size)
+
+    def attach(self, trace_id: str, span_id: str) -> object:
+        """Put our observation into OpenTelemetry's context, so that the application's own spans nest under it."""
+        before = otel_context.get_current()
+        ours = SpanContext(int(trace_id, 16), int(span_id, 16), False, TraceFlags(TraceFlags.SAMPLED))
+        otel_context.attach(otel_trace.set_span_in_context(NonRecordingSpan(ours), before))
+        return before
+
+    def detach(self, before: object) -> None:
+        """Put back the context that was there: a token would be refused where the block ends in another Context."""
+        if isinstance(before, OtelContext):
+            otel_context.attach(before)
+
+    def url(self, trace_id: str) -> str:
+        """The trace's page, which finds its project by itself."""
+        return f"{self._target.url}/trace/{trace_id}"
+
+    def flush(self) -> None:
+        """Hand over what the application's own Langfuse code has ended."""
+        if self._provider is not None:
+            self._provider.force_flush(1_000)
+
+    def close(self, timeout_s: float) -> None:
+        """Stop the client's threads, waiting no longer than `timeout_s` for what it holds itself."""
+        if self._client is None:
+            return
+        self.flush()
+        worker = threading.Thread(target=self._manager().shutdown, name="metricx-langfuse-close", daemon=True)
+        worker.start()
+        worker.join(timeout_s)
+        # a later client with the same key would get this closed one; there is no public way to let go of it
+        LangfuseResourceManager._instances.pop(self._target.key, None)
+        self._client = self._send = None
+
+    @contextmanager
+    def isolated(self) -> Iterator[None]:
+        """A block that OpenTelemetry's instrumentations do not see. For delivery's threads."""
+        token = otel_context.attach(otel_context.set_value(otel_context._SUPPRESS_INSTRUMENTATION_KEY, True))
+        try:
+            yield
+        finally:
+            otel_context.detach(token)
+
+
+class _Exporter(SpanExporter):
+    """Hands spans of the application's own Langfuse code to the channel."""
+
+    def __init__(self, put: Put) -> None:
+        self._put = put
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        for span in spans:
+            self._put(LangfuseChannel.vendor, span, _APPLICATION_SPAN_BYTES)
+        return SpanExportResult.SUCCESS
+
+    def shutdown(self) -> None:
+        """Nothing of its own to close."""
+
+
+class _Identify(SpanProcessor):
+    """Puts our user, session and trace fields on the application's own spans when they start."""
+
+    def on_start(self, span: Span, parent_context: OtelContext | None = None) -> None:  # noqa: ARG002
+        observation, cell = current_observation(), current_cell()
+        if observation is not None:
+            facts = observation._facts()
+        elif cell is not None and cell.state.request_id:
+            facts = facts_of(cell.state)
+        else:
+            return
+        span.set_attributes({key: value for key, value in trace_attributes(facts, None).items() if value})
+
+
+def resource_attributes(settings: Settings) -> dict[str, str]:
+    """Environment and release, as the SDK puts them."""
+    values = {Key.ENVIRONMENT: settings.environment_name, Key.RELEASE: settings.release}
+    return {key: value for key, value in values.items() if value}
+
+
+def trace_attributes(facts: TraceFacts, scrubber: Scrubber | None) -> dict[str, Any]:
+    """User, session, name, tags and metadata of the trace; Langfuse wants them on every observation."""
+    values: dict[str, Any] = {Key.TRACE_NAME: facts.name, Key.TRACE_USER_ID: facts.user_id}
+    values[Key.TRACE_SESSION_ID] = facts.session_id
+    tags = list(facts.tags)
+    if (state := facts.state) is not None:
+        values[f"{Key.TRACE_METADATA}.request_id"] = _quoted(state.request_id)
+        values[f"{Key.TRACE_METADATA}.request_trace_id"] = _quoted(state.trace_id)
+        for key, value in state.tags.items():
+            values[f"{Key.TRACE_METADATA}.{key}"] = _quoted(value)
+    if facts.workspace_id is not None:
+        # in a tag as well: the SDK encodes metadata as JSON, which Langfuse's filters do not all look into
+        tags.append(f"workspace:{facts.workspace_id}"[:200])
+        values[f"{Key.TRACE_METADATA}.workspace_id"] = _quoted(facts.workspace_id)
+    if tags:
+        values[Key.TRACE_TAGS] = tags
+    if facts.metadata is not None:
+        metadata = facts.metadata if scrubber is None else scrubber.scrub_json(facts.metadata, "trace", "metadata")
+        values |= _flat(Key.TRACE_METADATA, metadata)
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _quoted(text: str) -> str:
+    return orjson.dumps(text).decode()
+
+
+def _flat(prefix: str, data: bytes) -> dict[str, str]:
+    """Metadata as the SDK writes it: an attribute a key, each value as JSON, strings in quotes too."""
+    value = orjson.loads(data)
+    if not isinstance(value, dict):
+        return {prefix: data.decode()}
+    return {f"{prefix}.{key}": orjson.dumps(item).decode() for key, item in value.items() if item is not None}
+
+
+def _as_text(data: bytes) -> str:
+    """A JSON string as its text, anything else as JSON."""
+    return orjson.loads(data) if data.startswith(b'"') else data.decode()
+
+
+def _gen_ai(model: str | None, usage: Any) -> dict[str, Any]:
+    """OpenTelemetry's GenAI names (still in development there: this is their one place)."""
+    values = {
+        "gen_ai.request.model": model,
+        "gen_ai.usage.input_tokens": usage.get("input"),
+        "gen_ai.usage.output_tokens": usage.get("output"),
+    }
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _attributes(values: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [{"key": key, "value": _value(value)} for key, value in values.items()]
+
+
+def _value(value: Any) -> dict[str, Any]:
+    if isinstance(value, str):
+        return {"stringValue": value}
+    if isinstance(value, bool):
+        return {"boolValue": value}
+    if isinstance(value, int):
+        return {"intValue": str(value)}
+    if isinstance(value, float):
+        return {"doubleValue": value}
+    return {"arrayValue": {"values": [_value(item) for item in value]}}

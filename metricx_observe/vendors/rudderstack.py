@@ -1,0 +1,155 @@
+"""RudderStack: its SDK builds and validates each message, and never sends.
+
+`Client(send=False)` keeps us on the vendor's own shape; its thread, queue, flush and `atexit` hook are not used.
+"""
+
+from __future__ import annotations
+
+import logging
+from base64 import b64encode
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import orjson
+from rudderstack.analytics.client import Client
+
+from metricx_observe.delivery.channel import Described, Importance, Message, Post
+from metricx_observe.normalise import plain
+from metricx_observe.privacy import Scrubber
+from metricx_observe.settings import Settings, Vendor
+from metricx_observe.tracker import TrackRecord
+
+from .browser import Browser, read_browser
+
+_SHRUNK_BYTES = 4 << 10
+"""What properties are cut to when a message is too large after all: the SDK counts an escaped character as six."""
+
+
+class RudderStackChannel:
+    """RudderStack's messages for delivery."""
+
+    vendor = "rudderstack"
+    max_messages = 100
+    max_bytes = 3 << 20
+    """The gateway takes 4,096,000 bytes a request (RudderStack's HTTP API limits)."""
+    concurrency = 1
+
+    def __init__(
+        self, settings: Settings, target: Vendor, scrubber: Scrubber, note: Callable[[str, list[str]], None]
+    ) -> None:
+        key = target.key
+        self.local = target.state == "local"
+        self.destination = f"{urlsplit(target.url).netloc}#{sha256(key.encode()).hexdigest()[:12]}"
+        self._url = f"{target.url}/v1/batch"
+        self._headers = {
+            "Authorization": f"Basic {b64encode(f'{key}:'.encode()).decode()}",
+            "Content-Type": "application/json",
+        }
+        self._client: _Sdk = Client(write_key=key, host=target.url, send=False)
+        # the SDK logs whole messages at DEBUG, personal fields included
+        self._client.log = logging.getLogger(f"{__name__}.sdk")
+        self._client.log.setLevel(logging.WARNING)
+        self._scrubber = scrubber
+        self._note = note
+        self._policy = settings.personal_data
+        self._send_ip = settings.send_client_ip
+        self._base: dict[str, Any] = {
+            "app": {"name": settings.service_name, "version": settings.release},
+            "environment": settings.environment_name,
+        }
+
+    def encode(self, record: Any) -> Sequence[Message]:
+        """A `TrackRecord` as the SDK's message."""
+        body = orjson.loads(self._scrubber.scrub_json(record.body, record.type, "properties"))
+        body = self._personal(body if isinstance(body, dict) else {"value": body}, record.personal)
+        try:
+            message = self._message(record, body)
+        except RuntimeError:  # over 32 KiB; the error's text is the payload
+            self._note(record.type, ["too large"])
+            message = self._message(record, plain(body, [], _SHRUNK_BYTES))
+        return [Message("event", orjson.dumps(message))]
+
+    def _personal(self, body: dict[str, Any], fields: frozenset[str]) -> dict[str, Any]:
+        """METRICX_PERSONAL_DATA on the fields that are marked `Personal`."""
+        if self._policy == "keep" or fields.isdisjoint(body):
+            return body
+        if self._policy == "drop":
+            return {key: value for key, value in body.items() if key not in fields}
+        return {
+            key: sha256(str(value).strip().lower().encode()).hexdigest() if key in fields and value else value
+            for key, value in body.items()
+        }
+
+    def _message(self, record: TrackRecord, body: dict[str, Any]) -> dict[str, Any]:
+        browser = read_browser(record.info) if record.info is not None else None
+        anonymous = record.anonymous_id or (browser.anonymous_id if browser else None)
+        if record.user_id is None and anonymous is None:
+            # one of both is needed; the request's id at least joins the events of one request
+            anonymous = record.state.request_id if record.state is not None else record.id
+        common: dict[str, Any] = {
+            "user_id": record.user_id,
+            "context": self._context(record, browser),
+            "timestamp": record.timestamp,
+            "message_id": record.id,
+        }
+        sdk = self._client
+        if record.type == "alias":
+            return sdk.alias(previous_id=record.target, **common)[1]
+        common["anonymous_id"] = anonymous
+        if record.type == "identify":
+            return sdk.identify(traits=body, **common)[1]
+        if record.type == "group":
+            return sdk.group(group_id=record.target, traits=body, **common)[1]
+        if record.type == "page":
+            return sdk.page(name=record.name, category=record.target, properties=body, **common)[1]
+        return sdk.track(event=record.name, properties=body, **common)[1]
+
+    def _context(self, record: TrackRecord, browser: Browser | None) -> dict[str, Any]:
+        context = dict(self._base)
+        if (state := record.state) is not None:
+            context["request_id"] = state.request_id
+            context["trace_id"] = state.trace_id
+            if state.workspace is not None:
+                context["workspace_id"] = state.workspace.id
+            if state.tags:
+                context["tags"] = dict(state.tags)
+        if browser is not None:
+            context |= browser.context
+        if self._send_ip and record.info is not None and record.info.client is not None:
+            context["ip"] = record.info.client[0]
+        return context
+
+    def post(self, payloads: Sequence[bytes]) -> Post:
+        """Messages as one batch, joined as they were stored."""
+        sent_at = datetime.now(UTC).isoformat()
+        body = b'{"batch":[' + b",".join(payloads) + b'],"sentAt":"' + sent_at.encode() + b'"}'
+        return Post(self._url, self._headers, body)
+
+    def importance(self, kind: str) -> Importance:  # noqa: ARG002
+        """All events matter alike."""
+        return Importance.SIGNAL
+
+    def rate_limits(self, status: int, headers: Mapping[str, str]) -> Mapping[str, float]:  # noqa: ARG002
+        """RudderStack has none beyond `Retry-After`."""
+        return {}
+
+    def describe(self, kind: str, payload: bytes) -> Described:  # noqa: ARG002
+        """Message id, event name and user of a stored message."""
+        message = orjson.loads(payload)
+        name = message.get("event") or message.get("name") or message.get("type")
+        return Described(str(message.get("messageId", "")), str(name), message.get("userId"))
+
+
+class _Sdk(Protocol):
+    """What we use of the SDK's client, which has no types of its own."""
+
+    log: logging.Logger
+
+    def track(self, **kwargs: Any) -> tuple[bool, dict[str, Any]]: ...
+    def identify(self, **kwargs: Any) -> tuple[bool, dict[str, Any]]: ...
+    def group(self, **kwargs: Any) -> tuple[bool, dict[str, Any]]: ...
+    def alias(self, **kwargs: Any) -> tuple[bool, dict[str, Any]]: ...
+    def page(self, **kwargs: Any) -> tuple[bool, dict[str, Any]]: ...

@@ -1,0 +1,392 @@
+"""Sentry: its SDK builds events, our Transport hands the envelopes over, the writer scrubs and encodes them.
+
+Everything that knows the SDK's inside is here and in `sentry_events.py`; `tests/test_vendor_sentry.py` fails when the
+SDK changes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import Context as ContextVars
+from contextvars import copy_context
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import orjson
+import sentry_sdk
+from sentry_sdk.consts import DEFAULT_OPTIONS, EndpointType
+from sentry_sdk.envelope import Envelope, Item
+from sentry_sdk.integrations import DidNotEnable, Integration
+from sentry_sdk.integrations.logging import ignore_logger
+from sentry_sdk.tracing import Transaction
+from sentry_sdk.transport import Transport
+from sentry_sdk.utils import Dsn, event_from_exception
+
+from metricx_observe.context import DETACHED, Context, current_cell
+from metricx_observe.delivery.channel import Described, Importance, Message, Post
+from metricx_observe.exceptions import ConfigurationError
+from metricx_observe.ids import chance
+from metricx_observe.normalise import plain
+from metricx_observe.privacy import Scrubber
+from metricx_observe.rate import TokenBucket
+from metricx_observe.reporter import was_reported
+from metricx_observe.settings import Settings, Vendor
+
+from .sentry_events import enrich, route_name, scrub_event
+
+logger = logging.getLogger(__name__)
+
+Put = Callable[[object, int], bool]
+"""Hands a record and its approximate size in bytes to delivery."""
+
+_WEB = frozenset({"starlette", "fastapi"})
+"""Integrations whose work the middleware does, at a fifth of their cost."""
+_LLM = frozenset(
+    {"anthropic", "openai", "openai_agents", "langchain", "langgraph", "huggingface_hub", "cohere", "litellm",
+     "google_genai", "pydantic_ai", "mcp"}
+)  # fmt: skip
+"""Langfuse has these calls."""
+_OURS = frozenset({"dsn", "transport", "integrations"})
+_SERVER_LOGGERS = frozenset({"uvicorn.error", "hypercorn.error", "gunicorn.error"})
+"""They log what the middleware has reported already."""
+_EVENT_BYTES = 30_000
+"""What a usual error event holds in memory until it is encoded; a transaction holds a quarter of it."""
+
+
+class FinishTransaction(NamedTuple):
+    """A transaction that ended. Building its event costs 0.2 ms, so the writer does it, in the request's context."""
+
+    variables: ContextVars
+    transaction: Transaction
+    end: datetime
+
+
+@dataclass(slots=True)
+class RequestTrace:
+    """What the middleware tells of a request: its status, for the transaction where there is one."""
+
+    transaction: Transaction | None
+    status: int = 0
+
+
+class _Transport(Transport):
+    """Hands every envelope over, whatever its items are. `sentry_sdk.flush()` waits until they are committed."""
+
+    def __init__(self, put: Put, commit: Callable[[float], bool]) -> None:
+        super().__init__()
+        self.put = put
+        self._commit = commit
+        self.collect: list[Envelope] | None = None
+        """Where the writer gathers what it makes itself, which must not go round through the queue again."""
+
+    def capture_envelope(self, envelope: Envelope) -> None:
+        if self.collect is not None and envelope.get_transaction_event() is not None:
+            self.collect.append(envelope)
+            return
+        self.put(envelope, _EVENT_BYTES if envelope.get_event() is not None else _EVENT_BYTES // 4)
+
+    def flush(self, timeout: float, callback: Any | None = None) -> None:  # noqa: ARG002
+        self._commit(timeout)
+
+
+class SentryChannel:
+    """Sentry's envelopes for delivery: one a post, several posts at once."""
+
+    vendor = "sentry"
+    max_messages = 1
+    max_bytes = 20 << 20
+    """An event may be 1 MB, with attachments 20 MB compressed (Sentry's size limits)."""
+    concurrency = 6
+
+    def __init__(self, target: Vendor, scrubber: Scrubber) -> None:
+        dsn = Dsn(target.url)
+        auth = dsn.to_auth(f"sentry.python/{sentry_sdk.VERSION}")
+        self.local = target.state == "local"
+        self.destination = f"{dsn.netloc}{dsn.path}{dsn.project_id}#{sha256(dsn.public_key.encode()).hexdigest()[:12]}"
+        self.transport: _Transport | None = None
+        self._url = auth.get_api_url(EndpointType.ENVELOPE)
+        self._headers = {
+            "User-Agent": str(auth.client),
+            "X-Sentry-Auth": auth.to_header(),
+            "Content-Type": "application/x-sentry-envelope",
+        }
+        self._scrubber = scrubber
+
+    def encode(self, record: Any) -> Sequence[Message]:
+        """An envelope, or a transaction that is still to be finished, as messages."""
+        if isinstance(record, FinishTransaction):
+            return [self._envelope(envelope) for envelope in self._finished(record)]
+        return [self._envelope(record)]
+
+    def _finished(self, record: FinishTransaction) -> list[Envelope]:
+        if self.transport is None:
+            return []
+        collected: list[Envelope] = []
+        self.transport.collect = collected
+        try:
+            record.variables.run(record.transaction.finish, end_timestamp=record.end)
+        finally:
+            self.transport.collect = None
+        return collected
+
+    def _envelope(self, envelope: Envelope) -> Message:
+        lines = [orjson.dumps(plain(envelope.headers))]
+        for item in envelope.items:
+            body = self._item(item)
+            lines += [orjson.dumps({**item.headers, "length": len(body)}), body]
+        kind = envelope.items[0].data_category if envelope.items else "default"
+        return Message(kind, b"\n".join(lines) + b"\n")
+
+    def _item(self, item: Item) -> bytes:
+        content: Any = item.payload.json
+        if content is None:
+            return item.get_bytes()  # an attachment: the application chose its bytes
+        content = scrub_event(content, str(item.data_category), self._scrubber)
+        try:
+            return orjson.dumps(content)
+        except TypeError:
+            return orjson.dumps(plain(content))
+
+    def post(self, payloads: Sequence[bytes]) -> Post:
+        """One envelope as one request."""
+        return Post(self._url, self._headers, payloads[0])
+
+    def importance(self, kind: str) -> Importance:
+        """Errors matter most, transactions and sessions least."""
+        if kind == "error":
+            return Importance.ERROR
+        return Importance.TRANSACTION if kind in ("transaction", "session", "profile") else Importance.SIGNAL
+
+    def rate_limits(self, status: int, headers: Mapping[str, str]) -> Mapping[str, float]:
+        """`X-Sentry-Rate-Limits: 60:error;transaction:scope, …`, else `Retry-After` for every kind."""
+        limits: dict[str, float] = {}
+        for part in headers.get("x-sentry-rate-limits", "").split(","):
+            seconds, _, rest = part.strip().partition(":")
+            if seconds.replace(".", "", 1).isdigit():
+                limits |= dict.fromkeys(rest.partition(":")[0].split(";"), float(seconds))
+        if not limits and status == 429:
+            after = headers.get("retry-after", "")
+            limits[""] = float(after) if after.isdigit() else 60.0  # Sentry's SDKs wait a minute without the header
+        return limits
+
+    def describe(self, kind: str, payload: bytes) -> Described:
+        """Event id, exception type or transaction, and user, from a stored envelope."""
+        lines = payload.split(b"\n", 3)
+        try:
+            header, event = orjson.loads(lines[0]), orjson.loads(lines[2])
+        except (IndexError, orjson.JSONDecodeError):
+            return Described("", kind, None)
+        values = (event.get("exception") or {}).get("values") or [{}]
+        name = values[-1].get("type") or event.get("transaction") or kind
+        return Described(str(header.get("event_id", "")), str(name), (event.get("user") or {}).get("id"))
+
+
+class Sentry:
+    """The one owner of Sentry's global client in this process."""
+
+    _owner: Sentry | None = None
+
+    def __init__(self, settings: Settings, target: Vendor, channel: SentryChannel) -> None:
+        self._settings = settings
+        self._target = target
+        self._channel = channel
+        self._previous: Any = None
+        self._client: Any = None
+        self._upstream_traces = TokenBucket(settings.traces_max_per_second)
+        self._rate = settings.sample_rate
+        self._send_ip = settings.send_client_ip
+
+    def open(self, put: Put, commit: Callable[[float], bool], options: Mapping[str, Any]) -> None:
+        """Become the process's Sentry client.
+
+        Raises:
+            ConfigurationError: Another open Observability has another DSN, or an option is ours to set.
+        """
+        if refused := _OURS & set(options):
+            raise ConfigurationError(f"sentry_options: {', '.join(sorted(refused))} cannot be set there; leave it out")
+        if Sentry._owner is not None and Sentry._owner._target.url != self._target.url:
+            raise ConfigurationError("another open Observability has another SENTRY_DSN: close() it first")
+        self._take_over(options)
+        self._channel.transport = transport = _Transport(put, commit)
+        sentry_sdk.init(**{**self._options(), **options, "dsn": self._target.url, "transport": transport})
+        self._client = sentry_sdk.get_client()
+        ignore_logger("metricx_observe.*")
+        sentry_sdk.get_global_scope().add_event_processor(self._process)
+        Sentry._owner = self
+
+    def _options(self) -> dict[str, Any]:
+        settings = self._settings
+        return {
+            "environment": settings.environment_name,
+            "release": settings.release,
+            "traces_sample_rate": self._rate,
+            "include_local_variables": settings.send_locals,
+            "max_request_body_size": "never",
+            "in_app_include": list(settings.in_app),
+            "in_app_exclude": ["metricx_observe"],
+            "disabled_integrations": _integrations(_LLM),
+        }
+
+    def _take_over(self, options: Mapping[str, Any]) -> None:
+        earlier = sentry_sdk.get_client()
+        self._previous = earlier if earlier.is_active() else None
+        if self._previous is None or (Sentry._owner is not None and earlier is Sentry._owner._client):
+            return
+        known = {*self._options(), *options, *_OURS}
+        lost = sorted(
+            name
+            for name, value in earlier.options.items()
+            if name in DEFAULT_OPTIONS and name not in known and value != DEFAULT_OPTIONS[name] and value
+        )
+        logger.warning(
+            "an earlier sentry_sdk.init is taken over; not carried over: %s. Give them as "
+            "Observability.from_env(sentry_options={...}) and remove the earlier call.",
+            ", ".join(lost) or "nothing",
+        )
+
+    def close(self) -> None:
+        """Give the global client back to whoever had it before."""
+        if Sentry._owner is self:
+            Sentry._owner = None
+        scope = sentry_sdk.get_global_scope()
+        processors = scope._event_processors  # there is no public way to take a processor off again
+        if self._process in processors:
+            processors.remove(self._process)
+        if sentry_sdk.get_client() is self._client:
+            scope.set_client(self._previous)
+        self._channel.transport = None
+
+    def replace_web_integrations(self) -> None:
+        """The middleware is installed: Sentry's own web integrations would report everything once more.
+
+        Not by `disabled_integrations`: that has no effect where an earlier `init` set them up, and without the
+        middleware (`init_observability()` alone) they are what sees unhandled errors.
+        """
+        for name in _WEB:
+            self._client.integrations.pop(name, None)
+
+    def flush(self) -> None:
+        """Hand over what the SDK gathers itself: logs, metrics, sessions."""
+        if self._client is not None:
+            self._client.flush(timeout=1.0)
+
+    @property
+    def replaced(self) -> bool:
+        """Whether a later `sentry_sdk.init` took the global client away; requests still report through ours."""
+        return self._client is not None and sentry_sdk.get_global_scope().client is not self._client
+
+    @contextmanager
+    def isolated(self) -> Iterator[None]:
+        """A block that Sentry does not see: no breadcrumb, span, header or event. For delivery's threads."""
+        with sentry_sdk.isolation_scope() as scope:
+            scope.set_client(sentry_sdk.Client(default_integrations=False, auto_enabling_integrations=False))
+            yield
+
+    @contextmanager
+    def scope(self, cell: Context) -> Iterator[RequestTrace]:
+        """An isolation scope for one request or job, bound to its cell."""
+        with sentry_sdk.isolation_scope() as scope:
+            scope.clear_breadcrumbs()  # a fork copies the parent's
+            scope.set_client(self._client)  # also after a later `sentry_sdk.init` by the application
+            scope.add_event_processor(lambda event, hint: self._process(event, hint, cell))
+            scope.set_new_propagation_context()
+            propagation = scope.get_active_propagation_context()
+            propagation.trace_id = cell.state.trace_id
+            if cell.upstream is not None:
+                propagation.parent_span_id = cell.upstream.span_id
+                propagation.parent_sampled = cell.upstream.sampled
+            trace = RequestTrace(self._begin(cell) if self._sampled(cell) else None)
+            try:
+                yield trace
+            finally:
+                self._end(trace, cell)
+
+    def _process(self, event: Any, hint: Any, cell: Context | None = None) -> Any:
+        """Sentry's event processor: the cell of the running code, else the one that its scope is bound to.
+
+        A thread may have one without the other. An event under `detached()` belongs to no request.
+        """
+        running = current_cell()
+        cell = cell if running is None else running
+        error = (hint.get("exc_info") or (None, None, None))[1]
+        if event.get("logger") in _SERVER_LOGGERS and error is not None and was_reported(error):
+            return None
+        return event if cell is None or cell is DETACHED else enrich(event, cell, self._send_ip)
+
+    def _sampled(self, cell: Context) -> bool:
+        """Decided before a transaction is built. A negative upstream leaves it out, a positive one has a limit."""
+        info = cell.info
+        if info is None or info.method in ("HEAD", "OPTIONS") or self._settings.ignored(info.path):
+            return False
+        upstream = cell.upstream.sampled if cell.upstream is not None else None
+        if upstream is False or not self._rate:
+            return False
+        if chance() < self._rate:
+            return True
+        return upstream is True and self._upstream_traces.take()
+
+    def _begin(self, cell: Context) -> Transaction:
+        scope = sentry_sdk.get_current_scope()
+        transaction = Transaction(
+            name="<unmatched>",
+            op="websocket.server" if cell.info and cell.info.method == "WEBSOCKET" else "http.server",
+            source="route",
+            sampled=True,
+            trace_id=cell.state.trace_id,
+            parent_span_id=cell.upstream.span_id if cell.upstream is not None else None,
+        )
+        scope.start_transaction(transaction)
+        transaction.sample_rate = self._rate
+        scope.span = transaction
+        return transaction
+
+    def _end(self, trace: RequestTrace, cell: Context) -> None:
+        transaction, transport = trace.transaction, self._channel.transport
+        if transaction is None or transport is None:
+            return
+        transaction.name = route_name(cell)
+        if trace.status:
+            transaction.set_http_status(trace.status)
+        transport.put(FinishTransaction(copy_context(), transaction, datetime.now(UTC)), _EVENT_BYTES // 4)
+
+    def capture(
+        self, error: BaseException, *, handled: bool, extra: Mapping[str, Any] | None = None, level: str | None = None
+    ) -> str | None:
+        """Report an exception in the current scope. Returns the event id, None when the SDK dropped it."""
+        scope = sentry_sdk.get_current_scope()
+        event, hint = event_from_exception(
+            error,
+            client_options=scope.get_client().options,
+            mechanism={"type": "metricx_observe", "handled": handled},
+        )
+        return self._capture(event, hint, extra, level)
+
+    def message(self, text: str, level: str, extra: Mapping[str, Any] | None = None) -> str | None:
+        """Report a message in the current scope."""
+        return self._capture({"message": text}, {}, extra, level)
+
+    def _capture(self, event: Any, hint: Any, extra: Mapping[str, Any] | None, level: str | None) -> str | None:
+        if level:
+            event["level"] = level
+        if extra:
+            event["extra"] = dict(extra)
+        return sentry_sdk.get_current_scope().capture_event(event, hint)
+
+    def breadcrumb(self, message: str, category: str | None, data: Mapping[str, Any] | None) -> None:
+        """Add a breadcrumb to the current scope."""
+        sentry_sdk.add_breadcrumb(message=message, category=category, data=dict(data or {}))
+
+
+def _integrations(names: frozenset[str]) -> list[Integration]:
+    found: list[Integration] = []
+    for name in sorted(names):
+        with suppress(ImportError, DidNotEnable):  # its library is not installed: nothing to switch off
+            module = import_module(f"sentry_sdk.integrations.{name}")
+            kinds = [kind for kind in vars(module).values() if isinstance(kind, type) and issubclass(kind, Integration)]
+            found += [kind() for kind in kinds if kind.identifier == name]
+    return found

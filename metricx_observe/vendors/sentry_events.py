@@ -1,0 +1,82 @@
+"""What we put on Sentry's events, and what we take off them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from metricx_observe.context import Context, RequestInfo, one_line
+from metricx_observe.privacy import Scrubber
+
+_DROPPED_HEADERS = frozenset({"authorization", "cookie", "proxy-authorization", "set-cookie"})
+_ADDRESS_HEADERS = frozenset({"x-forwarded-for", "x-real-ip", "forwarded", "cf-connecting-ip", "true-client-ip"})
+_TAG_KEY, _TAG_VALUE = 32, 200
+"""Sentry's limits for a tag; its SDK enforces neither."""
+_UNSCRUBBED = frozenset(
+    {"event_id", "timestamp", "start_timestamp", "platform", "sdk", "modules", "level", "type", "release",
+     "environment", "server_name", "transaction_info", "measurements", "_meta", "debug_meta", "user"}
+)  # fmt: skip
+"""What the SDK or we fill in ourselves, with nothing of the application's data. `user` is who the application bound."""
+
+
+def route_name(cell: Context) -> str:
+    """The full route template; one fixed name for what matched nothing, since every URL would be a new name."""
+    route = cell.info.route if cell.info is not None else None
+    return route or "<unmatched>"
+
+
+def enrich(event: dict[str, Any], cell: Context, send_ip: bool) -> dict[str, Any]:
+    """Put user, workspace, request and ids of `cell` on an error or transaction, in Sentry's native places."""
+    state = cell.state
+    tags = {**(event.get("tags") or {}), **state.tags, "request_id": state.request_id}
+    contexts = event.setdefault("contexts", {})
+    if state.user is not None:
+        user = {"id": state.user.id, "email": state.user.email}
+        event["user"] = {key: value for key, value in user.items() if value is not None}
+    if state.workspace is not None:
+        tags["workspace_id"] = state.workspace.id
+        workspace = {"id": state.workspace.id, "name": state.workspace.name}
+        contexts["workspace"] = {key: value for key, value in workspace.items() if value is not None}
+    if cell.llm_trace_id is not None:
+        tags["langfuse_trace_id"] = cell.llm_trace_id
+        contexts["langfuse"] = {"trace_id": cell.llm_trace_id}
+    known = ((str(key)[:_TAG_KEY], value) for key, value in tags.items() if value is not None)
+    event["tags"] = {key: one_line(value)[:_TAG_VALUE] for key, value in known}
+    if cell.info is not None:
+        event["transaction"] = route_name(cell)  # inside an open transaction the SDK has put its provisional name
+        event["transaction_info"] = {"source": "route"}
+        event["request"] = _request(cell.info, send_ip)
+        if send_ip and cell.info.client is not None:
+            event.setdefault("user", {})["ip_address"] = cell.info.client[0]
+    return event
+
+
+def _request(info: RequestInfo, send_ip: bool) -> dict[str, Any]:
+    dropped = _DROPPED_HEADERS if send_ip else _DROPPED_HEADERS | _ADDRESS_HEADERS
+    headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in info.headers}
+    request: dict[str, Any] = {
+        "method": info.method,
+        "url": info.url,
+        "query_string": info.query.decode("latin-1"),
+        "headers": {key: value for key, value in headers.items() if key not in dropped},
+    }
+    if send_ip and info.client is not None:
+        request["env"] = {"REMOTE_ADDR": info.client[0]}
+    return request
+
+
+def scrub_event(event: dict[str, Any], category: str, scrubber: Scrubber) -> dict[str, Any]:
+    """An event, transaction or other item as it may be stored: framework locals off, the rest scrubbed by place."""
+    for frame in _frames(event):
+        if not frame.get("in_app"):
+            frame.pop("vars", None)  # a framework frame's locals hold the raw request
+    return {
+        key: value if key in _UNSCRUBBED else scrubber.scrub({key: value}, category, key)[key]
+        for key, value in event.items()
+    }
+
+
+def _frames(event: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for key in ("exception", "threads"):
+        for value in (event.get(key) or {}).get("values") or ():
+            yield from ((value or {}).get("stacktrace") or {}).get("frames") or ()
