@@ -45,15 +45,13 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 
 
 def _listen(port: int, name: str) -> socket.socket:
-    """A socket on this port, or on a free one, which is said."""
-    listener = socket.socket()
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    """A socket on this port, else on a free one, which is said."""
     try:
-        listener.bind((HOST, port))
+        return socket.create_server((HOST, port))
     except OSError:
-        listener.bind((HOST, 0))
+        listener = socket.create_server((HOST, 0))
         print(f"Port {port} is taken, so the {name} uses {listener.getsockname()[1]}.", flush=True)
-    return listener
+        return listener
 
 
 @contextmanager

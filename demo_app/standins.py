@@ -24,8 +24,9 @@ router = APIRouter(prefix="/providers", include_in_schema=False)
 
 CLIENT_ID = "metricx-demo"
 CLIENT_SECRET = secrets.token_urlsafe(24)
-LIFETIME_S = 60
-"""How long a code and a token are good for. RFC 6749 allows a code ten minutes; the demo takes milliseconds."""
+CODE_LIFETIME_S = 60
+"""RFC 6749 allows a code ten minutes; the demo takes milliseconds."""
+TOKEN_LIFETIME_S = 3_600
 
 ANSWERS: dict[str, dict[str, Any]] = {
     "google_ads": {
@@ -95,7 +96,7 @@ async def decide(
     else:
         code = secrets.token_urlsafe(24)
         _forget_expired()
-        _codes[code] = (time.monotonic() + LIFETIME_S, name, query)
+        _codes[code] = (time.monotonic() + CODE_LIFETIME_S, name, query)
         answer = {"code": code, "state": query.state}
     return RedirectResponse(f"{query.redirect_uri}?{urlencode(answer)}", status_code=303)
 
@@ -122,8 +123,8 @@ async def token(name: str, form: Annotated[TokenRequest, Form()]) -> Response:
     if query is None or (issuer, query.redirect_uri, query.code_challenge) != (name, form.redirect_uri, challenge):
         return JSONResponse({"error": "invalid_grant"}, 400)
     access_token = secrets.token_urlsafe(24)
-    _tokens[access_token] = (time.monotonic() + LIFETIME_S, name)
-    return JSONResponse({"access_token": access_token, "token_type": "Bearer", "expires_in": LIFETIME_S})
+    _tokens[access_token] = (time.monotonic() + TOKEN_LIFETIME_S, name)
+    return JSONResponse({"access_token": access_token, "token_type": "Bearer", "expires_in": TOKEN_LIFETIME_S})
 
 
 @router.api_route("/{name}/account/{path:path}", methods=["GET", "POST"])

@@ -44,7 +44,8 @@ async def play(base_url: str, number: int) -> None:
             await _post(client, str(consent_page.url), {"decision": decision})
         for question in (*chance.sample(QUESTIONS, 3), TOO_LONG):
             await client.post("/qa", json={"question": question, "conversation_id": f"traffic-{number}-{now}"})
-        await client.post("/debug/error")
+        # uvicorn closes a connection on which an error was raised; without this the next request could run into that.
+        await client.post("/debug/error", headers={"Connection": "close"})
         await _post(client, "/logout")
         await _post(client, "/login", account)
 

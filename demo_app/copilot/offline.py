@@ -103,7 +103,8 @@ def _answer(facts: dict[str, Any]) -> str:
     if not rows:
         return "There is no data for this question yet."
     best, worst = max(rows, key=lambda row: row["value"]), min(rows, key=lambda row: row["value"])
-    text = f"{_name(best)} had the highest {query['metric']} of the last {query['days']} days with {best['value']:,}."
+    metric = query["metric"].upper() if query["metric"] in {"roas", "cpa"} else query["metric"]
+    text = f"{_name(best)} had the highest {metric} of the last {query['days']} days with {best['value']:,}."
     return text if best is worst else f"{text} {_name(worst)} had the lowest with {worst['value']:,}."
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
-from sqlalchemy import Engine, Row
-from sqlmodel import Session, col, func, select
+from sqlalchemy import Engine, func, select
+from sqlmodel import Session, col
 
 from demo_app.models import AdMetric
 
@@ -20,7 +20,7 @@ class Plan(BaseModel):
 
     metric: Metric
     channel: Literal["google_ads", "meta_ads"] | None = None
-    days: int = Field(30, ge=1, le=60)
+    days: int = Field(default=30, ge=1, le=60)
     group_by: Literal["channel", "campaign", "day"] = "channel"
 
 
@@ -29,24 +29,25 @@ def run_query(engine: Engine, workspace_id: str, plan: Plan) -> list[dict[str, A
     group = col(getattr(AdMetric, plan.group_by))
     mine = col(AdMetric.workspace_id) == workspace_id
     with Session(engine) as session:
-        last_day = session.exec(select(func.max(AdMetric.day)).where(mine)).one()
+        last_day = session.scalar(select(func.max(col(AdMetric.day))).where(mine))
         if last_day is None:
             return []
         statement = select(
             group,
-            func.sum(AdMetric.spend_cents).label("spend"),
-            func.sum(AdMetric.revenue_cents).label("revenue"),
-            func.sum(AdMetric.clicks).label("clicks"),
-            func.sum(AdMetric.conversions).label("conversions"),
+            func.sum(col(AdMetric.spend_cents)).label("spend"),
+            func.sum(col(AdMetric.revenue_cents)).label("revenue"),
+            func.sum(col(AdMetric.clicks)).label("clicks"),
+            func.sum(col(AdMetric.conversions)).label("conversions"),
         )
         statement = statement.where(mine, col(AdMetric.day) > last_day - timedelta(days=plan.days)).group_by(group)
         if plan.channel:
             statement = statement.where(col(AdMetric.channel) == plan.channel)
-        rows = [{"label": str(row[0]), "value": _VALUES[plan.metric](row)} for row in session.exec(statement)]
+        found: Iterable[Any] = session.connection().execute(statement)
+        rows = [{"label": str(row[0]), "value": _VALUES[plan.metric](row)} for row in found]
     return sorted(rows, key=(lambda row: row["label"]) if plan.group_by == "day" else (lambda row: -row["value"]))
 
 
-_VALUES: dict[Metric, Callable[[Row[Any]], float]] = {
+_VALUES: dict[Metric, Callable[[Any], float]] = {
     "spend": lambda row: round(row.spend / 100, 2),
     "revenue": lambda row: round(row.revenue / 100, 2),
     "roas": lambda row: round(row.revenue / row.spend, 2) if row.spend else 0.0,

@@ -10,7 +10,6 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
-from metricx_observe.llm import Trace
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
@@ -21,6 +20,7 @@ from demo_app.pages import page
 from demo_app.security import CurrentUser, require_user
 from metricx_observe import ErrorReporterDep, LLMTracerDep, TrackerDep
 from metricx_observe.events import CopilotQuerySent
+from metricx_observe.llm import Trace
 
 router = APIRouter(tags=["qa"])
 
@@ -73,10 +73,10 @@ async def ask(
         # The answer has begun, so no error handler can make it a 500: the page is told in the stream, and the error is
         # reported here. The `with` has marked the trace failed already.
         errors.capture_exception(error, extra={"llm_trace_id": trace.trace_id})
-        yield ServerSentEvent(event="failed", data={"message": "The copilot could not answer."})
+        yield ServerSentEvent(event="failed", data={"message": "The copilot could not answer.", "url": trace.url})
         return
     tracker.track(CopilotQuerySent(question_length=len(body.question), workspace_id=user.workspace_id))
-    yield ServerSentEvent(event="done", data={"trace_id": trace.trace_id})
+    yield ServerSentEvent(event="done", data={"trace_id": trace.trace_id, "url": trace.url})
 
 
 async def understand(model: Model, trace: Trace, question: str) -> Plan:

@@ -38,16 +38,18 @@ const show = {
   plan: (card, plan) => step(card, `${plan.metric} by ${plan.group_by}, last ${plan.days} days`),
   rows: (card, rows) => step(card, `${rows.length} rows`),
   text: (card, text) => card.querySelector(".text").append(text),
-  done: (card, { trace_id }) => step(card, `trace ${trace_id}`),
-  failed: (card, { message }) => {
+  done: (card, { url }) => step(card, "trace", url),
+  failed: (card, { message, url }) => {
     card.classList.add("failed");
     card.querySelector(".text").textContent = message;
+    if (url) step(card, "trace", url);
   },
 };
 
-function step(card, text) {
+function step(card, text, url) {
   const steps = card.querySelector(".steps");
-  steps.textContent += (steps.textContent ? " → " : "") + text;
+  const link = url && Object.assign(document.createElement("a"), { href: url, target: "metricx-receiver", textContent: text });
+  steps.append(steps.hasChildNodes() ? " → " : "", link || text);
 }
 
 function setBusy(busy) {
