@@ -51,3 +51,7 @@ def main() -> None:
     except ObserveError as error:
         typer.echo(f"metricx-observe: {error}", err=True)
         raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()
