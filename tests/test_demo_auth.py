@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from demo_server import PASSWORD, Demo, running_demo
 from sqlmodel import Session, select
 
 from demo_app.models import User
+from tests.demo_server import PASSWORD, Demo, running_demo
 
 
 @pytest.fixture

@@ -10,12 +10,12 @@ from typing import Any
 
 import httpx
 import pytest
-from demo_server import Demo, callback, running_demo
 from sqlmodel import Session, select
 
 from demo_app import standins
 from demo_app.models import Connection, OAuthState
 from demo_app.settings import Settings
+from tests.demo_server import Demo, callback, running_demo
 
 NAMES = ("google_ads", "meta_ads", "shopify")
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import uvicorn
-from demo_server import Demo, running_demo
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from fastapi.sse import format_sse_event
@@ -27,6 +26,7 @@ from demo_app.database import open_database
 from demo_app.models import AdMetric
 from demo_app.routers.qa import UNDERSTAND
 from demo_app.seed import CAMPAIGNS, DAYS, ad_metrics
+from tests.demo_server import Demo, running_demo
 
 TODAY = date(2026, 1, 31)
 
