@@ -120,13 +120,16 @@ class Observability:
         """The error vendor, for the middleware; None when it is off."""
         return self._sentry
 
-    def start(self) -> None:
-        """Open the vendors. Idempotent, and called by everything that needs it. Starts no delivery thread yet."""
+    def start(self, *, web: bool = True) -> None:
+        """Open the vendors. Idempotent, and called by everything that needs it. Starts no delivery thread yet.
+
+        `web=False` leaves Sentry's own web integrations out from the beginning: the middleware is there.
+        """
         if self._state != "new":
             return
         self._state = "open"
         try:
-            self._open()
+            self._open(web)
         except BaseException:
             self._state = "closed"
             raise
@@ -134,7 +137,7 @@ class Observability:
             Observability.default = self
         atexit.register(_at_exit, weakref.ref(self))
 
-    def _open(self) -> None:
+    def _open(self, web: bool) -> None:
         settings = self.settings
         if settings.carry_secret is not None:
             contexts.carry_secret = settings.carry_secret.get_secret_value().encode()
@@ -148,7 +151,7 @@ class Observability:
         )
         put = self._put
         if self._sentry is not None:
-            self._sentry.open(partial(put, "sentry"), self._delivery.commit, self._sentry_options)
+            self._sentry.open(partial(put, "sentry"), self._delivery.commit, self._sentry_options, web)
             self._errors = ErrorReporter(self._sentry, self.boundary)
         if self._langfuse is not None:
             self._langfuse.open(put)
@@ -225,7 +228,7 @@ class Observability:
         if app.middleware_stack is not None:
             raise ConfigurationError("install(app) comes too late: call it before the application's first request")
         set_level(self.settings.log_level)
-        self.start()
+        self.start(web=False)
         if self._sentry is not None:
             self._sentry.replace_web_integrations()
         build = app.build_middleware_stack
