@@ -13,9 +13,11 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
+from threading import Lock
 from typing import Any, NamedTuple
 
 from .ids import new_id
@@ -121,17 +123,21 @@ def route_template(scope: Mapping[str, Any]) -> str | None:
     path: str | None = getattr(effective, "path", None) or getattr(scope.get("route"), "path", None)
     if path is None or "app_root_path" not in scope:
         return path
-    prefix = scope["root_path"].removeprefix(scope["app_root_path"])
-    values = {str(value): name for name, value in scope.get("path_params", {}).items() if f"{{{name}" not in path}
-    if values:
-        prefix = "/".join(f"{{{values[part]}}}" if part in values else part for part in prefix.split("/"))
-    return str(prefix + path)
+    parts = scope["root_path"].removeprefix(scope["app_root_path"]).split("/")
+    own = {name.partition(":")[0] for name in re.findall(r"{([^}]*)}", path)}
+    for name, value in scope.get("path_params", {}).items():
+        if name not in own and str(value) in parts:
+            # the last of equal parts: a client that sends a literal part's own text must not change it
+            parts[len(parts) - 1 - parts[::-1].index(str(value))] = f"{{{name}}}"
+    return str("/".join(parts) + path)
 
 
 class Context:
     """The cell of one request or job. Injected by `ContextDep`; also what the module's functions act on."""
 
-    __slots__ = ("captured", "info", "installed", "llm_trace_id", "pending", "put", "shared", "state", "upstream")
+    __slots__ = (
+        "_binding", "info", "installed", "llm_trace_id", "pending", "put", "reported", "shared", "state", "upstream",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -145,14 +151,16 @@ class Context:
         self.upstream = upstream
         self.shared = shared
         """False for a cell that `bind_*` made outside a request: it is replaced, never changed (see `_writable`)."""
-        self.captured: list[tuple[BaseException, str | None]] = []
-        """Exceptions of this request that were reported, with event ids. Emptied at its end: they pin their frames."""
+        self.reported = False
+        """Whether an exception was reported here: its error status is then no news."""
         self.pending: BaseException | None = None
         """An exception that left the routes and may still be turned into a response by a middleware."""
         self.llm_trace_id: str | None = None
         """The last LLM trace that began here, so that an error leads to it."""
         self.put = False
         """Whether a signal was put (METRICX_DURABILITY=acknowledged waits only then)."""
+        self._binding = Lock()
+        """Two threads of one request may bind at once, and neither may undo what the other bound."""
         self.installed = False
         """Whether the inner layer has run, so that a mounted application with its own does not identify again."""
 
@@ -194,44 +202,46 @@ class Context:
         The same id again merges the given fields; another id replaces the user and the workspace. A blank id or None
         unbinds. Never raises.
         """
-        user_id = text_id(id)
-        old = self.state.user
-        if user_id is None:
-            self.state = self.state._replace(user=None, workspace=None)
-            return
-        same = old is not None and old.id == user_id
-        if old is not None and same:
-            user = User(user_id, email or old.email, {**old.traits, **(traits or {})})
-        else:
-            user = User(user_id, email, dict(traits) if traits else {})
-        workspace = self.state.workspace if same or old is None else None
-        new_workspace = text_id(workspace_id)
-        if new_workspace is not None and (workspace is None or workspace.id != new_workspace):
-            workspace = Workspace(new_workspace)
-        self.state = self.state._replace(user=user, workspace=workspace)
+        user_id, new_workspace = text_id(id), text_id(workspace_id)
+        given = traits if isinstance(traits, Mapping) else {}
+        with self._binding:
+            old, workspace = self.state.user, self.state.workspace
+            if user_id is None:
+                self.state = self.state._replace(user=None, workspace=None)
+                return
+            if old is not None and old.id != user_id:
+                old = workspace = None
+            if new_workspace is not None and (workspace is None or workspace.id != new_workspace):
+                workspace = Workspace(new_workspace)
+            known = old or User(user_id)
+            user = User(user_id, email or known.email, {**known.traits, **given})
+            self.state = self.state._replace(user=user, workspace=workspace)
 
     def bind_workspace(self, id: object, *, name: str | None = None) -> None:
         """Bind the workspace to this request. A blank id or None unbinds. Never raises."""
         workspace_id = text_id(id)
-        self.state = self.state._replace(workspace=None if workspace_id is None else Workspace(workspace_id, name))
+        with self._binding:
+            self.state = self.state._replace(workspace=None if workspace_id is None else Workspace(workspace_id, name))
 
     def set_tag(self, key: str, value: object) -> None:
         """Put a tag on every signal of this request. Values become strings of at most 200 characters."""
-        self.state = self.state._replace(tags={**self.state.tags, str(key)[:32]: one_line(value)[:200]})
+        name, text = (text_id(key) or "unnamed")[:32], text_id(value) or ""
+        with self._binding:
+            self.state = self.state._replace(tags={**self.state.tags, name: text})
 
     def set_consent(self, *, analytics: bool | None = None, llm_content: bool | None = None) -> None:
         """Say what the user allowed; what is not given stays as it was."""
-        old = self.state.consent
-        self.state = self.state._replace(
-            consent=Consent(
-                old.analytics if analytics is None else bool(analytics),
-                old.llm_content if llm_content is None else bool(llm_content),
+        with self._binding:
+            old = self.state.consent
+            self.state = self.state._replace(
+                consent=Consent(
+                    old.analytics if analytics is None else bool(analytics),
+                    old.llm_content if llm_content is None else bool(llm_content),
+                )
             )
-        )
 
     def end(self) -> None:
         """The request has ended: let go of everything that would keep it alive."""
-        self.captured.clear()
         self.pending = None
         if self.info is not None:
             self.info.release()
@@ -244,6 +254,9 @@ DETACHED = Context(RequestContext("", ""))
 
 carry_secret: bytes | None = None
 """METRICX_CARRY_SECRET of this process, set by `Observability`: what `carry()` signs and `restore()` demands."""
+
+vendor_scope: Callable[[Context], AbstractContextManager[object]] = nullcontext
+"""What begins with a job at the error vendor, set by `Observability`: breadcrumbs and a trace of its own."""
 
 
 def current_cell() -> Context | None:
@@ -292,16 +305,21 @@ def set_consent(*, analytics: bool | None = None, llm_content: bool | None = Non
 
 @contextmanager
 def use_cell(cell: Context) -> Iterator[Context]:
-    """Make `cell` the current one for a block.
-
-    Not reset by token: a generator's `finally` may run in another Context, where a token is refused.
-    """
-    before = _cell.get()
-    _cell.set(cell)
+    """Make `cell` the current one for a block."""
+    token = _cell.set(cell)
     try:
         yield cell
     finally:
-        _cell.set(before)
+        # a generator that is dropped ends in somebody else's Context: it refuses the token, and has nothing to undo
+        with suppress(ValueError):
+            _cell.reset(token)
+
+
+@contextmanager
+def begin(cell: Context) -> Iterator[Context]:
+    """Make `cell` the current one for a block that is no request: a job, or what outlives its request."""
+    with use_cell(cell), vendor_scope(cell):
+        yield cell
 
 
 def job_cell(
@@ -321,9 +339,9 @@ def job_cell(
     return cell
 
 
-def detached() -> Any:
+def detached() -> AbstractContextManager[Context]:
     """Run a block in which no request applies: start what outlives its request (a consumer, a pool) under it."""
-    return use_cell(DETACHED)
+    return begin(DETACHED)
 
 
 def carry() -> dict[str, str]:
@@ -355,7 +373,7 @@ def restore(carried: Mapping[str, str]) -> Iterator[Context]:
     Never raises: what is not a carried context, or not signed with our METRICX_CARRY_SECRET, binds nobody and is
     logged.
     """
-    with use_cell(_restored(carried)) as cell:
+    with begin(_restored(carried)) as cell:
         yield cell
 
 

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from opentelemetry.trace import get_current_span  # FastAPI depends on it
 from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
@@ -68,6 +69,7 @@ class ObserveMiddleware:
     """
 
     def __init__(self, app: ASGIApp, *, observability: Observability, identify: Identify | None = None) -> None:
+        observability.serve()
         self.app = app
         self._observability = observability
         self._identify = identify
@@ -92,8 +94,9 @@ class ObserveMiddleware:
                     await bind_identity(self._observability, self._identify, None, scope, cell)
                 await self.app(scope, receive, self._sender(cell, request, send))
             except Exception as error:
-                request.status = request.status or 500
-                self._observability.report(error, cell, handled=False)
+                if reportable(error):
+                    request.status = 500  # also of a body or websocket that began well
+                    self._observability.report(error, cell, handled=False)
                 raise
             finally:
                 cell.end()
@@ -112,7 +115,7 @@ class ObserveMiddleware:
                 if request.status in observability.error_statuses:
                     self._report_response(cell, request.status)
                 headers = [pair for pair in message.get("headers") or () if pair[0].lower() != b"x-request-id"]
-                message["headers"] = [*headers, header]
+                message = {**message, "headers": [*headers, header]}
                 if observability.acknowledged and cell.put:
                     await observability.committed()
             await send(message)
@@ -124,7 +127,7 @@ class ObserveMiddleware:
         error = sys.exc_info()[1] or cell.pending
         if isinstance(error, Exception):
             self._observability.report(error, cell, handled=error is not cell.pending)
-        elif not cell.captured:
+        elif not cell.reported:
             self._observability.report_status(status, cell)
 
     def _close_before_shutdown_ends(self, send: Send) -> Send:
@@ -166,6 +169,8 @@ class InnerLayer:
         except Exception as error:
             cell.pending = error  # a middleware outside may turn it into a response of its own
             raise
+        finally:
+            tell_active_span(cell.state)
 
     def _sender(self, cell: Context, send: Send) -> Send:
         observability = self._observability
@@ -178,6 +183,17 @@ class InnerLayer:
             await send(message)
 
         return send_after_report
+
+
+def tell_active_span(state: RequestContext) -> None:
+    """Put the ids on the server span of an application that has OpenTelemetry set up. We make none."""
+    span = get_current_span()
+    if span.is_recording():
+        span.set_attribute("request_id", state.request_id)
+        if state.user is not None:
+            span.set_attribute("user.id", state.user.id)
+        if state.workspace is not None:
+            span.set_attribute("workspace_id", state.workspace.id)
 
 
 def reportable(error: BaseException) -> bool:

@@ -8,7 +8,7 @@ import logging
 import sys
 import weakref
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -17,7 +17,7 @@ from starlette.middleware import Middleware
 
 from . import context as contexts
 from .boundary import Boundary
-from .context import Context, job_cell, use_cell
+from .context import Context, begin, job_cell
 from .delivery import Channel, Delivery, Limits
 from .exceptions import ConfigurationError
 from .health import health_route
@@ -139,8 +139,8 @@ class Observability:
 
     def _open(self, web: bool) -> None:
         settings = self.settings
-        if settings.carry_secret is not None:
-            contexts.carry_secret = settings.carry_secret.get_secret_value().encode()
+        secret = settings.carry_secret
+        contexts.carry_secret = None if secret is None else secret.get_secret_value().encode()
         channels = self._channels()
         self._delivery = Delivery(
             channels,
@@ -153,6 +153,7 @@ class Observability:
         if self._sentry is not None:
             self._sentry.open(partial(put, "sentry"), self._delivery.commit, self._sentry_options, web)
             self._errors = ErrorReporter(self._sentry, self.boundary)
+            contexts.vendor_scope = self._sentry.scope
         if self._langfuse is not None:
             self._langfuse.open(put)
             self._llm = LLMTracer(self._langfuse, self.boundary)
@@ -228,9 +229,7 @@ class Observability:
         if app.middleware_stack is not None:
             raise ConfigurationError("install(app) comes too late: call it before the application's first request")
         set_level(self.settings.log_level)
-        self.start(web=False)
-        if self._sentry is not None:
-            self._sentry.replace_web_integrations()
+        self.serve()
         build = app.build_middleware_stack
 
         def build_wrapped_stack() -> ObserveMiddleware:
@@ -243,6 +242,12 @@ class Observability:
         if health_path is not None:
             app.router.routes.insert(0, health_route(health_path, self.status))
         self.announce(logger or logging.getLogger(calling_module()))
+
+    def serve(self) -> None:
+        """Start with the middleware in the place of Sentry's own web integrations."""
+        self.start(web=False)
+        if self._sentry is not None:
+            self._sentry.replace_web_integrations()
 
     def announce(self, logger: logging.Logger) -> None:
         """The start-up line, and a line for each vendor that is off."""
@@ -277,9 +282,7 @@ class Observability:
     ) -> Iterator[Context]:
         """Open a context for a job outside any request: its signals share a request id, a user and a workspace."""
         self.start()
-        cell = job_cell(user_id, workspace_id, email=email)
-        scope: AbstractContextManager[object] = self._sentry.scope(cell) if self._sentry else nullcontext()
-        with use_cell(cell), scope:
+        with begin(job_cell(user_id, workspace_id, email=email)) as cell:
             yield cell
 
     def report(self, error: BaseException, cell: Context, *, handled: bool) -> None:
@@ -343,6 +346,8 @@ class Observability:
         if self._delivery is not None:
             yield partial(self._delivery.close, deadline_s * 0.9)
         if self._sentry is not None:
+            if contexts.vendor_scope == self._sentry.scope:
+                contexts.vendor_scope = nullcontext
             yield self._sentry.close
 
     async def aclose(self, deadline_s: float = 5.0) -> None:

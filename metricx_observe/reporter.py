@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any, Protocol
 
 from .boundary import Boundary
-from .context import Context, current_cell, use_cell
+from .context import DETACHED, Context, current_cell, use_cell
 
 _MARK = "__metricx_observe_event__"
 
@@ -82,15 +82,14 @@ class ErrorReporter:
         if self._sink is None:
             return None
         cell = self._own_cell()
-        if cell is not None:
-            for seen, event_id in cell.captured:
-                if seen is error:
-                    return event_id
-        with use_cell(cell) if cell is not None else nullcontext():
+        if cell is None:
+            return self._sink.capture(error, handled=handled, extra=extra, level=level)
+        known = reported_as(error, cell)
+        if known is not None:
+            return known or None
+        with use_cell(cell):
             event_id = self._sink.capture(error, handled=handled, extra=extra, level=level)
-        if cell is not None:
-            cell.captured.append((error, event_id))
-        _mark(error, event_id)
+        mark_reported(error, cell, event_id or "")
         return event_id
 
     def capture_message(
@@ -114,12 +113,21 @@ class ErrorReporter:
                 self._sink.breadcrumb(str(message), category, data)
 
     def _own_cell(self) -> Context | None:
-        return self._cell or current_cell()
+        cell = self._cell or current_cell()
+        return None if cell is DETACHED else cell
 
 
-def _mark(error: BaseException, event_id: str | None) -> None:
-    with suppress(AttributeError, TypeError):  # an exception with slots: the cell's own list still knows it
-        setattr(error, _MARK, event_id)
+def mark_reported(error: BaseException, cell: Context, event_id: str) -> None:
+    """Remember on the exception itself that it was reported: a list of exceptions would keep their frames alive."""
+    cell.reported = True
+    with suppress(Exception):  # a class of the application's may refuse attributes
+        setattr(error, _MARK, (cell.state.request_id, event_id))
+
+
+def reported_as(error: BaseException, cell: Context) -> str | None:
+    """The event id of this very exception in this request or job; one that is raised again in another is news."""
+    request_id, event_id = getattr(error, _MARK, (None, None))
+    return event_id if request_id == cell.state.request_id else None
 
 
 def was_reported(error: BaseException) -> bool:

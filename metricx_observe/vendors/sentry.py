@@ -30,11 +30,11 @@ from sentry_sdk.utils import Dsn, event_from_exception
 from metricx_observe.context import DETACHED, Context, current_cell
 from metricx_observe.delivery.channel import Described, Importance, Message, Post
 from metricx_observe.exceptions import ConfigurationError
-from metricx_observe.ids import chance
+from metricx_observe.ids import chance, new_id
 from metricx_observe.normalise import plain
 from metricx_observe.privacy import Scrubber
 from metricx_observe.rate import TokenBucket
-from metricx_observe.reporter import was_reported
+from metricx_observe.reporter import mark_reported, reported_as, was_reported
 from metricx_observe.settings import Settings, Vendor
 
 from .sentry_events import enrich, route_name, scrub_event
@@ -297,7 +297,7 @@ class Sentry:
             scope.add_event_processor(lambda event, hint: self._process(event, hint, cell))
             scope.set_new_propagation_context()
             propagation = scope.get_active_propagation_context()
-            propagation.trace_id = cell.state.trace_id
+            propagation.trace_id = cell.state.trace_id or new_id()
             if cell.upstream is not None:
                 propagation.parent_span_id = cell.upstream.span_id
                 propagation.parent_sampled = cell.upstream.sampled
@@ -313,11 +313,23 @@ class Sentry:
         A thread may have one without the other. An event under `detached()` belongs to no request.
         """
         running = current_cell()
-        cell = cell if running is None else running
         error = (hint.get("exc_info") or (None, None, None))[1]
         if event.get("logger") in _SERVER_LOGGERS and error is not None and was_reported(error):
             return None
-        return event if cell is None or cell is DETACHED else enrich(event, cell, self._send_ip)
+        if event.get("logger") == "asyncio":  # of a task that was collected, in whatever request that happened
+            event.pop("breadcrumbs", None)
+            event.get("contexts", {}).pop("trace", None)
+            return event
+        if running is not None and cell is not None:
+            return event  # the process's own processor, which has no cell, had it already
+        cell = running or cell
+        if cell is None or cell is DETACHED:
+            return event
+        if error is not None:  # it may have been logged and raised as well
+            if reported_as(error, cell) not in (None, event["event_id"]):
+                return None
+            mark_reported(error, cell, event["event_id"])
+        return enrich(event, cell, self._send_ip)
 
     def _sampled(self, cell: Context) -> bool:
         """Decided before a transaction is built. A negative upstream leaves it out, a positive one has a limit."""
