@@ -12,11 +12,11 @@ from contextlib import suppress
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
-from .channel import Channel, Limits
+from .channel import Channel, Importance, Limits
 from .outbox import Outbox, OutboxError, Row
 from .spool import Spool
 from .tally import Tally
-from .threads import Isolate, start_thread
+from .threads import LOADING, Isolate, start_thread
 
 if TYPE_CHECKING:
     from .post import Answer, Line
@@ -60,6 +60,7 @@ class Courier:
         self._taken: set[int] = set()
         self._lines: dict[Line, int] = {}  # busy lines, with the epoch in which they started
         self._lanes = self._idle = 0
+        self._starting = False  # a lane that starts looks for work by itself
         self._epoch = 0  # grows when the breaker opens or closes: an answer from before says nothing about now
         self._failures = 0
         self._probe_at = 0.0
@@ -79,7 +80,7 @@ class Courier:
     @property
     def answers(self) -> bool:
         """Whether waiting for this vendor makes sense."""
-        return not self.stopped and not self._failures and self._quiet.get("", 0.0) <= time.monotonic()
+        return not self.stopped and not self._failures and not self._quiet
 
     def wake(self, messages: int = 0) -> None:
         """There may be something to take: `messages` that were just stored, or (0) whatever was found otherwise."""
@@ -120,10 +121,17 @@ class Courier:
         """Wake an idle lane, else start one if another may run."""
         if self._idle:
             self._state.notify()
-        elif not self._closing and self._lanes < self.channel.concurrency + self._probes:
-            self._lanes += 1
-            with suppress(RuntimeError):  # the interpreter is ending
-                start_thread(self.channel.vendor, self._lane, self._isolate)
+            return
+        most = self.channel.concurrency + (self._probes if self._failures else 0)
+        if self._starting or self._closing or self._running() >= most or self._lanes >= most:
+            return
+        self._lanes, self._starting = self._lanes + 1, True
+        with suppress(RuntimeError):  # the interpreter is ending
+            start_thread(self.channel.vendor, self._lane, self._isolate)
+
+    def _running(self) -> int:
+        """Posts that started since the breaker last moved; the others hang in what was before."""
+        return sum(epoch == self._epoch for epoch in self._lines.values())
 
     @property
     def _probes(self) -> int:
@@ -131,17 +139,18 @@ class Courier:
         return math.ceil(self._limits.post_deadline_s / self._limits.probe_every_s)
 
     def _lane(self) -> None:
-        from .post import Line  # httpx is loaded when the first post is due, not with the package
+        with LOADING:
+            from .post import Line  # httpx is loaded when the first post is due, not with the package
 
         line = Line()
         while True:
             try:
                 if not self._turn(line):
                     break
-                self._carry(line)
-            except OutboxError as error:
-                if not error.busy:
-                    self._spool.fall_back(self._spool.outbox, error)
+                with self._spool.use() as outbox:
+                    self._carry(line, outbox)
+            except OutboxError:
+                pass  # busy, or there is another outbox by now
             except Exception as error:  # nothing may end a lane
                 self._failed(line, type(error).__name__)
             finally:
@@ -151,6 +160,7 @@ class Courier:
     def _turn(self, line: Line) -> bool:
         """Wait until this lane may post. False: the courier is closing."""
         with self._state:
+            self._starting = False
             while not self._closing:
                 now = time.monotonic()
                 wait = self._wait_s(now)
@@ -169,8 +179,7 @@ class Courier:
         for kind in [kind for kind, until in self._quiet.items() if until <= now]:
             del self._quiet[kind]
             self._ready_at = now
-        running = sum(epoch == self._epoch for epoch in self._lines.values())
-        if self.stopped or (not self._failures and running >= self.channel.concurrency):
+        if self.stopped or (not self._failures and self._running() >= self.channel.concurrency):
             return None
         until = [at for kind, at in self._quiet.items() if kind]
         if self._ready_at is not None:
@@ -183,9 +192,8 @@ class Courier:
             if self._ready_at is not None:
                 self._call_lane()
 
-    def _carry(self, line: Line) -> None:
+    def _carry(self, line: Line, outbox: Outbox) -> None:
         """Post one batch, in halves as long as it is refused."""
-        outbox = self._spool.outbox
         rows = self._take(outbox)
         ids = {row.id for row in rows}
         work = [rows] if rows else []
@@ -211,19 +219,26 @@ class Courier:
                 self.wake()  # only now: a lane that looked earlier would have found them taken
 
     def _take(self, outbox: Outbox) -> list[Row]:
-        channel = self.channel
+        channel, quiet = self.channel, set(self._quiet)
+        # By Sentry's protocol a limited category is to be discarded; what matters more waits for the limit to pass.
+        unwanted = {kind for kind in quiet if kind and channel.importance(kind) is Importance.TRANSACTION}
         with self._taking:
             rows, more = outbox.take(
                 channel.destination,
                 max_messages=channel.max_messages,
                 max_bytes=channel.max_bytes,
                 skip=self._taken,
-                without=set(self._quiet),
+                without=quiet - unwanted,
             )
             self._taken.update(row.id for row in rows)
         if more:
             self.wake()
-        return rows
+        if not unwanted:
+            return rows
+        discarded = [row for row in rows if row.kind in unwanted]
+        self._remove(outbox, discarded)
+        self._count("dropped", discarded, "rate limited")
+        return [row for row in rows if row.kind not in unwanted]
 
     def _post(self, line: Line, rows: Sequence[Row]) -> Answer | None:
         from .post import Answer
@@ -244,18 +259,18 @@ class Courier:
         from .post import retry_after_s
 
         said = verdict(answer.status) if answer.status else Verdict.REFUSED
+        if said is Verdict.DELIVERED:
+            self._remove(outbox, rows)
+            self._count("delivered", rows)
+            self._succeeded()
         limits = dict(self.channel.rate_limits(answer.status, answer.headers)) if answer.status else {}
         if not limits and said in (Verdict.LIMITED, Verdict.RETRY):
             seconds = retry_after_s(answer.headers.get("retry-after"))
             limits = {} if seconds is None else {"": seconds}
         self._limit(limits)
-        if said is Verdict.DELIVERED:
-            self._remove(outbox, rows)
-            self._count("delivered", rows)
-            self._succeeded()
-        elif said is Verdict.STOPPED:
+        if said is Verdict.STOPPED:
             self._stop(answer.status)
-        elif said is not Verdict.REFUSED:
+        elif said in (Verdict.LIMITED, Verdict.RETRY):
             self._count("retried", rows)
             if limits:
                 self._tally.error(self.channel.vendor, f"HTTP {answer.status}")
@@ -295,8 +310,9 @@ class Courier:
 
     # --- the state of the vendor
 
-    def _count(self, what: str, rows: Sequence[Row]) -> None:
-        self._tally.count(self.channel.vendor, what, n=sum(len(row.payloads) for row in rows))
+    def _count(self, what: str, rows: Sequence[Row], reason: str = "") -> None:
+        if rows:
+            self._tally.count(self.channel.vendor, what, reason, n=sum(len(row.payloads) for row in rows))
 
     def _limit(self, limits: dict[str, float]) -> None:
         now = time.monotonic()

@@ -11,7 +11,7 @@ import atexit
 import os
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any
 from weakref import WeakSet
 
@@ -20,7 +20,7 @@ from .courier import Courier
 from .outbox import Outbox, OutboxError
 from .spool import Spool
 from .tally import Tally
-from .threads import Isolate
+from .threads import LOADING, Isolate
 from .writer import Writer
 
 ABORT_S = 0.3
@@ -42,13 +42,15 @@ class _Process:
         self.writer = Writer(self.channels, self.spool, self.tally, limits, isolate, self._stored, self._tick)
 
     def _stored(self, messages: Mapping[str, int]) -> None:
-        self._trim()
         for vendor, n in messages.items():
             if vendor in self.couriers:
                 self.couriers[vendor].wake(n)
+        self._trim()
 
     def _trim(self) -> None:
-        for (stream, reason), n in self.spool.outbox.trim(self.limits, self._local).items():
+        with self.spool.use() as outbox:
+            dropped = outbox.trim(self.limits, self._local)
+        for (stream, reason), n in dropped.items():
             self.tally.count(stream.vendor, "dropped", f"{reason} {stream.kind}", n)
             self.tally.say(30, ("dropped", stream.vendor, reason), "%s: %d messages dropped (%s)", stream.vendor, n,
                            reason)  # fmt: skip
@@ -61,16 +63,20 @@ class _Process:
 
     def adopt(self) -> None:
         """Take over what dead processes left for our vendors."""
-        if self.spool.outbox.adopt([courier.channel.destination for courier in self.couriers.values()]):
+        with self.spool.use() as outbox:
+            adopted = outbox.adopt([courier.channel.destination for courier in self.couriers.values()])
+        if adopted:
             for courier in self.couriers.values():
                 courier.wake()
 
     def pending(self, couriers: Sequence[Courier]) -> bool:
         """Whether rows of this process wait for one of these."""
         wanted = {courier.channel.destination for courier in couriers}
-        return bool(wanted) and any(
-            depth.mine and stream.destination in wanted for stream, depth in self.spool.outbox.depths()
-        )
+        try:
+            with self.spool.use() as outbox:
+                return any(depth.mine and stream.destination in wanted for stream, depth in outbox.depths())
+        except OutboxError:
+            return True  # asked again soon, of another outbox if this one failed
 
 
 class Delivery:
@@ -128,13 +134,12 @@ class Delivery:
         for courier in couriers:
             courier.hurry(True)
         try:
-            process.adopt()
+            with suppress(OutboxError):
+                process.adopt()
             return process.tally.wait_for(
                 lambda: not process.pending([each for each in couriers if not each.stopped]),
                 give_up - time.monotonic(),
             )
-        except OutboxError:
-            return False
         finally:
             for courier in couriers:
                 courier.hurry(False)
@@ -154,13 +159,10 @@ class Delivery:
         for courier in couriers:
             courier.hurry(not courier.channel.local)
         if process.spool.opened is not None:
-            try:
-                process.tally.wait_for(
-                    lambda: not process.pending([c for c in couriers if c.answers and not c.channel.local]),
-                    give_up - time.monotonic() - ABORT_S,
-                )
-            except OutboxError:
-                pass  # nothing can be delivered from it
+            process.tally.wait_for(
+                lambda: not process.pending([c for c in couriers if c.answers and not c.channel.local]),
+                give_up - time.monotonic() - ABORT_S,
+            )
         for courier in couriers:
             courier.close()
         process.tally.wait_for(lambda: not any(courier.busy for courier in couriers), 0.1)
@@ -234,6 +236,7 @@ _alive: WeakSet[Delivery] = WeakSet()
 
 
 def _each_before_fork() -> None:
+    LOADING.acquire()
     for delivery in list(_alive):
         delivery._before_fork()
 
@@ -241,6 +244,7 @@ def _each_before_fork() -> None:
 def _each_after_fork(child: bool) -> None:
     for delivery in list(_alive):
         delivery._after_fork(child=child)
+    LOADING.release()
 
 
 @atexit.register

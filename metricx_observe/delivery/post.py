@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import encodings.idna  # noqa: F401  the first connect of a process loads it, when a fork may come in between
 import gzip
 import ipaddress
 import logging
@@ -83,6 +84,8 @@ class Line:
 
     def post(self, post: Post, deadline_s: float) -> Answer:
         """Post and return when the headers are there; `finish` before the next one. Raises httpx.HTTPError, OSError."""
+        if self._response is not None:
+            self._response.close()  # something failed before `finish`
         self._aborted = False
         self._until = time.monotonic() + deadline_s
         headers, body = dict(post.headers), post.body

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from metricx_observe.exceptions import ConfigurationError
 
 from .outbox import Outbox, OutboxError
 from .tally import Tally
+from .threads import LOADING
 
 
 class Spool:
@@ -34,8 +37,18 @@ class Spool:
                 self._outbox = _sqlite(self._path)
             return self._outbox
 
-    def fall_back(self, failed: Outbox, error: OutboxError) -> None:
-        """Go on in memory after `failed` failed; the rows in it wait for the next start."""
+    @contextmanager
+    def use(self) -> Iterator[Outbox]:
+        """The outbox for a block. Its failure ends the block with OutboxError, and there is another one from then on."""
+        outbox = self.outbox
+        try:
+            yield outbox
+        except OutboxError as error:
+            if not error.busy:
+                self._fall_back(outbox, error)
+            raise
+
+    def _fall_back(self, failed: Outbox, error: OutboxError) -> None:
         with self._lock:
             if self._outbox is not failed or self._closed:
                 return
@@ -58,6 +71,7 @@ class Spool:
 
 
 def _sqlite(path: str | None) -> Outbox:
-    from .sqlite import SqliteOutbox  # sqlite3 is loaded when the first signal is put, not with the package
+    with LOADING:
+        from .sqlite import SqliteOutbox  # sqlite3 is loaded when the first signal is put, not with the package
 
     return SqliteOutbox(path)

@@ -9,6 +9,9 @@ from contextlib import AbstractContextManager
 
 THREAD_NAME = "metricx-observe"
 
+LOADING = threading.Lock()
+"""Held while a thread imports something, and by whoever forks: a child that is forked in between has half a module."""
+
 Isolate = Callable[[], AbstractContextManager[object]]
 """What each thread of delivery runs inside of: keeps the application's instrumentation away."""
 

@@ -133,6 +133,8 @@ class Writer:
                 self._wait()
                 while self._next_group() and self._store():
                     pass
+            except OutboxError:
+                pass  # busy: at the next tick; else there is another outbox by now
             except Exception as error:  # nothing may end this thread; the group stays and is tried again
                 self._tally.say(logging.WARNING, ("writer", type(error)), "writer: %s", type(error).__name__)
                 self._hurry.wait(1.0)
@@ -161,16 +163,14 @@ class Writer:
         """Encode the group and commit it. It leaves `self._group` only then, so that no failure in between loses it."""
         chunks = self._encoded()
         while chunks:
-            outbox = self._spool.outbox
             try:
-                outbox.add(chunks)
+                with self._spool.use() as outbox:
+                    outbox.add(chunks)
                 break
             except OutboxError as error:
-                if not error.busy:
-                    self._spool.fall_back(outbox, error)
-                elif self._ended:
+                if self._ended:
                     return False
-                else:
+                if error.busy:
                     self._tally.say(logging.WARNING, "busy", "The outbox waits: %s", error)
         self._account(chunks)
         return True
