@@ -83,6 +83,8 @@ class Scrubber:
             "keep": (set(), set()), "hash": (set(), set()), "drop": (set(), set())
         }  # fmt: skip
         """Short texts and source lines that hold no secret, by policy: names, versions, locals come again and again."""
+        self.plain_names: set[str] = set()
+        """Names that say nothing of their values."""
         try:
             self.patterns = tuple(re.compile(pattern) for pattern in patterns)
         except re.error as error:
@@ -113,10 +115,6 @@ class Scrubber:
     def text(self, text: str, signal: str, place: str, *, personal: Personal = "keep") -> str:
         """The same for one text. Never raises."""
         return str(Pass(self, signal, place, personal).value(text, 0))
-
-    def url(self, url: str, signal: str, place: str, *, personal: Personal = "keep") -> str:
-        """The same for an address or a query string. Never raises."""
-        return str(Pass(self, signal, place, personal).value({"query": url}, 0)["query"])
 
     def verdict(self, name: str) -> Verdict:
         """What a name says of its value, remembered."""

@@ -75,7 +75,7 @@ _IF_RANDOM = _set("code state sid session")
 _PERSONAL = _set("email emails mail phone mobile msisdn telephone ip")
 _PERSONAL_PAIRS = frozenset({"ip address", "remote addr", "forwarded for", "real ip", "e mail", "phone number"})
 _STEMS = (
-    *_SECRET, *_IN_QUERY, *_IF_RANDOM, *_SECRET_ENDS, "cookie", "input", *(pair.split()[0] for pair in _PAIRS)
+    *_SECRET, *_IN_QUERY, *_IF_RANDOM, *_SECRET_ENDS, "cookie", "input", *(max(pair.split(), key=len) for pair in _PAIRS)
 )  # fmt: skip
 
 

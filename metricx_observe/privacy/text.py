@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 from .names import Verdict
 
-MARKER = re.compile(r"\[(?:scrubbed \w+ len=\d+ #[0-9a-f]{4}|cut|dropped \w+|unreadable \w+)\]")
+_MARKER = r"\[(?:scrubbed \w+ len=\d+ #[0-9a-f]{4}|cut|dropped \w+|unreadable \w+)\]"
+MARKER = re.compile(_MARKER)
 
 
 class Finding(NamedTuple):
@@ -25,13 +26,12 @@ class Finding(NamedTuple):
     rule: str
 
 
-# The name, what closes it, and what separates it from its value: `name=`, `name: `, `"name":`, `'name', '`, `<name>`.
-# A comma counts only between two quoted strings: a header pair in a repr. `API key:` is the one name with a space.
-_NAMED = re.compile(
-    r"""((?:(?:api|access|secret|private|client|card|security|recovery|auth)[ ])?+[a-z_][\w.\-\[\]%$]{0,63}+)"""
-    r"""(\\{0,8}+["'])?+\]?+(?:\s{0,3}+(==?+|!=|:=?+|=>|,(?=\s{0,3}+b?\\{0,8}+["']))\s{0,3}+|(>))""",
-    re.I,
+# The name before a separator, read backwards from it: what closes it, then the name. `API key:` has a space.
+_NAME_BEFORE = re.compile(
+    r"""!?\s{0,3}+\]?+(?:["']\\{0,8}+)?+([\w.\-\[\]%$]{1,64}+(?:[ ](?:ipa|ssecca|terces|etavirp|drac|ytiruces)\b)?+)""", re.I
 )
+# A comma counts only between two quoted strings, as in a header pair.
+_SEPARATOR = re.compile(r"""(==?+|:=?+|=>|>|,(?=\s{0,3}+b?\\{0,8}+["']))\s{0,3}+""")
 _MULTIPART = re.compile(
     r"""name=\\{0,8}+"([^"\\]{1,64})\\{0,8}+"(?:\r?\n|(?:\\{1,8}+r)?\\{1,8}+n){2}(.*?)(?=\r?\n--|\\r\\{1,8}+n--|\Z)""", re.S
 )
@@ -53,7 +53,8 @@ _ELEMENT = re.compile(r"[^<]*+")
 _NOTHING = re.compile(
     r"(?:None|null|NULL|True|False|true|false|undefined|str|int|bytes|Any|object|\.+|-"
     r"|(?:%\(?\w*\)?[srd]|\{[\w.!:\[\]]*\}|\$\{?\w+\}?|(?:[Bb]earer|[Bb]asic|[Tt]oken)\s*)+"
-    r"|[*•xX\- ]{3,}\d{0,4}|\[(?:Filtered|redacted|REDACTED)\]|<redacted>)?"
+    r"|[*•xX\- ]{3,}\d{0,4}|\[(?:Filtered|redacted|REDACTED)\]|<redacted>"
+    rf"|{_MARKER})?"
 )
 _RANDOM = re.compile(r"(?!\d{4}-\d\d-)(?=[^\d\s]*+\d)(?=[^A-Za-z\s]*+[A-Za-z])[^\s<>(){}]{16,}")
 
@@ -107,7 +108,7 @@ def looks_random(value: str) -> bool:
 
 def says_nothing(value: str) -> bool:
     """Whether a value under a secret name is no secret: empty, None, a placeholder of a format, or masked already."""
-    return _NOTHING.fullmatch(value) is not None or MARKER.fullmatch(value) is not None
+    return _NOTHING.fullmatch(value) is not None
 
 
 def unquoted(value: str) -> str:
@@ -118,11 +119,10 @@ def unquoted(value: str) -> str:
     return value
 
 
-def by_value(text: str) -> Iterator[Finding]:
+def by_value(text: str) -> list[Finding]:
     """Secrets that look like what they are, wherever they stand."""
-    if not (any(anchor in text and search(text) for anchor, search in _ANCHORS) or _may_hold_card(text)):
-        return
-    for match in _VALUE.finditer(text):
+    found: list[Finding] = []
+    for match in _VALUE.finditer(text) if _may_hold_secret(text) else ():
         rule, (start, end) = match.lastgroup or "", match.span()
         # a JWT without its dots is matched and let go here: a pattern that demands them could backtrack
         if (rule == "card" and not _is_card(match[0])) or (rule == "jwt" and "." not in match[0]):
@@ -132,11 +132,19 @@ def by_value(text: str) -> Iterator[Finding]:
         elif rule == "credentials":
             start += match[0].rfind(" ") + 1
         if MARKER.match(text, start) is None:
-            yield Finding(start, end, rule)
+            found.append(Finding(start, end, rule))
+    return found
+
+
+def _may_hold_secret(text: str) -> bool:
+    for anchor, search in _ANCHORS:
+        if anchor in text and search(text):
+            return True
+    return _may_hold_card(text)
 
 
 def _may_hold_card(text: str) -> bool:
-    digits = text.encode().translate(_DIGITS)
+    digits = text.encode("utf-8", "replace").translate(_DIGITS)
     return b"0000 0000" in digits or b"0" * 14 in digits
 
 
@@ -164,40 +172,37 @@ class NamedSecrets:
         self._harmless: set[str] = set()
         """What stood before a separator and has no stem in it: names repeat, and looking one up costs nothing."""
 
-    def find(self, text: str, query: bool = False, source: bool = False) -> Iterator[Finding]:
-        """What to replace, from left to right.
-
-        query: the text is a query string. source: a line of code, where only literals can be secrets.
-        """
+    def find(self, text: str, source: bool = False) -> list[Finding]:
+        """What to replace. source: a line of code, where only literals can be secrets."""
+        found: list[Finding] = []
         at = 0
-        for separator in self._separators(text):
-            match = None
-            if separator >= at:
-                match = _NAMED.search(text, max(at, separator - 80), separator + 24)
-            while match is not None:
-                at = match.end()
-                for finding in self._judge(text, match, query, source):
-                    yield finding
-                    at = max(at, finding.end)
-                match = _NAMED.search(text, at, separator + 24) if at <= separator else None
+        for position in self._separators(text):
+            if position >= at and (separator := _SEPARATOR.match(text, position)) is not None:
+                found += self._judge(text, separator, source)
+                at = found[-1].end if found else 0
         if "form-data" in text:
             for part in _MULTIPART.finditer(text):
                 if self._verdict(part[1]) >= Verdict.IF_RANDOM:
-                    yield Finding(*part.span(2), "name")
+                    found.append(Finding(*part.span(2), "name"))
+        return found
 
-    def _judge(self, text: str, match: re.Match[str], query: bool, source: bool) -> Iterator[Finding]:
-        name, start = match[1], match.start()
-        if text[start - 1 : start] == "\\" and name[0] in "nrt":
+    def _judge(self, text: str, separator: re.Match[str], source: bool) -> Iterator[Finding]:
+        before = _NAME_BEFORE.match(text[max(0, separator.start() - 80) : separator.start()][::-1])
+        if before is None:
+            return
+        name = before[1][::-1]
+        start = separator.start() - before.end()
+        if name[0] in "nrt" and text[start - 1 : start] == "\\":
             name = name[1:]  # `\npassword=` in a repr
         says = self._verdict(name)
         if name == "input" and "'loc': (" in text:  # pydantic's errors repeat what was typed
             says = Verdict.SECRET
-        in_query = query or text[start - 1 : start] in ("?", "&")
-        if says < (Verdict.IN_QUERY if in_query else Verdict.IF_RANDOM) or (match[3] == "," and match[2] is None):
+        in_query = text[start - 1 : start] in ("?", "&") or (start <= 2 and " " not in text)
+        if says < (Verdict.IN_QUERY if in_query else Verdict.IF_RANDOM):
             return
-        if match[4] and (source or text[start - 1 : start] != "<"):
+        if separator[1] == ">" and (source or text[start - 1 : start] != "<"):
             return
-        for begin, end in _value(text, match, says, source):
+        for begin, end in _value(text, separator, name, says, source):
             value = text[begin:end]
             if says < Verdict.SECRET and not looks_random(value) and not (in_query and _is_callback(text, begin, end)):
                 continue
@@ -211,7 +216,8 @@ class NamedSecrets:
             # one character first: memchr is a hundred times as fast as the search for two
             if separator[0] not in text or separator not in text:
                 continue
-            before = [piece[-64:].rstrip().rpartition(" ")[2] for piece in text.split(separator)[:-1]]
+            before = [piece[-64:].rpartition(" ")[2] for piece in text.split(separator)]
+            before.pop()
             if not self._harmless.issuperset(before):
                 found += self._suspicious(before, text, separator)
         found.sort()
@@ -225,9 +231,11 @@ class NamedSecrets:
             at = text.find(separator, at + 1)
             if piece in harmless:
                 continue
+            if not piece:  # a space stands before the separator
+                piece = text[max(0, at - 64) : at].rstrip(" !").rpartition(" ")[2]
             if self._stem(piece.lower()):
-                yield at
-            elif len(piece) < 32:
+                yield at + len(separator) - 1
+            elif 0 < len(piece) < 32:
                 harmless.add(piece)
 
 
@@ -237,12 +245,14 @@ def _is_callback(text: str, start: int, end: int) -> bool:
     return end - start >= 8 or ("code=" in around and "state=" in around)
 
 
-def _value(text: str, match: re.Match[str], says: Verdict, source: bool) -> Iterator[tuple[int, int]]:
+def _value(
+    text: str, separator: re.Match[str], name: str, says: Verdict, source: bool
+) -> Iterator[tuple[int, int]]:
     """Where the value after a name stands: mostly one stretch; of an expression in source code, its literals."""
-    at = match.end()
+    at = separator.end()
     if MARKER.match(text, at) is not None:
         return
-    if match[4]:
+    if separator[1] == ">":
         yield _span(_ELEMENT, text, at)
     elif (quote := _QUOTE.match(text, at)) is not None:
         end = _closing(text, quote)
@@ -255,9 +265,9 @@ def _value(text: str, match: re.Match[str], says: Verdict, source: bool) -> Iter
         elif not bracket[1] or bracket[1][0].isupper():
             yield from ((found.start() + 1, found.end() - 1) for found in _LITERALS.finditer(text, at, end))
     else:
-        whole = says is Verdict.COOKIE or (match[3] == ":" and "authorization" in match[1].lower())
+        whole = says is Verdict.COOKIE or (separator[1] == ":" and "authorization" in name.lower())
         start, end = _span(_LINE if whole else _BARE, text, at)
-        if not source or text[start : start + 1].isdigit() or _inside_literal(text, match.start()):
+        if not source or text[start : start + 1].isdigit() or _inside_literal(text, separator.start()):
             yield start, end
 
 

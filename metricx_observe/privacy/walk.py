@@ -27,8 +27,9 @@ MAX_SEPARATORS = 50_000
 MAX_LINE = 2000
 """Characters of a line of source code; what is longer was not written by hand and is read as any text."""
 _REMEMBERED = 20_000
+_LONGEST_REMEMBERED = 300
 _SOURCE = frozenset({"context_line", "pre_context", "post_context"})
-_QUERY = ("query", "query_string", "querystring")
+_BY_SIBLINGS = frozenset({"value", "input", "params", "token"})
 _PLACEHOLDER = re.compile(r"%[#0\- +]{0,3}[\d.*]{0,6}[a-zA-Z]")
 _HASHED = re.compile(r"[0-9a-f]{64}|\[dropped \w+\]")
 _PERSONAL_RULES = frozenset({"personal", "email", "ip", "phone"})
@@ -38,7 +39,8 @@ _SMALLEST_CARD = 10**13
 class Pass:
     """One pass, with what is left of its budget."""
 
-    __slots__ = ("_clean", "_clean_lines", "_items_left", "_personal", "_place", "_scrubber", "_signal", "_text_left")
+    __slots__ = ("_clean", "_clean_lines", "_items_left", "_personal", "_place", "_replaced",
+                 "_scrubber", "_signal", "_text_left")  # fmt: skip
 
     def __init__(self, scrubber: Scrubber, signal: str, place: str, personal: Personal) -> None:
         self._scrubber = scrubber
@@ -46,6 +48,7 @@ class Pass:
         self._place = place
         self._personal: Personal = personal
         self._clean, self._clean_lines = scrubber.clean[personal]
+        self._replaced: dict[str, tuple[str, list[str]]] = {}
         self._items_left = MAX_ITEMS
         self._text_left = 4 * MAX_TEXT
 
@@ -53,74 +56,117 @@ class Pass:
         """Whether a value fresh from JSON needs no change; False when in doubt. It copies nothing and counts nothing."""
         kind = type(value)
         if kind is str:
-            return len(value) < 6 or value in self._clean or (len(value) <= MAX_TEXT and not self._findings(value))
+            return len(value) <= MAX_TEXT and not self._findings(value)
         if kind is int:
             return bool(value < _SMALLEST_CARD)
-        if (kind is not dict and kind is not list) or not value:
+        if kind is not dict and kind is not list:
             return True
         self._items_left -= len(value)
         if depth > MAX_DEPTH or self._items_left < 0:
             return False
         if kind is dict:
-            verdict, clean = self._scrubber.verdict, self._clean
-            for key in value:
-                if verdict(key) or (key not in clean and not self.is_clean(key, 0)):
-                    return False
-            if "loc" in value or "params" in value or ("value" in value and ("name" in value or "key" in value)):
+            plain_names = self._scrubber.plain_names
+            if not plain_names.issuperset(value) and not all(
+                key in plain_names or self._is_clean_member(key, value) for key in value
+            ):
                 return False
             value = value.values()
+        clean = self._clean
         for item in value:
-            # the common cases here, without a call
-            if item is not None and item not in (True, False) and not self.is_clean(item, depth + 1):
+            kind = type(item)
+            if kind is str:
+                if item not in clean and self._findings(item):
+                    return False
+            elif item is not None and kind is not bool and not self.is_clean(item, depth + 1):
                 return False
+        return True
+
+    def _is_clean_member(self, key: str, siblings: dict[str, Any]) -> bool:
+        if self._is_plain_name(key):
+            return True
+        item = siblings[key]
+        says = self._says(key, siblings)
+        if key in _SOURCE or key == "params" or (key not in self._clean and self._findings(key)):
+            return False
+        if says is Verdict.IF_RANDOM:
+            return type(item) in (int, float) or (type(item) is str and not looks_random(item))
+        return says < Verdict.IF_RANDOM and (says is not Verdict.PERSONAL or self._personal == "keep")
+
+    def _is_plain_name(self, key: str) -> bool:
+        """Whether a member of this name is judged by its value alone, whatever the policy and the siblings."""
+        if key in self._scrubber.plain_names:
+            return True
+        says = self._scrubber.verdict(key)
+        if (says is not Verdict.HARMLESS and says is not Verdict.IN_QUERY) or key in _BY_SIBLINGS or len(key) > 100:
+            return False
+        if key in _SOURCE or self._findings(key) or PERSONAL.search(key):
+            return False
+        names = self._scrubber.plain_names
+        if len(names) > _REMEMBERED:  # names can come from outside
+            names.clear()
+        names.add(key)
         return True
 
     def value(self, value: Any, depth: int) -> Any:
         """A scrubbed copy. What cannot be read is replaced, the rest goes on."""
         try:
-            return self._value(value, depth)
+            kind = type(value)
+            if kind is str:
+                return self.text(value)
+            if value is None or kind is bool or kind is float:
+                return value
+            if kind is int:
+                return self._integer(value)
+            if kind is dict:
+                return self._dict(value, depth)
+            if kind is list or kind is tuple or kind is set or kind is frozenset:
+                return self._list(tuple(value), depth)
+            if kind is bytes or kind is bytearray:
+                return self.text(value.decode())
+            return self.value(plain(value), depth + 1)
         except Exception:
             self._count("unreadable")
             return f"[unreadable {type(value).__name__}]"
 
-    def _value(self, value: Any, depth: int) -> Any:
-        kind = type(value)
-        if kind is str:
-            return self.text(value)
-        if value is None or kind is bool or kind is float:
-            return value
-        if kind is int:
-            return self._integer(value)
+    def _dict(self, value: dict[Any, Any], depth: int) -> Any:
         self._items_left -= 1
         if self._items_left < 0 or depth > MAX_DEPTH:
             return self._cut()
-        if kind is dict:
-            return self._dict(value, depth)
-        if kind is list or kind is tuple or kind is set or kind is frozenset:
-            return self._list(tuple(value), depth)
-        if kind is bytes or kind is bytearray:
-            return self.text(value.decode())
-        return self.value(plain(value), depth + 1)
-
-    def _dict(self, value: dict[Any, Any], depth: int) -> dict[str, Any]:
         result: dict[str, Any] = {}
+        plain_names, clean = self._scrubber.plain_names, self._clean
         for key, item in value.items():
-            key = key if type(key) is str else key.decode("utf-8", "replace") if type(key) is bytes else str(key)
-            says = self._says(key, value)
-            name = key if len(key) < 6 else self.text(key)
-            if key in _SOURCE:
-                result[name] = self._lines(item)
-            elif says is not Verdict.HARMLESS and says is not Verdict.IN_QUERY:
-                result[name] = self._named(item, says, depth + 1)
-            elif type(item) is str:
-                result[name] = self.text(item, query=key.lower().endswith(_QUERY))
-            elif key == "params" and type(value.get("message")) is str:
-                result[name] = self._parameters(value["message"], item, depth)
-            elif type(item) is int and key[-2:] in ("id", "Id", "ID"):
-                result[name] = item  # ids of 16 digits can look like cards
-            else:
-                result[name] = self.value(item, depth + 1)
+            if key in plain_names:  # nearly all, so without a call where there is nothing to do
+                kind = type(item)
+                if kind is str:
+                    result[key] = item if item in clean else self.text(item)
+                    continue
+                if kind is dict:
+                    result[key] = self._dict(item, depth + 1)
+                    continue
+                if item is None or kind is bool or (kind is int and 0 <= item < _SMALLEST_CARD):
+                    result[key] = item
+                    continue
+                if kind is not int:
+                    result[key] = self.value(item, depth + 1)
+                    continue
+            elif key in _SOURCE:
+                result[key] = self._lines(item)
+                continue
+            elif type(key) is not str:
+                key = next(iter(plain({key: None})))
+            result[key if key in clean else self.text(key)] = self._member(key, item, value, depth)
+            self._is_plain_name(key)
         return result
+
+    def _member(self, key: str, item: Any, siblings: dict[Any, Any], depth: int) -> Any:
+        says = self._says(key, siblings)
+        if says is not Verdict.HARMLESS and says is not Verdict.IN_QUERY:
+            return self._named(item, says, depth + 1)
+        if key == "params" and type(siblings.get("message")) is str:
+            return self._parameters(siblings["message"], item, depth)
+        if type(item) is int and key[-2:] in ("id", "Id", "ID"):
+            return item if item < 1 << 63 else str(item)  # ids of 16 digits can look like cards
+        return self.value(item, depth + 1)
 
     def _says(self, key: str, siblings: dict[Any, Any]) -> Verdict:
         """What a key says of its value, or what its siblings do."""
@@ -137,21 +183,30 @@ class Pass:
             return Verdict.HARMLESS  # a language model's
         return says
 
-    def _list(self, value: tuple[Any, ...], depth: int) -> list[Any]:
+    def _list(self, value: tuple[Any, ...], depth: int) -> Any:
         """A list; in a pair, and after a `--flag`, a secret name is followed by its value."""
+        self._items_left -= 1
+        if self._items_left < 0 or depth > MAX_DEPTH:
+            return self._cut()
         result: list[Any] = []
-        says = Verdict.HARMLESS
+        says, pair, clean = Verdict.HARMLESS, len(value) == 2, self._clean
         for item in value:
-            secret = says >= Verdict.SECRET
-            result.append(self._named(item, says, depth + 1) if secret else self.value(item, depth + 1))
-            name = item.decode("latin-1") if type(item) is bytes else item if type(item) is str else ""
-            named = len(name) < 100 and (len(value) == 2 or name.startswith(("--", "'--")))
-            says = self._scrubber.verdict(name) if named else Verdict.HARMLESS
+            kind = type(item)
+            if says >= Verdict.SECRET:
+                result.append(self._named(item, says, depth + 1))
+            elif kind is str:
+                result.append(item if item in clean else self.text(item))
+            else:
+                result.append(self._dict(item, depth + 1) if kind is dict else self.value(item, depth + 1))
+            says = Verdict.HARMLESS
+            if pair or (kind is str and "--" in item[:3]):
+                name = item.decode("latin-1") if kind is bytes else item
+                says = self._scrubber.verdict(name) if type(name) is str and len(name) < 100 else says
         return result
 
     def _lines(self, item: Any) -> Any:
         if type(item) is list:
-            return [self._lines(line) for line in item]
+            return [line if line in self._clean_lines else self._lines(line) for line in item if type(line) is str]
         return self.text(item, source=len(item) <= MAX_LINE) if type(item) is str else None
 
     def _parameters(self, message: str, params: Any, depth: int) -> Any:
@@ -198,37 +253,47 @@ class Pass:
         return ";".join(f"{self.text(name)}={self._mark(content, 'cookie')}" for name, _, content in pairs)
 
     def _integer(self, value: int) -> int | str:
-        if value >= _SMALLEST_CARD and any(by_value(str(value))):
+        if value >= _SMALLEST_CARD and by_value(str(value)):
             return self._mark(value, "card")
         return value if -(1 << 63) <= value < 1 << 64 else str(value)  # what JSON encoders take
 
-    def text(self, text: str, query: bool = False, source: bool = False) -> str:
+    def text(self, text: str, source: bool = False) -> str:
         """`text` with every secret in it replaced."""
-        if text in (self._clean_lines if source else self._clean) and not query:
+        if text in (self._clean_lines if source else self._clean):
             return text
+        if (known := self._replaced.get(text)) is not None:  # a local that is passed on is in many frames
+            for rule in known[1]:
+                self._count(rule)
+            return known[0]
+        self._text_left -= len(text)
+        if len(text) > MAX_SEPARATORS or self._text_left < 0:
+            text = self._bounded(text)
         if not text.isascii():
             text = text.encode("utf-8", "replace").decode()  # lone surrogates
-        text = self._bounded(text)
-        findings = self._findings(text, query, source)
-        if not findings:
-            return text
-        parts, at = [], 0
+        findings = self._findings(text, source)
+        return self._without(text, findings) if findings else text
+
+    def _without(self, text: str, findings: list[Finding]) -> str:
+        parts: list[str] = []
+        rules: list[str] = []
+        at = 0
         for start, end, rule in sorted(findings):
             if end > at:
-                start = max(start, at)
-                parts += (text[at:start], self._mark(text[start:end], rule))
+                parts += (text[at : max(start, at)], self._mark(text[max(start, at) : end], rule))
+                rules.append(rule)
                 at = end
-        return "".join((*parts, text[at:]))
+        result = "".join((*parts, text[at:]))
+        if len(text) <= _LONGEST_REMEMBERED:
+            self._replaced[text] = result, rules
+        return result
 
-    def _findings(self, text: str, query: bool = False, source: bool = False) -> list[Finding]:
-        if len(text) < 6:
-            return []
-        findings = [*self._scrubber.named.find(text, query, source), *by_value(text)]
+    def _findings(self, text: str, source: bool = False) -> list[Finding]:
+        findings = self._scrubber.named.find(text, source) + by_value(text)
         for pattern in self._scrubber.patterns:
             findings += (Finding(*found.span(), "pattern") for found in pattern.finditer(text))
         if self._personal != "keep":
             findings += (Finding(*found.span(), found.lastgroup or "") for found in PERSONAL.finditer(text))
-        if not findings and len(text) < 256 and not query:
+        if not findings and len(text) <= _LONGEST_REMEMBERED:
             known = self._clean_lines if source else self._clean
             if len(known) > _REMEMBERED:
                 known.clear()
@@ -236,10 +301,9 @@ class Pass:
         return findings
 
     def _bounded(self, text: str) -> str:
-        size = min(MAX_TEXT, max(0, self._text_left))
-        if len(text) > MAX_SEPARATORS and sum(map(text.count, "=:,")) > MAX_SEPARATORS:
+        size = min(MAX_TEXT, max(0, self._text_left + len(text)))
+        if sum(map(text.count, "=:,")) > MAX_SEPARATORS:
             size = min(size, MAX_SEPARATORS)
-        self._text_left -= len(text)
         return text if len(text) <= size else text[:size] + self._cut()
 
     def _cut(self) -> str:
