@@ -73,9 +73,11 @@ class ObserveMiddleware:
         self.app = app
         self._observability = observability
         self._identify = identify
+        observability.serve()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
+            self._observability.start()  # in the worker's process; again where the application is started once more
             await self.app(scope, receive, self._close_before_shutdown_ends(send))
         elif scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)

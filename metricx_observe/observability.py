@@ -6,10 +6,11 @@ import asyncio
 import atexit
 import logging
 import sys
-import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
+from threading import Lock
+from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from starlette.applications import Starlette
@@ -26,7 +27,7 @@ from .logs import set_level
 from .middleware import AskConsent, Identify, InnerLayer, ObserveMiddleware, reportable
 from .privacy import Scrubber
 from .reporter import ErrorReporter, ErrorSink
-from .settings import VENDORS, Settings, Vendor, load_settings
+from .settings import VENDORS, Settings, Vendor, load_settings, not_installed
 from .tracker import Tracker
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 _DOCUMENTED_NAMES = {"sentry": "sentry", "rudderstack": "analytics", "langfuse": "langfuse"}
 """The document calls RudderStack by what it does."""
+_OUR_OPTIONS = frozenset({"dsn", "transport", "integrations"})
+"""Of `sentry_sdk.init`: what `sentry_options` may not set."""
 
 
 class Observability:
@@ -43,11 +46,11 @@ class Observability:
         app = FastAPI()
         Observability.from_env().install(app)
 
-    Works without a web application too: `.tracker`, `.llm` and `.errors` start it on first use, `.close()` ends it.
+    Works without a web application too: `.tracker`, `.llm` and `.errors` open it on first use, `.close()` ends it.
     """
 
     default: ClassVar[Observability | None] = None
-    """The one that the documented module-level functions act on: the first that was started and is open."""
+    """The one that the documented module-level functions act on: the first that was opened and is open."""
 
     def __init__(
         self,
@@ -61,32 +64,38 @@ class Observability:
         Args:
             settings: `Settings(...)`; from the environment when None.
             sentry_options: Any of `sentry_sdk.init`'s but dsn, transport and integrations.
-            tolerant: A vendor whose settings are at fault is off, instead of an error.
+            tolerant: A vendor that is at fault is off, instead of an error.
 
         Raises:
             ConfigurationError: A vendor is configured wrongly or not installed; says what to type.
         """
+        self._sentry_options = dict(sentry_options or {})
+        if refused := sorted(_OUR_OPTIONS & set(self._sentry_options)):
+            raise ConfigurationError(f"sentry_options: {', '.join(refused)} cannot be set there; leave it out")
         self.settings = settings if settings is not None else load_settings({})
         self.vendors: dict[str, Vendor] = {name: self.settings.vendor(name) for name in VENDORS}
         faults = [vendor.reason for vendor in self.vendors.values() if vendor.state == "fault"]
+        faults = list(filter(None, [self.settings.level_fault, *faults]))
         if faults and not tolerant:
             raise ConfigurationError("; ".join(faults))
+        self._tolerant = tolerant
         self.boundary = Boundary(self.settings.strict)
         self.scrubber = Scrubber(
             names=self.settings.scrub_names,
             patterns=self.settings.scrub_patterns,
             safe_names=self.settings.scrub_safe_names,
         )
-        self.error_statuses = self.settings.statuses
+        self.error_statuses = self.settings.error_statuses
         self.acknowledged = self.settings.durability == "acknowledged"
-        self._sentry_options = dict(sentry_options or {})
         self._sentry: Sentry | None = None
         self._langfuse: Langfuse | None = None
         self._delivery: Delivery | None = None
         self._tracker = Tracker(None, self.boundary)
         self._llm = LLMTracer(None, self.boundary)
         self._errors = ErrorReporter(None, self.boundary)
+        self._web = True
         self._state = "new"
+        self._opening = Lock()
 
     @classmethod
     def from_env(cls, *, sentry_options: Mapping[str, Any] | None = None, **overrides: Any) -> Self:
@@ -100,19 +109,19 @@ class Observability:
     @property
     def tracker(self) -> Tracker:
         """Analytics, for code without a request."""
-        self.start()
+        self._open()
         return self._tracker
 
     @property
     def llm(self) -> LLMTracer:
         """LLM traces, for code without a request."""
-        self.start()
+        self._open()
         return self._llm
 
     @property
     def errors(self) -> ErrorReporter:
         """Errors, for code without a request."""
-        self.start()
+        self._open()
         return self._errors
 
     @property
@@ -120,28 +129,53 @@ class Observability:
         """The error vendor, for the middleware; None when it is off."""
         return self._sentry
 
-    def start(self, *, web: bool = True) -> None:
-        """Open the vendors. Idempotent, and called by everything that needs it. Starts no delivery thread yet.
+    def start(self) -> None:
+        """Open the vendors, and deliver what an earlier process left. Idempotent; after `close()` it opens again."""
+        if self._state == "closed":
+            self._state = "new"
+        self._open()
+        if self._delivery is not None:
+            self._delivery.start()
 
-        `web=False` leaves Sentry's own web integrations out from the beginning: the middleware is there.
-        """
+    def serve(self) -> None:
+        """Open the vendors with the middleware in the place of Sentry's own web integrations."""
+        self._web = False
+        self._open()
+        if self._sentry is not None:
+            self._sentry.replace_web_integrations()
+
+    def _open(self) -> None:
+        """Called by everything that needs it; no thread of delivery runs before the first signal."""
         if self._state != "new":
             return
-        self._state = "open"
-        try:
-            self._open(web)
-        except BaseException:
-            self._state = "closed"
-            raise
-        if Observability.default is None or Observability.default._state == "closed":
+        with self._opening:
+            if self._state != "new":
+                return
+            try:
+                self._open_vendors()
+            except BaseException:
+                self._state = "closed"
+                self._shut(0.0)
+                raise
+            self._state = "open"
+        if Observability.default is None or not Observability.default.is_open:
             Observability.default = self
-        atexit.register(_at_exit, weakref.ref(self))
+        atexit.register(self._at_exit)
 
-    def _open(self, web: bool) -> None:
-        settings = self.settings
+    def _open_vendors(self) -> None:
+        settings, channels = self.settings, list[Channel]()
+        set_level(settings.log_level)
         secret = settings.carry_secret
         contexts.carry_secret = None if secret is None else secret.get_secret_value().encode()
-        channels = self._channels()
+        steps = (self._open_sentry, self._open_rudderstack, self._open_langfuse)
+        for name, step in zip(VENDORS, steps, strict=True):
+            if self.is_on(name):
+                try:
+                    channels += step(self.vendors[name])
+                except ImportError as error:
+                    self._refuse(name, not_installed(name, error.name), error)
+                except ConfigurationError as error:
+                    self._refuse(name, str(error), error)
         self._delivery = Delivery(
             channels,
             url=settings.outbox,
@@ -149,39 +183,41 @@ class Observability:
             deliver=settings.mode != "test",
             isolate=self._isolated,
         )
-        put = self._put
-        if self._sentry is not None:
-            self._sentry.open(partial(put, "sentry"), self._delivery.commit, self._sentry_options, web)
-            self._errors = ErrorReporter(self._sentry, self.boundary)
-            contexts.vendor_scope = self._sentry.scope
-        if self._langfuse is not None:
-            self._langfuse.open(put)
-            self._llm = LLMTracer(self._langfuse, self.boundary)
-        if self.is_on("rudderstack"):
-            self._tracker = Tracker(partial(put, "rudderstack"), self.boundary)
 
-    def _channels(self) -> list[Channel]:
-        """A vendor's module is imported only when that vendor is configured: its SDK comes with it."""
-        settings, channels = self.settings, list[Channel]()
-        if self.is_on("sentry"):
-            from .vendors.sentry import Sentry, SentryChannel
+    def _refuse(self, name: str, reason: str, cause: Exception) -> None:
+        if not self._tolerant:
+            raise ConfigurationError(reason) from cause
+        self.vendors[name] = Vendor("fault", reason=reason)
 
-            channel = SentryChannel(self.vendors["sentry"], self.scrubber)
-            self._sentry = Sentry(settings, self.vendors["sentry"], channel)
-            channels.append(channel)
-        if self.is_on("rudderstack"):
-            from .vendors.rudderstack import RudderStackChannel
+    # A vendor's module is imported only when that vendor is configured: its SDK comes with it.
 
-            target = self.vendors["rudderstack"]
-            channels.append(RudderStackChannel(settings, target, self.scrubber, self.boundary.count))
-        if self.is_on("langfuse"):
-            from .vendors.langfuse import Langfuse, LangfuseChannel, ScoreChannel
+    def _open_sentry(self, target: Vendor) -> list[Channel]:
+        from .vendors.sentry import Sentry, SentryChannel
 
-            target = self.vendors["langfuse"]
-            self._langfuse = Langfuse(settings, target)
-            channels.append(LangfuseChannel(settings, target, self.scrubber))
-            channels.append(ScoreChannel(settings, target, self.scrubber))
-        return channels
+        channel = SentryChannel(target, self.scrubber)
+        sentry = Sentry(self.settings, target, channel)
+        sentry.open(partial(self._put, "sentry"), self._commit, self._sentry_options, self._web)
+        self._sentry, self._errors = sentry, ErrorReporter(sentry, self.boundary)
+        contexts.vendor_scope = sentry.scope
+        return [channel]
+
+    def _open_rudderstack(self, target: Vendor) -> list[Channel]:
+        from .vendors.rudderstack import RudderStackChannel
+
+        channel = RudderStackChannel(self.settings, target, self.scrubber, self.boundary.count)
+        self._tracker = Tracker(partial(self._put, "rudderstack"), self.boundary)
+        return [channel]
+
+    def _open_langfuse(self, target: Vendor) -> list[Channel]:
+        from .vendors.langfuse import Langfuse, LangfuseChannel, ScoreChannel
+
+        self._langfuse = Langfuse(self.settings, target)
+        self._langfuse.open(self._put)
+        self._llm = LLMTracer(self._langfuse, self.boundary)
+        return [
+            LangfuseChannel(self.settings, target, self.scrubber),
+            ScoreChannel(self.settings, target, self.scrubber),
+        ]
 
     @property
     def is_open(self) -> bool:
@@ -194,6 +230,9 @@ class Observability:
 
     def _put(self, vendor: str, record: object, size: int) -> bool:
         return self._delivery is not None and self._delivery.put(vendor, record, size=size)
+
+    def _commit(self, timeout_s: float) -> bool:
+        return self._delivery is None or self._delivery.commit(timeout_s)
 
     @contextmanager
     def _isolated(self) -> Iterator[None]:
@@ -214,7 +253,7 @@ class Observability:
         health_path: str | None = None,
         logger: logging.Logger | None = None,
     ) -> None:
-        """Put the middleware around a FastAPI or Starlette application, and start.
+        """Put the middleware around a FastAPI or Starlette application, and open the vendors.
 
         Args:
             identify: Gets the connection after session and authentication middleware ran; gives an `Identity`, an id
@@ -228,7 +267,6 @@ class Observability:
         """
         if app.middleware_stack is not None:
             raise ConfigurationError("install(app) comes too late: call it before the application's first request")
-        set_level(self.settings.log_level)
         self.serve()
         build = app.build_middleware_stack
 
@@ -243,45 +281,40 @@ class Observability:
             app.router.routes.insert(0, health_route(health_path, self.status))
         self.announce(logger or logging.getLogger(calling_module()))
 
-    def serve(self) -> None:
-        """Start with the middleware in the place of Sentry's own web integrations."""
-        self.start(web=False)
-        if self._sentry is not None:
-            self._sentry.replace_web_integrations()
-
     def announce(self, logger: logging.Logger) -> None:
         """The start-up line, and a line for each vendor that is off."""
-        names = {_DOCUMENTED_NAMES[name]: vendor for name, vendor in self.vendors.items()}
-        on = [
-            f"{name} (local: {self.settings.receiver_url})" if vendor.state == "local" else name
-            for name, vendor in names.items()
-            if vendor.state in ("on", "local")
-        ]
-        if self.settings.environment is None and self.settings.mode == "production":
+        settings, states = self.settings, self.states()
+        if settings.level_fault:
+            logger.error("[STARTUP] %s", settings.level_fault)
+        if settings.environment is None and settings.mode == "production":
             logger.warning("[STARTUP] ENVIRONMENT is not set but a vendor's key is: taken as production. Set it.")
-        logger.warning("[STARTUP] Observability: %s", ", ".join(on) or "none")
-        for name, vendor in names.items():
-            if vendor.state not in ("on", "local"):
-                level = logging.ERROR if vendor.state == "fault" else logging.WARNING
-                logger.log(level, "[STARTUP] %s is off: %s", name, vendor.reason)
-        if self.is_on("rudderstack") and self.settings.personal_data == "keep" and self.settings.mode == "production":
-            logger.info("[STARTUP] analytics get e-mail addresses in clear (METRICX_PERSONAL_DATA=keep)")
+        on = {name: state for name, state in states.items() if not state.startswith("off")}
+        shown = (name if state == "on" else f"{name} ({state})" for name, state in on.items())
+        logger.warning("[STARTUP] Observability: %s", ", ".join(shown) or "none")
+        for name, vendor in self.vendors.items():
+            level = {"fault": logging.ERROR, "off": logging.WARNING}.get(vendor.state)
+            if level is not None:
+                logger.log(level, "[STARTUP] %s is off: %s", _DOCUMENTED_NAMES[name], vendor.reason)
+        if settings.mode == "production" and "analytics" in on and "personal_data" not in settings.model_fields_set:
+            logger.warning(
+                "[STARTUP] analytics get e-mail addresses, which GA4's terms forbid: set METRICX_PERSONAL_DATA to hash "
+                "or drop, or to keep"
+            )
 
     def states(self) -> dict[str, str]:
         """By documented name: `on`, `local: URL` or `off: reason`."""
-        found = {}
-        for name, vendor in self.vendors.items():
-            local = f"local: {self.settings.receiver_url}"
-            state = local if vendor.state == "local" else "on" if vendor.state == "on" else f"off: {vendor.reason}"
-            found[_DOCUMENTED_NAMES[name]] = state
-        return found
+        local = f"local: {self.settings.receiver_url}"
+        return {
+            _DOCUMENTED_NAMES[name]: {"on": "on", "local": local}.get(vendor.state, f"off: {vendor.reason}")
+            for name, vendor in self.vendors.items()
+        }
 
     @contextmanager
     def context(
         self, *, user_id: object = None, workspace_id: object = None, email: str | None = None
     ) -> Iterator[Context]:
         """Open a context for a job outside any request: its signals share a request id, a user and a workspace."""
-        self.start()
+        self._open()
         with begin(job_cell(user_id, workspace_id, email=email)) as cell:
             yield cell
 
@@ -304,9 +337,8 @@ class Observability:
     def status(self) -> dict[str, Any]:
         """Per vendor its state and what delivery counted; faults of calls; what was scrubbed. No secret, no value."""
         delivery = self._delivery.status() if self._delivery is not None else {}
-        vendors: dict[str, Any] = {
-            name: {"state": self.states()[_DOCUMENTED_NAMES[name]], **delivery.pop(name, {})} for name in VENDORS
-        }
+        states = self.states()
+        vendors = {name: {"state": states[_DOCUMENTED_NAMES[name]], **delivery.pop(name, {})} for name in VENDORS}
         if self._sentry is not None:
             vendors["sentry"]["client_replaced"] = self._sentry.replaced
         return {
@@ -332,27 +364,46 @@ class Observability:
 
     def close(self, deadline_s: float = 5.0) -> None:
         """Commit, deliver until the deadline, leave the rest on disk for the next start. Idempotent, never raises."""
-        if self._state != "open":
-            return
-        self._state = "closed"
-        for step in self._closing(deadline_s):
-            with self.boundary("close"):
-                step()
+        if self._state == "open":
+            self._state = "closed"
+            atexit.unregister(self._at_exit)
+            self._shut(deadline_s)
 
-    def _closing(self, deadline_s: float) -> Iterator[Any]:
-        yield self._hand_over
+    def _shut(self, deadline_s: float) -> None:
+        until = monotonic() + deadline_s
+        with self._ending():
+            self._hand_over()
         if self._langfuse is not None:
-            yield partial(self._langfuse.close, min(0.5, deadline_s / 4))
+            with self._ending():
+                self._langfuse.close(min(0.5, deadline_s / 4))
         if self._delivery is not None:
-            yield partial(self._delivery.close, deadline_s * 0.9)
+            with self._ending():
+                self._delivery.close(max(0.0, until - monotonic()))
         if self._sentry is not None:
             if contexts.vendor_scope == self._sentry.scope:
                 contexts.vendor_scope = nullcontext
-            yield self._sentry.close
+            with self._ending():
+                self._sentry.close()
+
+    @contextmanager
+    def _ending(self) -> Iterator[None]:
+        """One step of the end: it fails alone, in strict mode too."""
+        try:
+            yield
+        except Exception as error:
+            self.boundary.count("close", [type(error).__name__])
 
     async def aclose(self, deadline_s: float = 5.0) -> None:
         """`close` without blocking the event loop."""
         await asyncio.to_thread(self.close, deadline_s)
+
+    def _at_exit(self) -> None:
+        """A script that ends without `close()` loses nothing: what was put goes to disk. Delivers nothing, so is quick.
+
+        Registered after the vendors' own hooks and delivery's, so that it runs before them.
+        """
+        self._hand_over()
+        self._commit(1.0)
 
 
 def calling_module() -> str:
@@ -361,11 +412,3 @@ def calling_module() -> str:
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(f"{__package__}."):
         frame = frame.f_back
     return str(frame.f_globals.get("__name__", __package__))
-
-
-def _at_exit(reference: weakref.ref[Observability]) -> None:
-    """A script that ends without `close()` loses nothing: what was put goes to disk. Delivers nothing, so is quick."""
-    observability = reference()
-    if observability is not None and observability._state == "open" and observability._delivery is not None:
-        observability._hand_over()
-        observability._delivery.commit(1.0)

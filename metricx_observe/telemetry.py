@@ -1,13 +1,13 @@
 """The functions of the documented API: a thin face over one `Observability`.
 
-They work inside and outside a request. Before `init_observability()` (or an `Observability` that was started) they do
-nothing and say so once. None of them raises.
+They work inside and outside a request. Before `init_observability()` (or an `Observability` that was opened) they do
+nothing and say so once. None of them raises, whatever it is given.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,21 +15,24 @@ from starlette.applications import Starlette
 
 from . import context as contexts
 from .boundary import Boundary
+from .events import Event
 from .exceptions import ConfigurationError
 from .llm import LLMTracer, Trace
-from .logs import set_level
 from .observability import Observability, calling_module
-from .settings import Settings, load_settings
+from .settings import load_settings
 
 logger = logging.getLogger(__name__)
 
 _said = False
+_off = Boundary()
 
 
 def init_observability(
     app: Starlette | None = None, *, logger: logging.Logger | None = None, **overrides: Any
 ) -> dict[str, str]:
     """Start all that is configured, and log what is on. Never raises: a service that is at fault is off.
+
+    A second call changes nothing, but for an `app`, which gets the middleware.
 
     Args:
         app: Also put the middleware around this application, as `Observability.install` does.
@@ -42,31 +45,20 @@ def init_observability(
     log = logger or logging.getLogger(calling_module())
     try:
         running = Observability.default
-        if running is not None and running.is_open:
-            return running.states()
-        settings, faults = _settings(overrides)
-        set_level(settings.log_level)
-        for fault in faults:
-            log.error("[STARTUP] %s", fault)
-        observability = Observability(settings, tolerant=True)
+        known = running is not None and running.is_open
+        if running is None or not known:
+            running = Observability(load_settings(overrides), tolerant=True)
         if app is not None:
-            observability.install(app, logger=log)
-        else:
-            observability.start()
-            observability.announce(log)
-        return observability.states()
+            running.install(app, logger=log)
+        elif not known:
+            running.start()
+            running.announce(log)
+        return running.states()
     except Exception as error:
-        log.error("[STARTUP] Observability: none: %s", error)
-        return dict.fromkeys(("sentry", "analytics", "langfuse"), f"off: {error}")
-
-
-def _settings(overrides: Mapping[str, Any]) -> tuple[Settings, list[str]]:
-    """The settings, with those that are at fault at their defaults, and what is wrong with them."""
-    try:
-        return load_settings(overrides), []
-    except ConfigurationError as error:
-        kept = {name: value for name, value in overrides.items() if name not in error.fields}
-        return load_settings(kept, ignore=error.fields), [str(error)]
+        # another error's text may hold what was configured
+        reason = str(error) if isinstance(error, ConfigurationError) else type(error).__name__
+        log.error("[STARTUP] Observability: none: %s", reason)
+        return dict.fromkeys(("sentry", "analytics", "langfuse"), f"off: {reason}")
 
 
 def _running() -> Observability | None:
@@ -81,16 +73,23 @@ def _running() -> Observability | None:
 
 
 def track(
-    user_id: object = None, event: str = "", properties: Mapping[str, Any] | None = None, **more: Any
+    user_id: object,
+    event: Event | str,
+    properties: Mapping[str, Any] | None = None,
+    *,
+    anonymous_id: object = None,
+    timestamp: datetime | None = None,
 ) -> str | None:
     """Send an analytics event of a user. Returns the message id."""
     running = _running()
-    return running.tracker.track(event, properties, user_id=user_id, **more) if running is not None else None
+    if running is None:
+        return None
+    return running.tracker.track(
+        event, properties, user_id=user_id, anonymous_id=anonymous_id, timestamp=timestamp
+    )
 
 
-def identify(
-    user_id: object = None, email: str | None = None, traits: Mapping[str, Any] | None = None
-) -> str | None:
+def identify(user_id: object, email: str | None = None, traits: Mapping[str, Any] | None = None) -> str | None:
     """Tell analytics who a user is. Returns the message id. Binds nobody: see `set_user_context`."""
     running = _running()
     return running.tracker.identify(user_id, email=email, traits=traits) if running is not None else None
@@ -98,8 +97,10 @@ def identify(
 
 def set_user_context(user_id: object, email: str | None = None, workspace_id: object = None) -> None:
     """Bind the user to this request, or outside one to the current task: errors, events and traces carry it."""
-    if _running() is not None:
-        contexts.bind_user(user_id, email=email, workspace_id=workspace_id)
+    running = _running()
+    if running is not None:
+        with running.boundary("set_user_context"):
+            contexts.bind_user(user_id, email=email, workspace_id=workspace_id)
 
 
 def capture_exception(
@@ -111,12 +112,26 @@ def capture_exception(
 
 
 def create_copilot_trace(
-    user_id: object = None, workspace_id: object = None, question: object = None, **more: Any
+    user_id: object = None,
+    workspace_id: object = None,
+    question: object = None,
+    *,
+    session_id: object = None,
+    metadata: Mapping[str, Any] | None = None,
+    tags: Sequence[str] | None = None,
 ) -> Trace:
     """Begin the trace of a copilot's answer. With Langfuse off it does nothing."""
     running = _running()
-    tracer = running.llm if running is not None else LLMTracer(None, Boundary())
-    return tracer.trace("copilot", input=question, user_id=user_id, workspace_id=workspace_id, **more)
+    tracer = running.llm if running is not None else LLMTracer(None, _off)
+    return tracer.trace(
+        "copilot",
+        input=question,
+        user_id=user_id,
+        workspace_id=workspace_id,
+        session_id=session_id,
+        metadata=metadata,
+        tags=tags,
+    )
 
 
 def log_generation(
@@ -134,22 +149,21 @@ def log_generation(
 ) -> str | None:
     """Log an LLM call after the fact. Returns the generation's id.
 
-    It began when the previous observation of this trace ended, else with the trace; `start_time`, or `latency_ms`
-    before now, override that.
+    It ends now and began when the previous observation of this trace ended, else with the trace. `latency_ms` counts
+    back from now, or from `start_time` on, which is UTC where it is naive.
     """
     if not isinstance(trace, Trace):
         return None
-    now = datetime.now(UTC)
-    began = datetime.fromtimestamp(trace.last_end_ns / 1e9, UTC)
-    if start_time is not None:
-        began, now = start_time, _after(start_time, latency_ms) or now
-    elif latency_ms is not None:
-        began = _after(now, -latency_ms) or began
+    began, ended = _moment(trace.last_end_ns), None
+    if isinstance(start_time, datetime):
+        began, ended = start_time, _after(start_time, latency_ms)
+    elif (length := _after(datetime.now(UTC), latency_ms, back=True)) is not None:
+        began = length
     generation = trace.generation(name, model=model, input=input_messages, metadata=metadata, start_time=began)
     generation.update(output=output, usage=usage)
     if error is not None:
         generation.fail(error)
-    generation.end(now)
+    generation.end(ended)
     return generation.id
 
 
@@ -168,12 +182,19 @@ def complete_copilot_trace(
     metadata = {"success": bool(success), "total_tokens": total_tokens, "latency_ms": latency_ms}
     trace.update(output=answer, metadata={key: value for key, value in metadata.items() if value is not None})
     if not success:
-        trace.fail(error if error is not None else "failed")
-    began = datetime.fromtimestamp(trace.start_ns / 1e9, UTC)
-    trace.end(_after(began, latency_ms))
+        trace.fail("failed" if error is None else error)
+    trace.end(_after(_moment(trace.start_ns), latency_ms))
 
 
-def _after(moment: datetime, milliseconds: object) -> datetime | None:
-    if not isinstance(milliseconds, (int, float)) or not abs(milliseconds) < 1e11:  # also NaN
+def _moment(ns: int) -> datetime:
+    return datetime.fromtimestamp(ns // 1000 / 1e6, UTC)
+
+
+def _after(moment: datetime, milliseconds: object, *, back: bool = False) -> datetime | None:
+    """None for what is no length of time: a call that is logged with a senseless latency is logged all the same."""
+    if not isinstance(milliseconds, (int, float)):
         return None
-    return moment + timedelta(milliseconds=milliseconds)
+    try:
+        return moment + timedelta(milliseconds=-milliseconds if back else milliseconds)
+    except (ValueError, OverflowError):
+        return None
