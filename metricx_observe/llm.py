@@ -200,7 +200,7 @@ class Observation:
         self.name = "unnamed"
         with tracer._boundary("llm"):
             self.name = one_line(name)[:200] or "unnamed"
-        self.start_ns = _ns(start_time) or time_ns()
+        self.start_ns = _ns(start_time)
 
     @property
     def url(self) -> str | None:
@@ -308,7 +308,7 @@ class Observation:
             if self._ended:
                 return
             self._ended = True
-            end_ns = max(_ns(end_time) or time_ns(), self.start_ns)
+            end_ns = max(_ns(end_time), self.start_ns)
             self._shared.last_end_ns = max(self._shared.last_end_ns, end_ns)
             self._put(end_ns)
 
@@ -400,7 +400,9 @@ def current_observation() -> Observation | None:
 
 
 def _ns(moment: object) -> int:
-    return int(_aware(moment).timestamp() * 1e9) if isinstance(moment, datetime) else 0
+    """Of `moment`, else of now. Whole microseconds, which is what a datetime has: a length that was given is exact."""
+    us = round(_aware(moment).timestamp() * 1e6) if isinstance(moment, datetime) else time_ns() // 1000
+    return us * 1000
 
 
 def _aware(moment: datetime) -> datetime:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 
 from .context import current, one_line
+from .settings import LEVELS
 
 FORMAT = "%(levelname)s:%(name)s:%(message)s [request_id=%(request_id)s user_id=%(user_id)s]"
 
 
 def set_level(level: str | None) -> None:
     """Apply LOG_LEVEL: to a root logger without handlers all of it, else to the `metricx_observe` logger only."""
-    if level is None:
+    if level not in LEVELS:
         return
     if not logging.getLogger().handlers:
         logging.basicConfig(level=level)
@@ -27,10 +28,15 @@ class ContextFilter(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         state = current()
-        record.request_id = state.request_id if state is not None else "-"
-        record.trace_id = state.trace_id if state is not None else "-"
-        record.user_id = state.user.id if state is not None and state.user is not None else "-"
-        record.workspace_id = state.workspace.id if state is not None and state.workspace is not None else "-"
+        found = {
+            "request_id": state and state.request_id,
+            "trace_id": state and state.trace_id,
+            "user_id": state and state.user and state.user.id,
+            "workspace_id": state and state.workspace and state.workspace.id,
+        }
+        for name, value in found.items():
+            # what stands there stays: the application's `extra`, or what was true when the record was queued
+            record.__dict__.setdefault(name, value or "-")
         return True
 
 
@@ -41,7 +47,6 @@ class ContextFormatter(logging.Formatter):
         super().__init__(fmt, datefmt)
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        if not hasattr(record, "request_id"):
-            ContextFilter().filter(record)
+        ContextFilter().filter(record)
         record.message = one_line(record.message)
         return super().formatMessage(record)

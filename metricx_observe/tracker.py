@@ -177,7 +177,7 @@ class Tracker:
         if cell is not None:
             cell.put = True
         if logger.isEnabledFor(logging.INFO):
-            logger.info("%s %s id=%s", type, name or target or "", message_id)
+            logger.info("%s %s id=%s", type, name or "", message_id)  # an alias's target may be an address
         return message_id
 
 
