@@ -20,11 +20,15 @@ from uuid import UUID
 import orjson
 from pydantic import BaseModel
 
+from .context import one_line
+
 MAX_BYTES = 1_000_000
 """JSON bytes of one value: Langfuse takes some 4 MB a request, and a queue must not hold more of a single call."""
 MAX_DEPTH = 32
 MAX_ITEMS = 20_000
 _INT64 = 1 << 63
+_ITEM_BYTES = 8
+"""What a value takes in JSON beyond its text, about."""
 
 Notes = list[str]
 
@@ -33,12 +37,20 @@ def snapshot(value: object, notes: Notes, max_bytes: int = MAX_BYTES) -> bytes:
     """`value` as it is now, as JSON of about `max_bytes` at most. Never raises; adds each kind of fault to `notes`."""
     try:
         data = orjson.dumps(value, option=orjson.OPT_PASSTHROUGH_DATACLASS)
-    except (TypeError, ValueError, RecursionError):
+    except Exception:
         data = b""
     # orjson writes NaN and infinity as null: only a walk can tell them from None
     if not data or len(data) > max_bytes or b"null" in data:
         data = orjson.dumps(plain(value, notes, max_bytes))
     return b"%b" % data  # orjson's own bytes keep some 4 KB each while they are queued
+
+
+def line(value: object, notes: Notes, limit: int = 200) -> str:
+    """`value` as one line of at most `limit` characters, for names and labels. Never raises."""
+    if type(value) is str and value.isprintable():
+        return value[:limit]
+    found = plain(value, notes, limit * 4)
+    return one_line(found if isinstance(found, str) else orjson.dumps(found).decode())[:limit]
 
 
 def plain(value: object, notes: Notes | None = None, max_bytes: int = MAX_BYTES) -> Any:
@@ -74,23 +86,31 @@ class _Walk:
             return self.marked("unreadable", f"[unreadable {type(value).__name__}]")
 
     def _value(self, value: Any, depth: int) -> Any:
+        self.items_left -= 1
+        self.bytes_left -= _ITEM_BYTES
+        if self.spent:
+            return self.marked("too large", "[cut]")
         if value is None or value is True or value is False:
             return value
-        self.items_left -= 1
-        if self.items_left < 0 or self.bytes_left < 0:
-            return self.marked("too large", "[cut]")
+        # the base types' own methods: a subclass may have overridden them with anything
         if isinstance(value, str):
-            return self._text(value.value if isinstance(value, Enum) else value)
+            return self._text(str.__str__(value))
         if isinstance(value, Enum):
             return self._value(value.value, depth)
         if isinstance(value, int):
-            return int(value) if -_INT64 <= value < _INT64 else str(value)
+            number = int.__index__(value)
+            return number if -_INT64 <= number < _INT64 else str(number)
         if isinstance(value, float):
-            return float(value) if math.isfinite(value) else self.marked("not finite", f"[{float(value)}]")
+            fraction = float.__float__(value)
+            return fraction if math.isfinite(fraction) else self.marked("not finite", f"[{fraction}]")
         if isinstance(value, (bytes, bytearray, memoryview)):
             return self._bytes(bytes(value))
         scalar = _scalar(value)
         return self._container(value, depth) if scalar is None else self._value(scalar, depth)
+
+    @property
+    def spent(self) -> bool:
+        return self.items_left < 0 or self.bytes_left < 0
 
     def _container(self, value: Any, depth: int) -> Any:
         if id(value) in self.open:
@@ -100,25 +120,46 @@ class _Walk:
         self.open.add(id(value))
         try:
             if (fields := _fields(value)) is not None:
-                return {self._key(key): self.value(item, depth + 1) for key, item in fields.items()}
-            if isinstance(value, (list, tuple, Set)) or hasattr(type(value), "tolist"):
-                items: Iterable[Any] = value.tolist() if hasattr(value, "tolist") else value
-                return [self.value(item, depth + 1) for item in items] if hasattr(items, "__iter__") else items
-            return self._object(value)
+                return self._mapping(fields, depth + 1)
+            if isinstance(value, (list, tuple, Set)):
+                return self._list(value, depth + 1)
+            return self.value(value.tolist(), depth + 1) if hasattr(type(value), "tolist") else self._object(value)
         finally:
             self.open.discard(id(value))
 
+    def _mapping(self, fields: Mapping[Any, Any], depth: int) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        # the dict's own: a subclass may have overridden it
+        for key, item in dict.items(fields) if isinstance(fields, dict) else fields.items():
+            if self.spent:
+                found["[cut]"] = self.marked("too large", "[cut]")
+                break
+            name = self.value(key, depth)
+            found[name if isinstance(name, str) else orjson.dumps(name).decode()] = self.value(item, depth)
+        return found
+
+    def _list(self, items: Iterable[Any], depth: int) -> list[Any]:
+        found: list[Any] = []
+        for item in items:
+            if self.spent:
+                found.append(self.marked("too large", "[cut]"))
+                break
+            found.append(self.value(item, depth))
+        return found
+
     def _text(self, text: str) -> str:
-        if len(text) > self.bytes_left:
-            self.notes.append("too large")
-            text = f"{text[: max(self.bytes_left, 0)]}[cut: {len(text)} characters]"
-        self.bytes_left -= len(text)
+        size = len(text)
         if not text.isascii():
-            clean = text.encode("utf-8", "replace").decode()
+            data = text.encode("utf-8", "replace")
+            clean, size = data.decode(), len(data)
             if clean != text:
                 self.notes.append("lone surrogate")
-            return clean
-        return str(text)
+            text = clean
+        if size > self.bytes_left:
+            self.notes.append("too large")
+            text = f"{text.encode()[: self.bytes_left].decode(errors='ignore')}[cut: {len(text)} characters]"
+        self.bytes_left -= size
+        return text
 
     def _bytes(self, data: bytes) -> str:
         try:
@@ -127,19 +168,15 @@ class _Walk:
             return f"[bytes {len(data)}]"
         return self._text(text) if text.isprintable() else f"[bytes {len(data)}]"
 
-    def _key(self, key: Any) -> str:
-        if isinstance(key, Enum):
-            key = key.value
-        if isinstance(key, (str, int, float, bytes, UUID, date, type(None))):
-            return self._bytes(key) if isinstance(key, bytes) else self._text(str(key))
-        return self.marked("odd key", f"[{type(key).__name__}]")
-
     def _object(self, value: Any) -> str:
         """An object we know nothing of: its text when its class wrote one. Never `__dict__`: passwords are there."""
         kind: Any = type(value)
         if (kind.__str__ is object.__str__ and kind.__repr__ is object.__repr__) or callable(value):
             return self.marked("unknown type", f"[{kind.__name__}]")
-        return self._text(str(value)[:10_000])
+        text = str(value)[:10_000]
+        if text.startswith("<") and " at 0x" in text:  # an address says nothing, and is another one each time
+            return self.marked("unknown type", f"[{kind.__name__}]")
+        return self._text(text)
 
 
 def _scalar(value: Any) -> str | float | int | None:
@@ -150,7 +187,8 @@ def _scalar(value: Any) -> str | float | int | None:
     if isinstance(value, timedelta):
         return value.total_seconds()
     if isinstance(value, Decimal):
-        return int(value) if value.is_finite() and value == value.to_integral_value() else float(value)
+        whole = value.is_finite() and value.adjusted() < 18 and value == value.to_integral_value()
+        return int(value) if whole else float(value)
     if isinstance(value, BaseException):
         return f"{type(value).__name__}: {value}"
     return None
@@ -160,10 +198,11 @@ def _fields(value: Any) -> Mapping[Any, Any] | None:
     if isinstance(value, Mapping):
         return value
     if isinstance(value, BaseModel):
-        return value.model_dump()
+        hidden = {name for name, field in type(value).model_fields.items() if not field.repr}
+        return value.model_dump(warnings=False, exclude=hidden or None)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.repr}
-    if isinstance(value, tuple) and hasattr(value, "_asdict"):
-        named: Mapping[Any, Any] = value._asdict()
+    if isinstance(value, tuple) and (as_dict := getattr(value, "_asdict", None)) is not None:
+        named: Mapping[Any, Any] = as_dict()
         return named
     return None
