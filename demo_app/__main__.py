@@ -15,19 +15,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from pydantic import ValidationError
+
+from metricx_observe import ObserveError
+
 HOST = "127.0.0.1"
 RECEIVER_START_S = 20
 RECEIVER_STOP_S = 5
 
 
 def main() -> int:
-    """Run both, and end both. Returns the exit code: 0 after Ctrl-C or SIGTERM."""
+    """Run both, and end both. Returns the exit code: 0 after Ctrl-C or SIGTERM, 1 for a setting that is wrong."""
     parser = argparse.ArgumentParser(prog="python -m demo_app", description=__doc__)
     parser.add_argument("--port", type=int, default=8000, help="the demo's port (default: %(default)s)")
     parser.add_argument("--receiver-port", type=int, default=4390, help="the receiver's port (default: %(default)s)")
     options = parser.parse_args()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
+    # A closed terminal ends the demo too: the receiver, in a session of its own, would not notice.
+    signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
     try:
         with _listen(options.port, "demo") as listener:
             with _listen(options.receiver_port, "receiver") as free:
@@ -36,6 +42,9 @@ def main() -> int:
                 _serve(listener, receiver_port)
     except KeyboardInterrupt:
         pass
+    except (ObserveError, ValidationError) as error:
+        print(error, file=sys.stderr)  # a setting is wrong, and the text says which
+        return 1
     return 0
 
 

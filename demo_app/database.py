@@ -15,8 +15,7 @@ from starlette.requests import HTTPConnection
 def open_database(url: str) -> Engine:
     """Create the file, its folder and its tables where they are missing."""
     engine = create_engine(url)
-    if engine.url.database:
-        Path(engine.url.database).parent.mkdir(parents=True, exist_ok=True)
+    Path(engine.url.database or "").parent.mkdir(parents=True, exist_ok=True)
     SQLModel.metadata.create_all(engine)
     return engine
 

@@ -51,7 +51,13 @@ class Shopify(Provider):
 class Settings(BaseSettings):
     """`DEMO_…` variables; a provider's are nested: `DEMO_GOOGLE_ADS__CLIENT_ID`. Without them its stand-in is used."""
 
-    model_config = SettingsConfigDict(env_prefix="DEMO_", env_nested_delimiter="__", env_file=".env", extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="DEMO_",
+        env_nested_delimiter="__",
+        env_file=".env",
+        extra="ignore",
+        hide_input_in_errors=True,  # an error about a provider would show its secret
+    )
 
     database_url: str = "sqlite:///.metricx/demo.db"
     session_secret: SecretStr = Field(default_factory=lambda: SecretStr(secrets.token_urlsafe(32)))

@@ -25,6 +25,8 @@ def test_signing_up_logs_in_and_shows_the_workspace(demo: Demo) -> None:
         page = demo.sign_up(browser, "Ada@Example.com")
         assert page.url.path == "/"
         assert "Brand Search" in page.text
+        for path in ("/connections", "/copilot", "/debug"):
+            assert browser.get(path).url.path == path
         assert browser.post("/logout").url.path == "/login"
         assert browser.get("/").url.path == "/login"
         page = browser.post("/login", data={"email": "ADA@example.com", "password": PASSWORD})

@@ -231,5 +231,7 @@ def test_real_providers_come_from_the_environment(tmp_path: Path, monkeypatch: p
     assert settings.meta_ads is None
     assert "hidden" not in repr(settings)
     monkeypatch.setenv("DEMO_SHOPIFY__CLIENT_ID", "ours")
-    with pytest.raises(ValueError, match="authorize_url"):
+    monkeypatch.setenv("DEMO_SHOPIFY__CLIENT_SECRET", "hidden")
+    with pytest.raises(ValueError, match="authorize_url") as refused:
         Settings()
+    assert "hidden" not in str(refused.value)

@@ -48,11 +48,14 @@ class Command:
     def end(self, number: signal.Signals) -> tuple[int, str]:
         """Send the signal; the exit code and everything that was printed."""
         self.process.send_signal(number)
-        code = self.process.wait(30)
+        return self.process.wait(30), self.rest()
+
+    def rest(self) -> str:
+        """Everything that was printed, after it has ended."""
         self._reader.join(10)
         while (line := self._queue.get(timeout=1)) is not None:
             self.lines.append(line)
-        return code, "".join(self.lines)
+        return "".join(self.lines)
 
 
 @contextmanager
@@ -102,7 +105,7 @@ def test_one_command_shows_what_users_do_and_stops_cleanly(tmp_path: Path, numbe
 
 @pytest.mark.slow
 def test_taken_ports_are_replaced_and_said(tmp_path: Path) -> None:
-    """Where another program has the port, a free one is used, and the line says so."""
+    """Where another program has the port, a free one is used and said. A closed terminal ends both as well."""
     with socket.create_server(("127.0.0.1", 0)) as first, socket.create_server(("127.0.0.1", 0)) as second:
         taken, receiver_taken = first.getsockname()[1], second.getsockname()[1]
         with command(tmp_path, "--port", str(taken), "--receiver-port", str(receiver_taken)) as demo:
@@ -111,7 +114,19 @@ def test_taken_ports_are_replaced_and_said(tmp_path: Path) -> None:
             assert demo.wait_for(r"Receiver: +\S+:(\d+)") == other
             health = httpx.get(f"http://127.0.0.1:{other}/api/health", trust_env=False)
             assert health.json()["status"] == "ok"
-            assert demo.end(signal.SIGTERM)[0] == 0
+            assert demo.end(signal.SIGHUP)[0] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variable", ["SENTRY_DSN", "DEMO_SECURE_COOKIES"])
+def test_a_wrong_setting_is_named(tmp_path: Path, variable: str) -> None:
+    """The demo does not start, and says which setting is at fault instead of where in the code."""
+    (tmp_path / ".env").write_text(f"{variable}=nonsense\n")
+    with command(tmp_path, "--port", "0", "--receiver-port", "0") as demo:
+        assert demo.process.wait(30) == 1
+        printed = demo.rest()
+    assert variable.removeprefix("DEMO_").lower() in printed.lower()
+    assert "Traceback" not in printed
 
 
 def test_traffic_without_a_demo_says_what_to_start(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,7 +26,15 @@ class ContextWindowError(Exception):
     """The prompt is longer than the model can read."""
 
 
+@dataclass(frozen=True, slots=True)
+class TextBlock:
+    text: str
+    type: str = "text"
+
+
 class OfflineStream:
+    """A reply, word by word."""
+
     def __init__(self, message: SimpleNamespace, pace_s: float) -> None:
         self.message = message
         self.pace_s = pace_s
@@ -41,6 +50,8 @@ class OfflineStream:
 
 
 class OfflineModel:
+    """The built-in model."""
+
     name = "metricx-offline-1"
 
     def __init__(self, pace_s: float = PACE_S) -> None:
@@ -60,7 +71,7 @@ class OfflineModel:
         # The shape of the Messages API's reply.
         message = SimpleNamespace(
             model=self.name,
-            content=[SimpleNamespace(type="text", text=text)],
+            content=[TextBlock(text)],
             usage=SimpleNamespace(input_tokens=given, output_tokens=count_tokens(text)),
         )
         yield OfflineStream(message, self.pace_s)
