@@ -40,6 +40,20 @@ def observed(receiver: Receiver, **more: Any) -> Iterator[Observability]:
         observability.close()
 
 
+def keys_for(receiver: Receiver) -> dict[str, Any]:
+    """Settings of a production that sends to `receiver`: closing waits for vendors, but never for a local receiver."""
+    return {
+        "environment": "production",
+        "sentry_dsn": receiver.url.replace("://", "://public@") + "/1",
+        "rudderstack_write_key": "write",
+        "rudderstack_data_plane_url": receiver.url,
+        "langfuse_public_key": "pk-lf-tests",
+        "langfuse_secret_key": "sk-lf-tests",
+        "langfuse_base_url": receiver.url,
+        "traces_sample_rate": 1.0,
+    }
+
+
 @dataclass(slots=True)
 class Answer:
     """What an application sent in one call, and what it raised."""
@@ -74,7 +88,8 @@ class Answer:
 def scope_of(path: str, *, method: str = "GET", headers: Mapping[str, str] | None = None, **more: Any) -> Scope:
     """An ASGI scope as uvicorn makes it; `?query` may be part of `path`."""
     path, _, query = path.partition("?")
-    pairs = [(name.lower().encode(), value.encode()) for name, value in {"host": "testserver", **(headers or {})}.items()]
+    given = {"host": "testserver", **(headers or {})}
+    pairs = [(name.lower().encode(), value.encode()) for name, value in given.items()]
     kind = {"type": "websocket", "scheme": "ws"} if method == "WEBSOCKET" else {"type": "http", "scheme": "http"}
     return {
         **kind, "asgi": {"version": "3.0", "spec_version": "2.4"}, "http_version": "1.1", "method": method,
