@@ -12,15 +12,14 @@ from fastapi.staticfiles import StaticFiles
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware.sessions import SessionMiddleware
 
+from demo_app import standins
+from demo_app.copilot.model import open_model
+from demo_app.database import open_database
+from demo_app.pages import page
+from demo_app.routers import auth, connections, dashboard, debug, qa
+from demo_app.security import NotSignedInError, identify, refuse_other_sites
+from demo_app.settings import HERE, Settings
 from metricx_observe import Observability
-
-from . import standins
-from .copilot.model import open_model
-from .database import open_database
-from .pages import page
-from .routers import auth, connections, dashboard, debug, qa
-from .security import NotSignedInError, identify, refuse_other_sites
-from .settings import HERE, Settings
 
 # authlib writes PKCE verifiers at DEBUG, which LOG_LEVEL=DEBUG would put on the console.
 logging.getLogger("authlib").setLevel(logging.INFO)

@@ -1,5 +1,5 @@
 """What a server is pointed at: `uvicorn demo_app.main:app`."""
 
-from .application import create_app
+from demo_app.application import create_app
 
 app = create_app()

@@ -8,10 +8,9 @@ from fastapi import Request
 from fastapi.responses import Response
 from fastapi.templating import Jinja2Templates
 
+from demo_app.security import signed_in
+from demo_app.settings import HERE
 from metricx_observe.context import current
-
-from .security import signed_in
-from .settings import HERE
 
 templates = Jinja2Templates(HERE / "templates")
 

@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator
 from datetime import date, timedelta
 
-from .models import AdMetric
+from demo_app.models import AdMetric
 
 DAYS = 60
 CAMPAIGNS = {

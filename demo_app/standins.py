@@ -17,8 +17,8 @@ from fastapi import APIRouter, Form, HTTPException, Query, Request
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 from pydantic import BaseModel, SecretStr
 
-from .pages import page
-from .settings import Provider
+from demo_app.pages import page
+from demo_app.settings import Provider
 
 router = APIRouter(prefix="/providers", include_in_schema=False)
 

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
+from demo_app.copilot.offline import OfflineModel
 from demo_app.settings import Settings
-
-from .offline import OfflineModel
 
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
