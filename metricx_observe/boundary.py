@@ -15,8 +15,8 @@ from .exceptions import InputError
 
 logger = logging.getLogger(__name__)
 
-_KINDS = 1_000
-"""Event names are part of a kind, and an application may make them up without end."""
+_MAX_KINDS = 500
+"""Kinds of fault hold names that the application chose, which may be without number."""
 
 
 class Boundary:
@@ -50,7 +50,7 @@ class Boundary:
         """
         for fault in faults:
             kind = f"{call}: {fault}"
-            if kind not in self.counts and len(self.counts) >= _KINDS:
+            if kind not in self.counts and len(self.counts) >= _MAX_KINDS:
                 kind = "other"
             self.counts[kind] += 1
             if self.strict:
