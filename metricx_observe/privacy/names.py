@@ -30,17 +30,21 @@ def _set(text: str) -> frozenset[str]:
 # `APIKey` is api + key, `accessToken2` is access + token + 2.
 _WORD = re.compile(r"[A-Z]++(?![a-z])|[A-Z]?[a-z]++|[A-Z]|\d++")
 _SECRET = _set(
-    """pass pw pwd passwd password passphrase passcode passkey secret secrets token jwt bearer auth authorization
-    authentication credential credentials creds csrf xsrf otp totp pin cvv cvc csc ssn iban mnemonic dsn sessid
-    phpsessid jsessionid sessionid apikey apikeys accesskey secretkey privatekey authkey signingkey encryptionkey
-    masterkey sharedkey writekey accountkey sshkey"""
+    """pw pwd secrets jwt bearer auth authorization authentication credential credentials creds csrf xsrf otp totp pin
+    cvv cvc csc pan ssn iban mnemonic dsn sessid phpsessid jsessionid sessionid apikeys"""
 )
-# Words written together: csrfmiddlewaretoken, dbpassword, clientsecret.
-_SECRET_ENDS = ("password", "passwords", "passwd", "passphrase", "secret", "token", "apikey", "credentials")
+# Also at the end of words written together: csrfmiddlewaretoken, dbpass, clientsecret.
+_SECRET_ENDS = tuple(
+    _set(
+        """pass passwd password passwords passphrase passcode passkey secret token credentials apikey accesskey secretkey
+        privatekey authkey signingkey encryptionkey masterkey sharedkey writekey accountkey sshkey"""
+    )
+)
+_NO_PASS = _set("bypass compass encompass overpass surpass trespass underpass")
 _PAIRS = frozenset(
     f"{first} {second}"
-    for group in """card:number,num,no,pan cc:number,num security:code auth:code authorization:code verification:code
-    recovery:code,codes backup:code,codes reset:code login:code otp:code mfa:code sms:code code:verifier oauth:verifier
+    for group in """card:number,num,no cc:number,num security:code auth:code,state authorization:code verification:code
+    recovery:code,codes backup:code,codes reset:code login:code otp:code mfa:code sms:code code:verifier oauth:verifier,state,code
     social:security session:key,token,cookie seed:phrase amz:credential,signature goog:credential,signature
     hub:signature slack:signature stripe:signature hmac:sha access:tokens,keys refresh:tokens auth:tokens bearer:tokens
     id:tokens api:tokens,keys secret:keys private:keys,pem encryption:keys signing:keys""".split()
@@ -113,7 +117,7 @@ class Names:
             return Verdict.SECRET
         if parts[-1] in _PERSONAL or pairs & _PERSONAL_PAIRS:
             return Verdict.PERSONAL
-        if joined in _IF_RANDOM or spaced.endswith(" session id "):
+        if joined in _IF_RANDOM or parts[-1] in ("sid", "session") or spaced.endswith(" session id "):
             return Verdict.IF_RANDOM
         return Verdict.IN_QUERY if joined in _IN_QUERY else Verdict.HARMLESS
 
@@ -130,4 +134,6 @@ def _is_secret(parts: tuple[str, ...], pairs: set[str]) -> bool:
         return before not in _PLAIN_KEYS
     if (last == "token" and before in _PLAIN_TOKENS) or (last in _DESCRIPTIONS and before):
         return False
-    return bool(pairs & _PAIRS) or any(part in _SECRET or part.endswith(_SECRET_ENDS) for part in parts)
+    return bool(pairs & _PAIRS) or any(
+        part in _SECRET or (part.endswith(_SECRET_ENDS) and part not in _NO_PASS) for part in parts
+    )

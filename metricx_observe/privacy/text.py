@@ -53,7 +53,7 @@ _ELEMENT = re.compile(r"[^<]*+")
 _NOTHING = re.compile(
     r"(?:None|null|NULL|True|False|true|false|undefined|str|int|bytes|Any|object|\.+|-"
     r"|(?:%\(?\w*\)?[srd]|\{[\w.!:\[\]]*\}|\$\{?\w+\}?|(?:[Bb]earer|[Bb]asic|[Tt]oken)\s*)+"
-    r"|[*•xX\- ]{3,}\d{0,4}|\[(?:Filtered|redacted|REDACTED)\]|<redacted>"
+    r"|(?:[*•xX\- ]|\\u2022){3,}\d{0,4}|\[(?:Filtered|redacted|REDACTED)\]|<redacted>"
     rf"|{_MARKER})?"
 )
 _RANDOM = re.compile(r"(?!\d{4}-\d\d-)(?=[^\d\s]*+\d)(?=[^A-Za-z\s]*+[A-Za-z])[^\s<>(){}]{16,}")
@@ -71,7 +71,8 @@ _VALUES = {
     # Prose has `bearer tokens` and `basic understanding`: a credential has a digit, a capital inside, or is long.
     "credentials": r"(?<![A-Za-z0-9])(?:[Bb]earer|[Bb]asic|BEARER|BASIC)[ ]{1,3}+"
     r"(?=[A-Za-z]*+[0-9._~+/=\-][A-Za-z0-9]|[a-z]*+[A-Z]+[a-z]|[A-Za-z]{20})[A-Za-z0-9._~+/\-]{6,}+=*+",
-    "url_password": r"(?<=://)[^\s:/?#@'\"]{0,256}+:[^\s/?#'\"]{1,256}@|(?<=://)[\w\-.%]{16,256}+@",
+    "url_password": r"(?<=://)[^\s:/?#@'\"]{0,256}+:[^\s/?#'\"]{1,256}@|(?<=://)[\w\-.%]{16,256}+@"
+    r"|(?i:(?<=%3A%2F%2F)[\w\-.~]{0,256}+%3A[^\s&%]{0,256}+(?:%(?!40)[^\s&%]{1,256}+){0,99}+%40)",
     "card": r"(?<![\w.])[2-6]\d{3}(?:[ \-]?\d){10,15}+(?!\w)",
 }
 _VALUE = re.compile("|".join(f"(?P<{rule}>{pattern})" for rule, pattern in _VALUES.items()))
@@ -87,7 +88,7 @@ PERSONAL = re.compile(
 _ANCHORS = tuple(
     (anchor, re.compile(pattern).search)
     for anchor, pattern in {
-        "-": r"-(?=[\w\-]{6})(?:(?<=sk-)|(?<=pk-)|(?<=pat-)|(?<=app-)|(?<=SPX-)|(?<=ypi-)|(?<=xox[a-z]-)|(?<=-----))",
+        "-": r"-(?=[\w\-]{5})(?:(?<=sk-)|(?<=pk-)|(?<=pat-)|(?<=app-)|(?<=SPX-)|(?<=ypi-)|(?<=xox[a-z]-)|(?<=-----))",
         "_": r"_(?=[\w+/=]{10})(?:(?<=k_)|(?<=sec_)|(?<=shp.._)|(?<=shp..._)|(?<=gh._)|(?<=pat_)|(?<=hf_)|(?<=npm_))",
         "A": r"A(?:[A-Z]{2}A[A-Z0-9]{16}|Iza|(?<=EA)A)",
         "J": r"J(?<=eyJ)",
@@ -96,6 +97,7 @@ _ANCHORS = tuple(
         "b": r"b(?:earer|asic) ",
         "B": r"B(?:earer|asic|EARER|ASIC) ",
         "@": r"@(?<!\s@)",
+        "%": r"%(?:3A%2F%2F|3a%2f%2f)",
     }.items()
 )
 _DIGITS = bytes(0x30 if chr(byte).isdigit() and byte < 0x80 else 0x20 if byte == 0x2D else byte for byte in range(256))
@@ -128,7 +130,8 @@ def by_value(text: str) -> list[Finding]:
         if (rule == "card" and not _is_card(match[0])) or (rule == "jwt" and "." not in match[0]):
             continue
         if rule == "url_password":
-            start, end = start + match[0].find(":") + 1, end - 1
+            colon = max(match[0].find(":"), match[0].upper().find("%3A") + 2)
+            start, end = start + colon + 1, end - (1 if text[end - 1] == "@" else 3)
         elif rule == "credentials":
             start += match[0].rfind(" ") + 1
         if MARKER.match(text, start) is None:
@@ -204,6 +207,8 @@ class NamedSecrets:
             return
         for begin, end in _value(text, separator, name, says, source):
             value = text[begin:end]
+            if name == "token" and "logprob" in text[end : end + 14]:
+                continue  # a language model's
             if says < Verdict.SECRET and not looks_random(value) and not (in_query and _is_callback(text, begin, end)):
                 continue
             if not says_nothing(value):

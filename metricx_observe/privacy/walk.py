@@ -71,11 +71,13 @@ class Pass:
             ):
                 return False
             value = value.values()
+        elif len(value) == 2 and self._before(value[0]) >= Verdict.IF_RANDOM:
+            return False
         clean = self._clean
         for item in value:
             kind = type(item)
             if kind is str:
-                if item not in clean and self._findings(item):
+                if (item not in clean and self._findings(item)) or "--" in item[:3]:
                     return False
             elif item is not None and kind is not bool and not self.is_clean(item, depth + 1):
                 return False
@@ -192,17 +194,19 @@ class Pass:
         says, pair, clean = Verdict.HARMLESS, len(value) == 2, self._clean
         for item in value:
             kind = type(item)
-            if says >= Verdict.SECRET:
+            if says >= Verdict.IF_RANDOM:
                 result.append(self._named(item, says, depth + 1))
             elif kind is str:
                 result.append(item if item in clean else self.text(item))
             else:
                 result.append(self._dict(item, depth + 1) if kind is dict else self.value(item, depth + 1))
-            says = Verdict.HARMLESS
-            if pair or (kind is str and "--" in item[:3]):
-                name = item.decode("latin-1") if kind is bytes else item
-                says = self._scrubber.verdict(name) if type(name) is str and len(name) < 100 else says
+            says = self._before(item) if pair or (kind is str and "--" in item[:3]) else Verdict.HARMLESS
         return result
+
+    def _before(self, item: Any) -> Verdict:
+        """What an item says of the one that follows it."""
+        name = item.decode("latin-1") if type(item) is bytes else item
+        return self._scrubber.verdict(unquoted(name)) if type(name) is str and len(name) < 100 else Verdict.HARMLESS
 
     def _lines(self, item: Any) -> Any:
         if type(item) is list:
