@@ -92,6 +92,8 @@ def ga4_parameter_faults(properties: Mapping[str, Any]) -> Iterator[str]:
     if len(properties) > MAX_PARAMETERS:
         yield f"GA4 takes {MAX_PARAMETERS} parameters an event"
     for name, value in properties.items():
+        if not isinstance(name, str):
+            continue
         if len(name) > MAX_NAME or name.startswith(_PREFIXES):
             yield f"GA4 drops the parameter {name[:MAX_NAME]!r}: at most {MAX_NAME} characters, no reserved prefix"
         elif isinstance(value, str) and len(value) > MAX_VALUE:

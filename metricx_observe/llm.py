@@ -7,17 +7,18 @@ work in async code too: nothing in them waits.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from math import isfinite
 from time import time_ns
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self
 
 from .boundary import Boundary
-from .context import Context, RequestContext, current_cell, one_line, text_id
+from .context import Context, RequestContext, current_cell, text_id
 from .ids import new_id, new_span_id
-from .normalise import Notes, snapshot
+from .normalise import Notes, line, moment, plain, snapshot
 from .usage import read_response, usage_details
 
 logger = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ class ScoreRecord(NamedTuple):
     """A score of a trace or observation."""
 
     id: str
+    trace: TraceFacts
     trace_id: str
     observation_id: str
     name: str
@@ -94,7 +96,9 @@ class LLMSink(Protocol):
 _current: ContextVar[Observation | None] = ContextVar("metricx_observe_observation", default=None)
 _JSON = ("input", "output", "metadata", "model_parameters")
 _CONTENT = frozenset({"input", "output"})
-_LEVELS = frozenset({"DEBUG", "DEFAULT", "WARNING", "ERROR"})
+_MAX_TEXT = 10_000
+_MAX_TAGS = 50
+_LEVELS = ("DEBUG", "DEFAULT", "WARNING", "ERROR")
 
 
 class LLMTracer:
@@ -134,7 +138,7 @@ class LLMTracer:
         `workspace_id` it belongs to those that are bound when it ends.
         """
         cell = self._cell or current_cell()
-        parent = _current.get()
+        parent = current_observation()
         if parent is not None and parent._tracer._cell_now() is cell:
             shared, trace_id, parent_id = parent._shared, parent.trace_id, parent.id
         else:
@@ -197,10 +201,10 @@ class Observation:
         self.id = new_span_id()
         self.parent_id = parent_id
         self.type = type
-        self.name = "unnamed"
-        with tracer._boundary("llm"):
-            self.name = one_line(name)[:200] or "unnamed"
-        self.start_ns = _ns(start_time)
+        notes: Notes = []
+        self.name = line(name, notes).strip() or "unnamed"
+        self.start_ns = _ns(start_time, notes)
+        tracer._boundary.note(type, notes)
 
     @property
     def url(self) -> str | None:
@@ -249,32 +253,37 @@ class Observation:
                 `session_id`, `tags` of a trace.
         """
         with self._tracer._boundary(f"{self.type}.update"):
-            notes: Notes = []
-            given = {"input": input, "output": output, "metadata": metadata, **more}
-            for key, value in given.items():
+            notes: Notes = ["updated after its end"] if self._ended else []
+            fields = {"input": input, "output": output, "metadata": metadata, "level": level, **more}
+            for key, value in {**fields, "status_message": status_message}.items():
                 if value is not None:
-                    self._set(key, value, notes)
-            if level is not None:
-                self._texts["level"] = level if level in _LEVELS else "DEFAULT"
-            if status_message is not None:
-                self._texts["status_message"] = str(status_message)[:10_000]
-            if notes:
-                self._tracer._boundary.note(self.type, dict.fromkeys(notes))
+                    try:
+                        self._set(key, value, notes)
+                    except Exception:
+                        notes.append(f"unusable {key[:40]}")
+            self._tracer._boundary.note(self.type, dict.fromkeys(notes))
         return self
 
     def _set(self, key: str, value: Any, notes: Notes) -> None:
-        if key in _CONTENT and self._without_content():
-            return
         if key in _JSON:
-            self._fields[key] = snapshot(value, notes)
-        elif key == "usage":
-            self._fields["usage"] = snapshot(usage_details(value), notes)
-        elif key == "cost":
-            self._fields["cost"] = snapshot(value, notes)
+            if key not in _CONTENT or not self._without_content():
+                self._fields[key] = snapshot(value, notes)
+        elif key in _NUMBERS:
+            counts = _NUMBERS[key](value)
+            if counts:
+                self._fields[key] = snapshot(counts, notes)
+            else:
+                notes.append(f"no numbers in {key}")
         elif key == "model":
-            self._texts["model"] = one_line(value)[:200]
-        elif key == "completion_start_time" and isinstance(value, datetime):
-            self._texts[key] = _aware(value).isoformat()
+            self._texts[key] = line(value, notes)
+        elif key == "status_message":
+            self._texts[key] = _text(value, notes)
+        elif key == "level":
+            level = line(value, notes).upper()
+            self._texts[key] = level if level in _LEVELS else "DEFAULT"
+        elif key == "completion_start_time":
+            if (time := moment(value, notes)) is not None:
+                self._texts[key] = time.isoformat()
         else:
             notes.append(f"unknown field {key[:40]}")
 
@@ -293,12 +302,17 @@ class Observation:
             sink = self._tracer._sink
             if sink is None:
                 return None
-            data_type = "BOOLEAN" if isinstance(value, bool) else "CATEGORICAL" if isinstance(value, str) else "NUMERIC"
-            number: float | str = value if isinstance(value, str) else float(value)
+            data_type, notes = "NUMERIC", Notes()
+            if isinstance(value, (bool, str)):
+                data_type = "BOOLEAN" if isinstance(value, bool) else "CATEGORICAL"
+            number: float | str = line(value, notes, 500) if isinstance(value, str) else float(value)
+            if isinstance(number, float) and not isfinite(number):
+                raise ValueError("not a number")
             record = ScoreRecord(
-                new_id(), self.trace_id, self.id, one_line(name)[:200], number, data_type,
-                None if comment is None else str(comment)[:10_000], datetime.now(UTC),
+                new_id(), self._facts(), self.trace_id, self.id, line(name, notes), number, data_type,
+                None if comment is None else _text(comment, notes), datetime.now(UTC),
             )  # fmt: skip
+            self._tracer._boundary.note("score", dict.fromkeys(notes))
             return record.id if sink.put(record, 600) else None
         return None
 
@@ -308,7 +322,9 @@ class Observation:
             if self._ended:
                 return
             self._ended = True
-            end_ns = max(_ns(end_time), self.start_ns)
+            notes: Notes = []
+            end_ns = max(_ns(end_time, notes), self.start_ns)
+            self._tracer._boundary.note(self.type, notes)
             self._shared.last_end_ns = max(self._shared.last_end_ns, end_ns)
             self._put(end_ns)
 
@@ -316,14 +332,16 @@ class Observation:
         sink, cell = self._tracer._sink, self._tracer._cell
         if sink is None:
             return
+        # given away: an update after the end must not change what the writer is reading
+        fields, texts, self._fields, self._texts = self._fields, self._texts, {}, {}
         record = ObservationRecord(
             self._facts(), self.trace_id, self.id, self.parent_id, self.type, self.name, self.start_ns, end_ns,
-            self._fields, self._texts,
+            fields, texts,
         )  # fmt: skip
-        if sink.put(record, 900 + sum(map(len, self._fields.values()))) and cell is not None:
+        if sink.put(record, 900 + sum(map(len, fields.values()))) and cell is not None:
             cell.put = True
         if logger.isEnabledFor(logging.INFO):
-            logger.info("%s %s trace_id=%s level=%s", self.type, self.name, self.trace_id, self._texts.get("level", ""))
+            logger.info("%s %s trace_id=%s level=%s", self.type, self.name, self.trace_id, texts.get("level", ""))
 
     def _facts(self) -> TraceFacts:
         shared, cell = self._shared, self._tracer._cell
@@ -338,7 +356,7 @@ class Observation:
         )
 
     def __enter__(self) -> Self:
-        self._before = _current.get()
+        self._before = current_observation()
         _current.set(self)
         with self._tracer._boundary("llm"):
             if self._tracer._sink is not None:
@@ -348,11 +366,13 @@ class Observation:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        # not by token: a streamed answer's block may end in another Context, where a token is refused
-        _current.set(self._before)
-        with self._tracer._boundary("llm"):
-            if self._tracer._sink is not None:
-                self._tracer._sink.detach(self._otel_before)
+        # Only where it is the current one, and not by token: a streamed answer's block may end in another Context.
+        if _current.get() is self:
+            _current.set(self._before)
+            with self._tracer._boundary("llm"):
+                if self._tracer._sink is not None:
+                    self._tracer._sink.detach(self._otel_before)
+        self._otel_before = None
         if isinstance(error, Exception):
             self.fail(error)
         elif error is not None:
@@ -369,10 +389,14 @@ class Trace(Observation):
         shared = self._shared
         if key in ("user_id", "session_id", "workspace_id"):
             setattr(shared, key, text_id(value))
+            if getattr(shared, key) is None:
+                notes.append(f"unusable {key}")
         elif key == "tags":
-            shared.tags = tuple(one_line(tag)[:200] for tag in ([value] if isinstance(value, str) else value))
-        elif key == "metadata" and isinstance(value, Mapping):
-            shared.metadata = {**shared.metadata, **value}
+            found = plain(value, notes)
+            shared.tags = tuple(line(tag, notes) for tag in (found if isinstance(found, list) else [found])[:_MAX_TAGS])
+        elif key == "metadata":
+            found = plain(value, notes)
+            shared.metadata = {**shared.metadata, **(found if isinstance(found, dict) else {"metadata": found})}
         else:
             super()._set(key, value, notes)
 
@@ -395,15 +419,33 @@ class Generation(Observation):
 
 
 def current_observation() -> Observation | None:
-    """The observation whose `with` block runs here."""
-    return _current.get()
+    """The observation whose `with` block runs here.
+
+    Blocks in generators of one Context may end in any order: one that has ended is never the current one.
+    """
+    found = _current.get()
+    while found is not None and found._ended:
+        found = found._before
+    return found
 
 
-def _ns(moment: object) -> int:
-    """Of `moment`, else of now. Whole microseconds, which is what a datetime has: a length that was given is exact."""
-    us = round(_aware(moment).timestamp() * 1e6) if isinstance(moment, datetime) else time_ns() // 1000
+def _text(value: object, notes: Notes) -> str:
+    found = plain(value, notes, _MAX_TEXT)
+    return found if isinstance(found, str) else str(found)
+
+
+def _ns(time: object, notes: Notes) -> int:
+    """Of `time`, else of now. Whole microseconds, which is what a datetime has: a length that was given is exact."""
+    given = moment(time, notes)
+    us = round(given.timestamp() * 1e6) if given is not None else time_ns() // 1000
     return us * 1000
 
 
-def _aware(moment: datetime) -> datetime:
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+def _costs(value: object) -> dict[str, float]:
+    """Costs in USD by kind; a plain number is the total."""
+    found = plain(value)
+    costs = found if isinstance(found, dict) else {"total": found}
+    return {key: cost for key, cost in costs.items() if isinstance(cost, (int, float)) and not isinstance(cost, bool)}
+
+
+_NUMBERS: Mapping[str, Callable[[object], Mapping[str, float]]] = {"usage": usage_details, "cost": _costs}

@@ -10,7 +10,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Set
-from datetime import date, time, timedelta
+from contextlib import suppress
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from pathlib import PurePath
@@ -51,6 +52,18 @@ def line(value: object, notes: Notes, limit: int = 200) -> str:
         return value[:limit]
     found = plain(value, notes, limit * 4)
     return one_line(found if isinstance(found, str) else orjson.dumps(found).decode())[:limit]
+
+
+def moment(value: object, notes: Notes) -> datetime | None:
+    """A datetime in UTC (naive means UTC); None for None, and for what is no time that the vendors can count from."""
+    if isinstance(value, datetime):
+        with suppress(Exception):  # out of range, or a time zone that fails
+            found = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+            if 1970 <= found.year < 2262:  # what 64 bits of nanoseconds hold
+                return found
+    if value is not None:
+        notes.append("unusable time")
+    return None
 
 
 def plain(value: object, notes: Notes | None = None, max_bytes: int = MAX_BYTES) -> Any:

@@ -9,7 +9,11 @@ from typing import Any, Protocol
 
 from .boundary import Boundary
 from .context import DETACHED, Context, current_cell, use_cell
+from .normalise import Notes, line, plain
 
+_LEVELS = ("fatal", "error", "warning", "info", "debug")
+_MAX_TEXT = 8_192
+"""Sentry's limit for a message."""
 _MARK = "__metricx_observe_event__"
 
 
@@ -64,10 +68,13 @@ class ErrorReporter:
             The event id (32 hex digits). An exception that was reported before in this request gives its first id.
         """
         with self._boundary("capture_exception"):
-            error = sys.exc_info()[1] if error is None else error
+            if error is None:
+                error = sys.exc_info()[1]
             if isinstance(error, BaseException):
                 return self.report(error, handled=True, extra=extra, level=level)
             self._boundary.note("capture_exception", ["no exception given"])
+            if error is not None:  # what was meant as one is not lost
+                return self.capture_message(error, level="error" if level is None else level, extra=extra)
         return None
 
     def report(
@@ -82,52 +89,75 @@ class ErrorReporter:
         if self._sink is None:
             return None
         cell = self._own_cell()
-        if cell is None:
-            return self._sink.capture(error, handled=handled, extra=extra, level=level)
         known = reported_as(error, cell)
         if known is not None:
             return known or None
-        with use_cell(cell):
-            event_id = self._sink.capture(error, handled=handled, extra=extra, level=level)
+        given, level = self._given("capture_exception", extra, level)
+        with use_cell(cell) if cell is not None else nullcontext():
+            event_id = self._sink.capture(error, handled=handled, extra=given, level=level)
         mark_reported(error, cell, event_id or "")
         return event_id
 
     def capture_message(
-        self, text: str, *, level: str = "info", extra: Mapping[str, Any] | None = None
+        self, text: object, *, level: str = "info", extra: Mapping[str, Any] | None = None
     ) -> str | None:
         """Report a message. Returns the event id."""
         with self._boundary("capture_message"):
             if self._sink is None:
                 return None
-            cell = self._own_cell()
+            cell, notes = self._own_cell(), Notes()
+            message = _text(text, notes)
+            given, known = self._given("capture_message", extra, level, notes)
             with use_cell(cell) if cell is not None else nullcontext():
-                return self._sink.message(str(text), level, extra)
+                return self._sink.message(message, known or "info", given)
         return None
 
     def add_breadcrumb(
-        self, message: str, *, category: str | None = None, data: Mapping[str, Any] | None = None
+        self, message: object, *, category: str | None = None, data: Mapping[str, Any] | None = None
     ) -> None:
         """Remember a step that shows on the next error of this request."""
         with self._boundary("add_breadcrumb"):
             if self._sink is not None:
-                self._sink.breadcrumb(str(message), category, data)
+                notes: Notes = []
+                label = None if category is None else line(category, notes)
+                given, _ = self._given("add_breadcrumb", data, None, notes)
+                self._sink.breadcrumb(_text(message, notes), label, given)
+
+    def _given(
+        self, call: str, extra: object, level: object, notes: Notes | None = None
+    ) -> tuple[dict[str, Any] | None, str | None]:
+        """What a caller gave beside the error: read once here, since Sentry's SDK keeps references."""
+        notes = [] if notes is None else notes
+        fields = None if extra is None else plain(extra, notes)
+        known = None if level is None else line(level, notes).lower()
+        if known not in (None, *_LEVELS):
+            notes.append("unknown level")
+            known = None
+        self._boundary.note(call, dict.fromkeys(notes))
+        return fields if fields is None or isinstance(fields, dict) else {"extra": fields}, known
 
     def _own_cell(self) -> Context | None:
         cell = self._cell or current_cell()
         return None if cell is DETACHED else cell
 
 
-def mark_reported(error: BaseException, cell: Context, event_id: str) -> None:
+def _text(value: object, notes: Notes) -> str:
+    found = plain(value, notes, _MAX_TEXT)
+    return found if isinstance(found, str) else str(found)
+
+
+def mark_reported(error: BaseException, cell: Context | None, event_id: str) -> None:
     """Remember on the exception itself that it was reported: a list of exceptions would keep their frames alive."""
-    cell.reported = True
+    if cell is not None:
+        cell.reported = True
     with suppress(Exception):  # a class of the application's may refuse attributes
-        setattr(error, _MARK, (cell.state.request_id, event_id))
+        setattr(error, _MARK, (cell and cell.state.request_id, event_id))
 
 
-def reported_as(error: BaseException, cell: Context) -> str | None:
+def reported_as(error: BaseException, cell: Context | None) -> str | None:
     """The event id of this very exception in this request or job; one that is raised again in another is news."""
-    request_id, event_id = getattr(error, _MARK, (None, None))
-    return event_id if request_id == cell.state.request_id else None
+    request_id, event_id = getattr(error, _MARK, ("", None))
+    return event_id if request_id == (cell and cell.state.request_id) else None
 
 
 def was_reported(error: BaseException) -> bool:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from .boundary import Boundary
-from .context import Context, RequestContext, RequestInfo, current_cell, one_line, text_id
+from .context import Context, RequestContext, RequestInfo, current_cell, text_id
 from .events import DOCUMENTED, Event, ga4_name_faults, ga4_parameter_faults
 from .ids import new_id
-from .normalise import Notes, snapshot
+from .normalise import Notes, line, moment, plain, snapshot
 
 logger = logging.getLogger(__name__)
 
@@ -82,10 +83,9 @@ class Tracker:
         with self._boundary("track"):
             notes: Notes = []
             name, values, personal = _event_parts(event, properties, notes)
-            if name is None:
-                self._boundary.note("track", [*notes, "no event name"])
-                return None
-            return self._send("track", notes, name, None, values, user_id, anonymous_id, timestamp, personal)
+            if name:
+                return self._send("track", notes, name, None, values, user_id, anonymous_id, timestamp, personal)
+            self._boundary.note("track", ["no event name"])
         return None
 
     def identify(
@@ -98,28 +98,29 @@ class Tracker:
     ) -> str | None:
         """Tell analytics who a user is: the given user, else the bound one. Binds nobody."""
         with self._boundary("identify"):
+            notes: Notes = []
             state, given = self._state(), text_id(user_id)
-            user = state.user if state is not None and state.user is not None else None
-            known = user if user is not None and given in (None, user.id) else None
-            values: dict[str, Any] = dict(known.traits) if known else {}
-            if email or (known and known.email):
-                values["email"] = email or (known.email if known else None)
-            if workspace_id is not None:
-                values["workspace_id"] = text_id(workspace_id)
-            values.update(_mapping(traits))
-            personal = frozenset({"email"})
-            return self._send("identify", [], None, None, values, user_id, None, None, personal)
+            user = state.user if state is not None else None
+            values: dict[str, Any] = {}
+            if user is not None and given in (None, user.id):
+                values = {**user.traits, **({} if user.email is None else {"email": user.email})}
+            if email is not None:
+                values["email"] = email
+            if (workspace := _id(workspace_id, notes)) is not None:
+                values["workspace_id"] = workspace
+            values.update(_mapping(traits, notes))
+            return self._send("identify", notes, None, None, values, user_id, None, None, frozenset({"email"}))
         return None
 
     def group(self, workspace_id: object = None, *, traits: Mapping[str, Any] | None = None) -> str | None:
         """Say that the user belongs to a workspace: the given one, else the bound one."""
         with self._boundary("group"):
+            notes: Notes = []
             state = self._state()
-            target = text_id(workspace_id) or (state.workspace.id if state and state.workspace else None)
-            if target is None:
-                self._boundary.note("group", ["no workspace id"])
-                return None
-            return self._send("group", [], None, target, _mapping(traits), None, None, None)
+            target = _id(workspace_id, notes) or (state.workspace.id if state and state.workspace else None)
+            if target is not None:
+                return self._send("group", notes, None, target, _mapping(traits, notes), None, None, None)
+            self._boundary.note("group", ["no workspace id"])
         return None
 
     def alias(self, previous_id: object, user_id: object = None) -> str | None:
@@ -127,10 +128,9 @@ class Tracker:
         with self._boundary("alias"):
             state = self._state()
             user, previous = text_id(user_id) or (state.user.id if state and state.user else None), text_id(previous_id)
-            if previous is None or user is None:
-                self._boundary.note("alias", ["needs a previous id and a user"])
-                return None
-            return self._send("alias", [], None, previous, {}, user, None, None)
+            if previous is not None and user is not None:
+                return self._send("alias", [], None, previous, {}, user, None, None)
+            self._boundary.note("alias", ["needs a previous id and a user"])
         return None
 
     def page(
@@ -138,9 +138,10 @@ class Tracker:
     ) -> str | None:
         """Send a page view; the page is the request's."""
         with self._boundary("page"):
-            label = None if name is None else one_line(name)
-            group = None if category is None else one_line(category)
-            return self._send("page", [], label, group, _mapping(properties), None, None, None)
+            notes: Notes = []
+            label = None if name is None else line(name, notes)
+            group = None if category is None else line(category, notes)
+            return self._send("page", notes, label, group, _mapping(properties, notes), None, None, None)
         return None
 
     def _state(self) -> RequestContext | None:
@@ -164,20 +165,20 @@ class Tracker:
         if self._put is None or (state is not None and state.consent.analytics is False):
             return None
         body = snapshot(values, notes, _MAX_BYTES)
-        user = text_id(user_id) or (state.user.id if state is not None and state.user is not None else None)
+        user = _id(user_id, notes) or (state.user.id if state is not None and state.user is not None else None)
         message_id = new_id()
         record = TrackRecord(
-            type, message_id, _utc(timestamp), user, text_id(anonymous_id), name, target, body, personal, state,
-            cell.info if cell is not None else None,
+            type, message_id, moment(timestamp, notes) or datetime.now(UTC), user, _id(anonymous_id, notes),
+            name, target, body, personal, state, cell.info if cell is not None else None,
         )  # fmt: skip
         if notes:
             self._boundary.note(f"{type} {name or ''}".strip(), dict.fromkeys(notes))
         if not self._put(record, len(body) + 400):  # the record's own objects hold some 400 bytes
             return None
-        if cell is not None:
+        if cell is not None and state is not None:
             cell.put = True
         if logger.isEnabledFor(logging.INFO):
-            logger.info("%s %s id=%s", type, name or "", message_id)  # an alias's target may be an address
+            logger.info("%s %s id=%s", type, name or "", message_id)
         return message_id
 
 
@@ -186,31 +187,34 @@ _NO_NAMES: frozenset[str] = frozenset()
 
 def _event_parts(
     event: object, properties: object, notes: Notes
-) -> tuple[str | None, Mapping[str, Any], frozenset[str]]:
+) -> tuple[str, Mapping[str, Any], frozenset[str]]:
     if isinstance(event, Event):
-        values: Mapping[str, Any] = event.__dict__
-        if properties:
-            values = {**values, **_mapping(properties)}
+        name, personal, values = event.name, event.personal, event.__dict__
+        if properties is not None:
+            values = {**values, **_mapping(properties, notes)}
+    else:
+        name = "" if event is None else line(event, notes, 256).strip()
+        known = DOCUMENTED.get(name)
+        personal = known.personal if known is not None else _NO_NAMES
+        values = _mapping(properties, notes)
+        if known is None:
+            notes.extend(ga4_name_faults(name))
+    with suppress(Exception):  # what cannot be read is the normaliser's to mark
         notes.extend(ga4_parameter_faults(values))
-        return event.name, values, event.personal
-    values = _mapping(properties)
-    if event is None or isinstance(event, (bytes, Mapping)):
-        return None, values, _NO_NAMES
-    name = one_line(event).strip()[:256]
-    known = DOCUMENTED.get(name)
-    if known is None:
-        notes.extend(ga4_name_faults(name))
-    notes.extend(ga4_parameter_faults(values))
-    return name or None, values, known.personal if known else _NO_NAMES
+    return name, values, personal
 
 
-def _mapping(value: object) -> Mapping[str, Any]:
+def _mapping(value: object, notes: Notes) -> dict[str, Any]:
     if value is None:
         return {}
-    return value if isinstance(value, Mapping) else {"value": value}
+    if type(value) is dict:
+        return value
+    fields = plain(value, notes, _MAX_BYTES)
+    return fields if isinstance(fields, dict) else {"value": fields}
 
 
-def _utc(timestamp: object) -> datetime:
-    if not isinstance(timestamp, datetime):
-        return datetime.now(UTC)
-    return timestamp.replace(tzinfo=UTC) if timestamp.tzinfo is None else timestamp.astimezone(UTC)
+def _id(value: object, notes: Notes) -> str | None:
+    found = text_id(value)
+    if found is None and value is not None:
+        notes.append("unusable id")
+    return found

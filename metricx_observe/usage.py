@@ -45,7 +45,7 @@ def read_response(response: object) -> dict[str, Any]:
 def _counts(usage: object) -> Iterator[tuple[str, int]]:
     fields: Any = usage if isinstance(usage, Mapping) else getattr(usage, "__dict__", {})
     for key, count in fields.items():
-        if isinstance(count, (int, float)) and not isinstance(count, bool) and count == count and abs(count) < 2**53:
+        if isinstance(count, (int, float)) and not isinstance(count, bool) and 0 <= count < 2**53:
             yield str(key), int(count)
 
 

@@ -14,6 +14,7 @@ from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
+from math import isfinite
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -55,6 +56,7 @@ _TEXT_KEYS = {
     "completion_start_time": Key.OBSERVATION_COMPLETION_START_TIME,
 }
 _CONTENT = frozenset({"input", "output", "status_message"})
+_INT64 = 1 << 63
 _APPLICATION_SPAN_BYTES = 8_000
 """What a span of the application's own Langfuse code holds until it is encoded, about."""
 
@@ -123,7 +125,9 @@ class LangfuseChannel(_Channel):
                 clean = self._scrubber.scrub_json(data, record.type, name) if name in _CONTENT else data
                 values[_JSON_KEYS[name]] = _as_text(clean)
         for name, text in record.texts.items():
-            values[_TEXT_KEYS[name]] = self._scrubber.text(text, record.type, name) if name in _CONTENT else text
+            clean_text = self._scrubber.text(text, record.type, name) if name in _CONTENT else text
+            # a time is JSON as the SDK writes it, in quotes
+            values[_TEXT_KEYS[name]] = _quoted(clean_text) if name == "completion_start_time" else clean_text
         if (usage := record.fields.get("usage")) is not None:
             values |= _gen_ai(record.texts.get("model"), orjson.loads(usage))
         status = {"code": 2, "message": values.get(Key.OBSERVATION_STATUS_MESSAGE, "")}
@@ -192,10 +196,19 @@ class ScoreChannel(_Channel):
     def __init__(self, settings: Settings, target: Vendor, scrubber: Scrubber) -> None:
         super().__init__(target)
         self._environment = settings.environment_name
+        self._release = settings.release
         self._scrubber = scrubber
 
     def encode(self, record: Any) -> Sequence[Message]:
-        """A `ScoreRecord` in the field names of the API."""
+        """A `ScoreRecord` in the field names of the API, which has no place for user and request but its metadata."""
+        trace = record.trace
+        about = {
+            "user_id": trace.user_id,
+            "workspace_id": trace.workspace_id,
+            "request_id": trace.state and trace.state.request_id,
+            "request_trace_id": trace.state and trace.state.trace_id,
+            "release": self._release,
+        }
         score = {
             "id": record.id,
             "traceId": record.trace_id,
@@ -205,6 +218,7 @@ class ScoreChannel(_Channel):
             "dataType": record.data_type,
             "comment": record.comment and self._scrubber.text(record.comment, "score", "comment"),
             "environment": self._environment,
+            "metadata": {key: value for key, value in about.items() if value is not None},
             "timestamp": record.timestamp.isoformat(),
         }
         return [Message("score", orjson.dumps({key: value for key, value in score.items() if value is not None}))]
@@ -402,8 +416,10 @@ def _value(value: Any) -> dict[str, Any]:
         return {"stringValue": value}
     if isinstance(value, bool):
         return {"boolValue": value}
-    if isinstance(value, int):
+    if isinstance(value, int) and -_INT64 <= value < _INT64:
         return {"intValue": str(value)}
-    if isinstance(value, float):
+    if isinstance(value, float) and isfinite(value):
         return {"doubleValue": value}
-    return {"arrayValue": {"values": [_value(item) for item in value]}}
+    if isinstance(value, (list, tuple)):
+        return {"arrayValue": {"values": [_value(item) for item in value]}}
+    return {"stringValue": str(value)}
