@@ -215,6 +215,8 @@ class Sentry:
         self._channel.transport = transport = _Transport(put, commit)
         sentry_sdk.init(**{**self._options(web), **options, "dsn": self._target.url, "transport": transport})
         self._client = sentry_sdk.get_client()
+        # its ContextVar keeps the last exception, and so its frames, alive in each task that began after it
+        self._client.integrations.pop("dedupe", None)
         ignore_logger("metricx_observe.*")
         sentry_sdk.get_global_scope().add_event_processor(self._process)
         Sentry._owner = self
@@ -292,6 +294,7 @@ class Sentry:
         """An isolation scope for one request or job, bound to its cell."""
         with sentry_sdk.isolation_scope() as scope:
             scope.clear_breadcrumbs()  # a fork copies the parent's
+            sentry_sdk.get_current_scope().span = None
             # also after a later `sentry_sdk.init` by the application; `set_client` costs 8 us more for attributes
             scope.client = self._client
             scope.add_event_processor(lambda event, hint: self._process(event, hint, cell))
@@ -322,14 +325,12 @@ class Sentry:
             return event
         if running is not None and cell is not None:
             return event  # the process's own processor, which has no cell, had it already
-        cell = running or cell
-        if cell is None or cell is DETACHED:
-            return event
+        cell = running or cell or DETACHED
         if error is not None:  # it may have been logged and raised as well
             if reported_as(error, cell) not in (None, event["event_id"]):
                 return None
             mark_reported(error, cell, event["event_id"])
-        return enrich(event, cell, self._send_ip)
+        return event if cell is DETACHED else enrich(event, cell, self._send_ip)
 
     def _sampled(self, cell: Context) -> bool:
         """Decided before a transaction is built. A negative upstream leaves it out, a positive one has a limit."""
