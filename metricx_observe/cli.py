@@ -23,7 +23,7 @@ def commands() -> None:
 @app.command()
 def dev(
     host: Annotated[str, typer.Option(help="Address to listen on; any but loopback needs a token.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 4390,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 4390,
     store: Annotated[Path | None, typer.Option(help="SQLite file; default: in the user's state directory.")] = None,
     token: Annotated[str | None, typer.Option(envvar="METRICX_RECEIVER_TOKEN", help="Callers must present it.")] = None,
     allowed_host: Annotated[list[str] | None, typer.Option(help="A name for the Host header; repeatable.")] = None,

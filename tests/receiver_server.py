@@ -1,6 +1,6 @@
 """A real receiver for tests: uvicorn in a thread on a free port of 127.0.0.1.
 
-    from receiver_server import running_receiver
+    from tests.receiver_server import running_receiver
 
     with running_receiver() as receiver:
         ...  # something that posts to receiver.url
@@ -14,7 +14,7 @@ import contextvars
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from typing import Any
 import httpx
 
 from metricx_observe.receiver import Limits, create_app
+from metricx_observe.receiver.guard import LOOPBACK_HOSTS
 from metricx_observe.receiver.server import listen, server
 
 GENEROUS = Limits(rows=1_000_000, rows_per_s=1_000_000)
@@ -81,10 +82,15 @@ class Receiver:
 
 @contextmanager
 def running_receiver(
-    store_path: str | Path = ":memory:", *, port: int = 0, token: str | None = None, limits: Limits = GENEROUS
+    store_path: str | Path = ":memory:",
+    *,
+    port: int = 0,
+    token: str | None = None,
+    allowed_hosts: Collection[str] = LOOPBACK_HOSTS,
+    limits: Limits = GENEROUS,
 ) -> Iterator[Receiver]:
     """A receiver on a free port (or on `port`, to come back where another one was) until the block ends."""
-    uvicorn_server = server(create_app(store_path, token=token, limits=limits))
+    uvicorn_server = server(create_app(store_path, token=token, allowed_hosts=allowed_hosts, limits=limits))
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     with listen("127.0.0.1", port) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"

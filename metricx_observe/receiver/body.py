@@ -13,6 +13,8 @@ from .signals import Refused
 
 WINDOW_BITS = {"gzip": 31, "deflate": 15}
 """For zlib: with the gzip header, and with the zlib header, which HTTP calls deflate."""
+CHUNK = 1 << 20
+"""Bytes that are decompressed at a time, so that a bomb is noticed before it is large."""
 
 
 async def read_body(request: Request, limit: int) -> bytes:
@@ -36,9 +38,9 @@ def decompress(body: bytes, coding: str, limit: int) -> bytes:
     """
     coding = coding.strip().lower() or "identity"
     if coding in WINDOW_BITS:
-        parts = _inflate(body, coding, limit)
+        parts = _inflate(body, coding)
     elif coding == "br":
-        parts = _unbrotli(body, limit)
+        parts = _unbrotli(body)
     elif coding == "identity":
         parts = iter([body])
     else:
@@ -51,19 +53,22 @@ def decompress(body: bytes, coding: str, limit: int) -> bytes:
     return bytes(whole)
 
 
-def _inflate(body: bytes, coding: str, limit: int) -> Iterator[bytes]:
-    while body:  # gzip may be a chain of members
-        member = zlib.decompressobj(WINDOW_BITS[coding])
-        try:
-            yield member.decompress(body, limit + 1)
-        except zlib.error:
-            raise Refused(400, f"the body is not valid {coding}") from None
-        if not member.eof:
-            raise Refused(400, f"the {coding} body is truncated")
-        body = member.unused_data
+def _inflate(body: bytes, coding: str) -> Iterator[bytes]:
+    stream = zlib.decompressobj(WINDOW_BITS[coding])
+    try:
+        while not stream.eof:
+            part = stream.decompress(body, CHUNK)
+            if not part and not stream.unconsumed_tail and not stream.eof:
+                raise Refused(400, f"the {coding} body is truncated")
+            yield part
+            body = stream.unconsumed_tail
+    except zlib.error:
+        raise Refused(400, f"the body is not valid {coding}") from None
+    if stream.unused_data:  # of many tiny members, which no SDK sends, each would cost a copy of all that follow
+        raise Refused(400, f"the {coding} body goes on after its end")
 
 
-def _unbrotli(body: bytes, limit: int) -> Iterator[bytes]:
+def _unbrotli(body: bytes) -> Iterator[bytes]:
     """Sentry's SDK sends br where brotli is installed, which is then usually the receiver's environment as well."""
     try:
         brotli: Any = import_module("brotli")
@@ -71,8 +76,11 @@ def _unbrotli(body: bytes, limit: int) -> Iterator[bytes]:
         raise Refused(415, "Content-Encoding br needs: pip install 'brotli>=1.2'; gzip needs nothing") from None
     stream = brotli.Decompressor()
     try:
-        yield stream.process(body, output_buffer_limit=limit + 1)
+        while not stream.is_finished():
+            part = stream.process(body, output_buffer_limit=CHUNK)
+            if not part and stream.can_accept_more_data():
+                raise Refused(400, "the br body is truncated")
+            yield part
+            body = b""
     except (brotli.error, TypeError):  # before 1.2 it knows no limit
         raise Refused(400, "the body is not valid br, or brotli is older than 1.2") from None
-    if not stream.is_finished():
-        raise Refused(400, "the br body is truncated")

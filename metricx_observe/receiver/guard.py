@@ -52,6 +52,7 @@ class Guard:
 
         try:
             self._check(scope["method"], Headers(scope=scope))
+            scope["app"] = self._app  # with it Starlette's routes raise for 404 and 405, which are then JSON as well
             await self._app(scope, receive, send_secured)
         except HTTPException as refused:
             # RudderStack's SDK reads `code` and `message`, and fails where they are missing.

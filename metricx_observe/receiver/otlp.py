@@ -51,8 +51,8 @@ def _spans(request: object, binary_ids: bool) -> Iterator[dict[str, Any]]:
 
 
 def _objects(parent: object, field: str) -> list[dict[str, Any]]:
-    items = expect(parent, dict, f"what holds {field}").get(field) or []
-    return [expect(item, dict, f"an item of {field}") for item in expect(items, list, field)]
+    items = expect(parent, dict, f"what holds {field}").get(field)
+    return [expect(item, dict, f"an item of {field}") for item in expect([] if items is None else items, list, field)]
 
 
 def _id(value: object, field: str, binary: bool) -> str | None:
