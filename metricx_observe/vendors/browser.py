@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode
-from http.cookies import CookieError, SimpleCookie
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
-from metricx_observe.context import RequestInfo, one_line
+from metricx_observe.context import RequestInfo, one_line, text_id
 
 _MAX = 200
+_MAX_COOKIES = 16 << 10
+"""Bytes of cookies that are looked at: servers take no more headers than that."""
 
 
 class Browser(NamedTuple):
@@ -37,14 +38,13 @@ def _read(info: RequestInfo) -> Browser:
         context["userAgent"] = one_line(agent)[:_MAX]
     if language := (info.header(b"accept-language") or "").split(",")[0].split(";")[0].strip():
         context["locale"] = one_line(language)[:35]
-    cookies = _cookies(info.header(b"cookie") or "")
+    cookies = _cookies(info)
     if client_id := _ga_client_id(cookies.get("_ga", "")):
         context["externalId"] = [{"type": "ga4ClientId", "id": client_id}]
     if session := _session_id(cookies):
         context["sessionId"] = session
     anonymous = _rudder_value(cookies.get("rl_anonymous_id", ""))
-    valid = isinstance(anonymous, str) and anonymous.strip() and anonymous.isprintable()
-    return Browser(str(anonymous)[:_MAX] if valid else None, context)
+    return Browser(text_id(anonymous) if isinstance(anonymous, (str, int)) else None, context)
 
 
 def _page(info: RequestInfo) -> dict[str, str]:
@@ -63,25 +63,23 @@ def _without_secrets(url: str) -> str:
     try:
         parts = urlsplit(one_line(url))
         query = [(key, value) for key, value in parse_qsl(parts.query) if key.startswith("utm_")]
-        host = parts.hostname or ""
-        netloc = f"{host}:{parts.port}" if parts.port else host
+        netloc = parts.netloc.rpartition("@")[2]
     except ValueError:
         return ""
     return urlunsplit((parts.scheme, netloc, parts.path, urlencode(query), ""))[:2048] if netloc else ""
 
 
-def _cookies(header: str) -> dict[str, str]:
-    wanted = "; ".join(part for part in header.split("; ") if part.startswith(("_ga", "rl_")))
-    try:
-        return {name: morsel.value for name, morsel in SimpleCookie(wanted[:8192]).items()}
-    except CookieError:
-        return {}
+def _cookies(info: RequestInfo) -> dict[str, str]:
+    """Those of GA4 and RudderStack. HTTP/2 may split the header into several."""
+    headers = b";".join(value for key, value in info.headers if key == b"cookie")[:_MAX_COOKIES].decode("latin-1")
+    pairs = (part.strip().partition("=") for part in headers.split(";"))
+    return {name: value.strip('"') for name, _, value in pairs if name.startswith(("_ga", "rl_"))}
 
 
 def _ga_client_id(value: str) -> str | None:
     """`GA1.1.1234567890.1700000000` holds the client id in its last two parts."""
     parts = value.split(".")
-    return ".".join(parts[-2:]) if len(parts) >= 4 and all(part.isdigit() for part in parts[-2:]) else None
+    return ".".join(parts[-2:]) if len(parts) >= 4 and all(part.isdecimal() for part in parts[-2:]) else None
 
 
 def _session_id(cookies: dict[str, str]) -> int | None:
@@ -89,20 +87,22 @@ def _session_id(cookies: dict[str, str]) -> int | None:
     for name, value in cookies.items():
         if name.startswith("_ga_") and value.startswith(("GS1.", "GS2.")):
             digits = value.split(".", 2)[-1].removeprefix("s").replace("$", ".").split(".")[0]
-            if digits.isdigit() and len(digits) <= 16:
+            if digits.isdecimal() and len(digits) <= 16:
                 return int(digits)
     session = _rudder_value(cookies.get("rl_session", ""))
     found = session.get("id") or session.get("sessionId") if isinstance(session, dict) else session
     digits = str(found)
-    return int(digits) if digits.isdigit() and len(digits) <= 16 else None
+    return int(digits) if digits.isdecimal() and len(digits) <= 16 else None
 
 
 def _rudder_value(raw: str) -> Any:
-    """RudderStack's JavaScript SDK stores JSON, in base64 behind `RS_ENC_v3_`; what its older one encrypts is left."""
+    """RudderStack's JavaScript SDK stores JSON, in base64 behind `RS_ENC_v3_`; its older one encrypted."""
     text = unquote(raw)
     try:
         if text.startswith("RS_ENC_v3_"):
             text = b64decode(text.removeprefix("RS_ENC_v3_"), validate=True).decode()
-        return json.loads(text) if text.startswith(('"', "{")) or text.isdigit() else text or None
+        if text.startswith("RudderEncrypt:"):
+            return None
+        return json.loads(text) if text.startswith(('"', "{")) or text.isdecimal() else text or None
     except (ValueError, RecursionError):
         return None

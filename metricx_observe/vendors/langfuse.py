@@ -56,6 +56,12 @@ _TEXT_KEYS = {
     "completion_start_time": Key.OBSERVATION_COMPLETION_START_TIME,
 }
 _CONTENT = frozenset({"input", "output", "status_message"})
+_CONTENT_KEYS = (
+    Key.OBSERVATION_INPUT, Key.OBSERVATION_OUTPUT, "gen_ai.prompt", "gen_ai.completion", "gen_ai.input.messages",
+    "gen_ai.output.messages",
+)  # fmt: skip
+_NO_CONTENT = "metricx.no_content"
+"""Marks a span of the application's own Langfuse code whose user did not allow content; never sent."""
 _INT64 = 1 << 63
 _APPLICATION_SPAN_BYTES = 8_000
 """What a span of the application's own Langfuse code holds until it is encoded, about."""
@@ -120,7 +126,7 @@ class LangfuseChannel(_Channel):
         values: dict[str, Any] = {Key.OBSERVATION_TYPE: record.type, **trace_attributes(record.trace, self._scrubber)}
         for name, data in record.fields.items():
             if name == "metadata":
-                values |= _flat(Key.OBSERVATION_METADATA, self._scrubber.scrub_json(data, record.type, name))
+                values |= _flat(Key.OBSERVATION_METADATA, self._scrubber.scrub(orjson.loads(data), record.type, name))
             else:
                 clean = self._scrubber.scrub_json(data, record.type, name) if name in _CONTENT else data
                 values[_JSON_KEYS[name]] = _as_text(clean)
@@ -135,7 +141,7 @@ class LangfuseChannel(_Channel):
             "traceId": record.trace_id,
             "spanId": record.id,
             **({"parentSpanId": record.parent_id} if record.parent_id else {}),
-            "name": record.name,
+            "name": self._scrubber.text(record.name, record.type, "name"),
             "kind": 1,
             "startTimeUnixNano": str(record.start_ns),
             "endTimeUnixNano": str(record.end_ns),
@@ -145,9 +151,12 @@ class LangfuseChannel(_Channel):
 
     def _theirs(self, span: ReadableSpan) -> dict[str, Any]:
         context = span.get_span_context() or otel_trace.INVALID_SPAN_CONTEXT
+        given = dict(span.attributes or {})
+        dropped = _CONTENT_KEYS if given.pop(_NO_CONTENT, False) else ()
         values = {
-            key: self._scrubber.text(value, "observation", key) if isinstance(value, str) else value
-            for key, value in (span.attributes or {}).items()
+            key: self._scrubber.scrub(value, "observation", key)
+            for key, value in given.items()
+            if not key.startswith(tuple(dropped))
         }
         events = [
             {"name": event.name, "timeUnixNano": str(event.timestamp), "attributes": _attributes(self._event(event))}
@@ -157,7 +166,7 @@ class LangfuseChannel(_Channel):
             "traceId": format_trace_id(context.trace_id),
             "spanId": format_span_id(context.span_id),
             **({"parentSpanId": format_span_id(span.parent.span_id)} if span.parent else {}),
-            "name": span.name,
+            "name": self._scrubber.text(span.name, "observation", "name"),
             "kind": span.kind.value + 1,  # OTLP counts from unspecified = 0
             "startTimeUnixNano": str(span.start_time or 0),
             "endTimeUnixNano": str(span.end_time or 0),
@@ -213,7 +222,7 @@ class ScoreChannel(_Channel):
             "id": record.id,
             "traceId": record.trace_id,
             "observationId": record.observation_id,
-            "name": record.name,
+            "name": self._scrubber.text(record.name, record.type, "name"),
             "value": record.value,
             "dataType": record.data_type,
             "comment": record.comment and self._scrubber.text(record.comment, "score", "comment"),
@@ -242,6 +251,7 @@ class Langfuse:
         self._send: Put | None = None
         self._client: Client | None = None
         self._provider: TracerProvider | None = None
+        self._owned = True
 
     def open(self, put: Put) -> None:
         """Start the SDK's client: `@observe` and `langfuse.openai` find it by `get_client()`, however late."""
@@ -249,7 +259,8 @@ class Langfuse:
         resource = Resource.create(resource_attributes(self._settings))
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._provider.add_span_processor(_Identify())
-        if self._target.key in LangfuseResourceManager._instances:
+        self._owned = self._target.key not in LangfuseResourceManager._instances
+        if not self._owned:
             logger.warning("a Langfuse client with this public key exists already: its spans do not pass the outbox")
         self._client = Client(
             public_key=self._target.key,
@@ -261,8 +272,9 @@ class Langfuse:
             span_exporter=_Exporter(put),
             flush_interval=0.2,  # the exporter is a hand-over: waiting longer would only lose more at kill -9
         )
-        # its hook would block the interpreter's end while Langfuse is down; close() does what it does
-        atexit.unregister(self._manager().shutdown)
+        if self._owned:
+            # its hook would block the interpreter's end while Langfuse is down; close() does what it does
+            atexit.unregister(self._manager().shutdown)
 
     def _manager(self) -> LangfuseResourceManager:
         manager = self._client._resources if self._client is not None else None
@@ -306,11 +318,12 @@ class Langfuse:
         if self._client is None:
             return
         self.flush()
-        worker = threading.Thread(target=self._manager().shutdown, name="metricx-langfuse-close", daemon=True)
-        worker.start()
-        worker.join(timeout_s)
-        # a later client with the same key would get this closed one; there is no public way to let go of it
-        LangfuseResourceManager._instances.pop(self._target.key, None)
+        if self._owned:
+            worker = threading.Thread(target=self._manager().shutdown, name="metricx-langfuse-close", daemon=True)
+            worker.start()
+            worker.join(timeout_s)
+            # a later client with the same key would get this closed one; there is no public way to let go of it
+            LangfuseResourceManager._instances.pop(self._target.key, None)
         self._client = self._send = None
 
     @contextmanager
@@ -350,6 +363,8 @@ class _Identify(SpanProcessor):
         else:
             return
         span.set_attributes({key: value for key, value in trace_attributes(facts, None).items() if value})
+        if facts.state is not None and facts.state.consent.llm_content is False:
+            span.set_attribute(_NO_CONTENT, True)
 
 
 def resource_attributes(settings: Settings) -> dict[str, str]:
@@ -360,36 +375,37 @@ def resource_attributes(settings: Settings) -> dict[str, str]:
 
 def trace_attributes(facts: TraceFacts, scrubber: Scrubber | None) -> dict[str, Any]:
     """User, session, name, tags and metadata of the trace; Langfuse wants them on every observation."""
-    values: dict[str, Any] = {Key.TRACE_NAME: facts.name, Key.TRACE_USER_ID: facts.user_id}
-    values[Key.TRACE_SESSION_ID] = facts.session_id
-    tags = list(facts.tags)
+    tags: list[str] = list(facts.tags)
+    metadata: dict[str, Any] = orjson.loads(facts.metadata) if facts.metadata is not None else {}
+    if facts.state is not None:
+        metadata |= facts.state.tags
+    if scrubber is not None:
+        tags, metadata = scrubber.scrub(tags, "trace", "tags"), scrubber.scrub(metadata, "trace", "metadata")
     if (state := facts.state) is not None:
-        values[f"{Key.TRACE_METADATA}.request_id"] = _quoted(state.request_id)
-        values[f"{Key.TRACE_METADATA}.request_trace_id"] = _quoted(state.trace_id)
-        for key, value in state.tags.items():
-            values[f"{Key.TRACE_METADATA}.{key}"] = _quoted(value)
+        metadata |= {"request_id": state.request_id, "request_trace_id": state.trace_id}
     if facts.workspace_id is not None:
         # in a tag as well: the SDK encodes metadata as JSON, which Langfuse's filters do not all look into
         tags.append(f"workspace:{facts.workspace_id}"[:200])
-        values[f"{Key.TRACE_METADATA}.workspace_id"] = _quoted(facts.workspace_id)
-    if tags:
-        values[Key.TRACE_TAGS] = tags
-    if facts.metadata is not None:
-        metadata = facts.metadata if scrubber is None else scrubber.scrub_json(facts.metadata, "trace", "metadata")
-        values |= _flat(Key.TRACE_METADATA, metadata)
+        metadata["workspace_id"] = facts.workspace_id
+    values = {
+        Key.TRACE_NAME: facts.name,
+        Key.TRACE_USER_ID: facts.user_id,
+        Key.TRACE_SESSION_ID: facts.session_id,
+        Key.TRACE_TAGS: tags or None,
+        **_flat(Key.TRACE_METADATA, metadata),
+    }
     return {key: value for key, value in values.items() if value is not None}
 
 
-def _quoted(text: str) -> str:
-    return orjson.dumps(text).decode()
+def _quoted(value: object) -> str:
+    return orjson.dumps(value).decode()
 
 
-def _flat(prefix: str, data: bytes) -> dict[str, str]:
+def _flat(prefix: str, metadata: Any) -> dict[str, str]:
     """Metadata as the SDK writes it: an attribute a key, each value as JSON, strings in quotes too."""
-    value = orjson.loads(data)
-    if not isinstance(value, dict):
-        return {prefix: data.decode()}
-    return {f"{prefix}.{key}": orjson.dumps(item).decode() for key, item in value.items() if item is not None}
+    if not isinstance(metadata, dict):
+        return {prefix: _quoted(metadata)}
+    return {f"{prefix}.{key}": _quoted(item) for key, item in metadata.items() if item is not None}
 
 
 def _as_text(data: bytes) -> str:

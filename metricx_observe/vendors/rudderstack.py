@@ -10,6 +10,7 @@ from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from hashlib import sha256
+from itertools import islice
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -18,14 +19,15 @@ from rudderstack.analytics.client import Client
 
 from metricx_observe.delivery.channel import Described, Importance, Message, Post
 from metricx_observe.normalise import plain
-from metricx_observe.privacy import Scrubber
+from metricx_observe.privacy import Personal, Scrubber
 from metricx_observe.settings import Settings, Vendor
 from metricx_observe.tracker import TrackRecord
 
 from .browser import Browser, read_browser
 
-_SHRUNK_BYTES = 4 << 10
-"""What properties are cut to when a message is too large after all: the SDK counts an escaped character as six."""
+_MAX_TAGS = 50
+_SHRUNK_BYTES = (8 << 10, 2 << 10, 0)
+"""What properties are cut to when a message is too large after all: the SDK counts an escaped byte as up to six."""
 
 
 class RudderStackChannel:
@@ -54,7 +56,7 @@ class RudderStackChannel:
         self._client.log.setLevel(logging.WARNING)
         self._scrubber = scrubber
         self._note = note
-        self._policy = settings.personal_data
+        self._policy: Personal = settings.personal_data
         self._send_ip = settings.send_client_ip
         self._base: dict[str, Any] = {
             "app": {"name": settings.service_name, "version": settings.release},
@@ -63,14 +65,15 @@ class RudderStackChannel:
 
     def encode(self, record: Any) -> Sequence[Message]:
         """A `TrackRecord` as the SDK's message."""
-        body = orjson.loads(self._scrubber.scrub_json(record.body, record.type, "properties"))
-        body = self._personal(body if isinstance(body, dict) else {"value": body}, record.personal)
-        try:
-            message = self._message(record, body)
-        except RuntimeError:  # over 32 KiB; the error's text is the payload
-            self._note(record.type, ["too large"])
-            message = self._message(record, plain(body, [], _SHRUNK_BYTES))
-        return [Message("event", orjson.dumps(message))]
+        marked = self._personal(orjson.loads(record.body), record.personal)
+        body = self._clean(marked, record.type, "properties")
+        for size in (None, *_SHRUNK_BYTES):
+            try:
+                message = self._message(record, body if size is None else plain(body, [], size))
+                return [Message("event", orjson.dumps(message))]
+            except RuntimeError:  # over 32 KiB; the error's text is the payload
+                self._note(record.type, ["too large"])
+        raise ValueError("too large without its properties")
 
     def _personal(self, body: dict[str, Any], fields: frozenset[str]) -> dict[str, Any]:
         """METRICX_PERSONAL_DATA on the fields that are marked `Personal`."""
@@ -115,12 +118,16 @@ class RudderStackChannel:
             if state.workspace is not None:
                 context["workspace_id"] = state.workspace.id
             if state.tags:
-                context["tags"] = dict(state.tags)
+                context["tags"] = self._clean(dict(islice(state.tags.items(), _MAX_TAGS)), record.type, "tags")
         if browser is not None:
             context |= browser.context
+            context["page"] = self._clean(browser.context["page"], record.type, "page")
         if self._send_ip and record.info is not None and record.info.client is not None:
             context["ip"] = record.info.client[0]
         return context
+
+    def _clean(self, value: dict[str, str], signal: str, place: str) -> Any:
+        return self._scrubber.scrub(value, signal, place, personal=self._policy)
 
     def post(self, payloads: Sequence[bytes]) -> Post:
         """Messages as one batch, joined as they were stored."""
