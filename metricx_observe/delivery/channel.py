@@ -91,7 +91,8 @@ class Limits:
     """GA4 refuses events that are older."""
     local_rows: int = 10_000
     local_max_age_s: float = 3600.0
-    post_deadline_s: float = 10.0
+    post_deadline_s: float = 15.0
+    """A vendor that takes 10 s to answer is slow, not down: giving up on it would post the same again and again."""
     backoff_cap_s: float = 30.0
     probe_every_s: float = 5.0
     max_retry_after_s: float = 3600.0

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from .channel import Channel, Importance, Limits
 from .outbox import Outbox, OutboxError, Row
 from .spool import Spool
-from .tally import Tally
+from .tally import Tally, logger
 from .threads import LOADING, Isolate, start_thread
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Courier:
         self._state = threading.Condition()
         self._taking = threading.Lock()
         self._taken: set[int] = set()
-        self._lines: dict[Line, int] = {}  # busy lines, with the epoch in which they started
+        self._lines: dict[Line, tuple[int, float]] = {}  # busy ones: the epoch in which, and when they started
         self._lanes = self._idle = 0
         self._starting = False  # a lane that starts looks for work by itself
         self._epoch = 0  # grows when the breaker opens or closes: an answer from before says nothing about now
@@ -98,16 +98,19 @@ class Courier:
             self.wake()
 
     def check(self, now: float) -> None:
-        """Abort posts that are over their deadline."""
+        """Abort posts that are over their deadline, and pass by those that hang."""
         for line in list(self._lines):
             line.check(now)
+        with self._state:
+            if self._ready_at is not None:
+                self._call_lane()
 
-    def close(self) -> None:
-        """Abort what runs; the lanes end. Rows that were not accepted stay in the outbox."""
+    def close(self, *, abort: bool = True) -> None:
+        """Take nothing more, and abort what runs. Rows that were not accepted stay in the outbox."""
         with self._state:
             self._closing = True
             self._state.notify_all()
-        for line in list(self._lines):
+        for line in list(self._lines) if abort else ():
             line.abort()
 
     @property
@@ -122,16 +125,21 @@ class Courier:
         if self._idle:
             self._state.notify()
             return
-        most = self.channel.concurrency + (self._probes if self._failures else 0)
-        if self._starting or self._closing or self._running() >= most or self._lanes >= most:
+        full = not self._failures and len(self._running(time.monotonic())) >= self.channel.concurrency
+        if self._starting or self._closing or full or self._lanes >= self.channel.concurrency + self._probes:
             return
         self._lanes, self._starting = self._lanes + 1, True
         with suppress(RuntimeError):  # the interpreter is ending
             start_thread(self.channel.vendor, self._lane, self._isolate)
 
-    def _running(self) -> int:
-        """Posts that started since the breaker last moved; the others hang in what was before."""
-        return sum(epoch == self._epoch for epoch in self._lines.values())
+    def _running(self, now: float) -> list[float]:
+        """When the posts started that count against the concurrency.
+
+        Not those that hang since before the breaker moved, nor those that take longer than a probe may be away: a
+        connection that is stuck must not hold up the rows behind it until its deadline.
+        """
+        young = now - self._limits.probe_every_s
+        return [at for epoch, at in self._lines.values() if epoch == self._epoch and at > young]
 
     @property
     def _probes(self) -> int:
@@ -165,7 +173,7 @@ class Courier:
                 now = time.monotonic()
                 wait = self._wait_s(now)
                 if wait is not None and wait <= 0:
-                    self._lines[line] = self._epoch
+                    self._lines[line] = (self._epoch, now)
                     self._ready_at, self._fresh = None, 0
                     self._probe_at = now + self._limits.probe_every_s  # only counts while the breaker is open
                     return True
@@ -179,8 +187,11 @@ class Courier:
         for kind in [kind for kind, until in self._quiet.items() if until <= now]:
             del self._quiet[kind]
             self._ready_at = now
-        if self.stopped or (not self._failures and self._running() >= self.channel.concurrency):
+        if self.stopped:
             return None
+        running = self._running(now)
+        if not self._failures and len(running) >= self.channel.concurrency:
+            return min(running) + self._limits.probe_every_s - now
         until = [at for kind, at in self._quiet.items() if kind]
         if self._ready_at is not None:
             until.append(max(self._ready_at, self._quiet.get("", 0.0), self._probe_at if self._failures else 0.0))
@@ -247,6 +258,7 @@ class Courier:
             post = self.channel.post([payload for row in rows for payload in row.payloads])
         except Exception as error:  # a message that cannot be joined is treated as one that is refused
             return Answer(0, {"error": type(error).__name__})
+        self._lines[line] = (self._epoch, time.monotonic())
         try:
             return line.post(post, self._limits.post_deadline_s)
         except Exception as error:
@@ -262,7 +274,7 @@ class Courier:
         if said is Verdict.DELIVERED:
             self._remove(outbox, rows)
             self._count("delivered", rows)
-            self._succeeded()
+            self._succeeded(line)
         limits = dict(self.channel.rate_limits(answer.status, answer.headers)) if answer.status else {}
         if not limits and said in (Verdict.LIMITED, Verdict.RETRY):
             seconds = retry_after_s(answer.headers.get("retry-after"))
@@ -321,19 +333,24 @@ class Courier:
                 until = now + min(seconds, self._limits.max_retry_after_s)
                 self._quiet[kind] = max(until, self._quiet.get(kind, 0.0))
 
-    def _succeeded(self) -> None:
+    def _succeeded(self, line: Line) -> None:
         with self._state:
-            if not self._failures:
-                return
-            self._failures, self._epoch = 0, self._epoch + 1
-        logging.getLogger("metricx_observe.delivery").info("%s accepts again", self.channel.vendor)
-        self.wake()
+            hung = self._lines[line][1] - self._limits.probe_every_s
+            stuck = [other for other, (_, at) in self._lines.items() if at < hung]
+            recovered, self._failures = self._failures > 0, 0
+            if recovered or stuck:
+                self._epoch += 1
+        for other in stuck:  # a later post was answered: these never will be, and their rows need not wait for it
+            other.abort()
+        if recovered:
+            logger.info("%s accepts again", self.channel.vendor)
+            self.wake()
 
     def _failed(self, line: Line, text: str) -> None:
         vendor = self.channel.vendor
         self._tally.error(vendor, text)
         with self._state:
-            if self._closing or self._lines.get(line) != self._epoch:
+            if self._closing or self._lines.get(line, (-1,))[0] != self._epoch:
                 return
             self._failures += 1
             if self._failures == 1:

@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 from typing import Any
 from weakref import WeakSet
 
@@ -34,6 +35,7 @@ class _Process:
         self.tally = Tally()
         self.spool = Spool(url, self.tally)
         self.limits = limits
+        self._memory_limits = replace(limits, outbox_bytes=min(limits.outbox_bytes, limits.memory_bytes))
         self.couriers = {
             channel.vendor: Courier(channel, self.spool, self.tally, limits, isolate) for channel in channels if deliver
         }
@@ -49,7 +51,8 @@ class _Process:
 
     def _trim(self) -> None:
         with self.spool.use() as outbox:
-            dropped = outbox.trim(self.limits, self._local)
+            limits = self._memory_limits if outbox.kind == "memory" else self.limits
+            dropped = outbox.trim(limits, self._local)
         for (stream, reason), n in dropped.items():
             self.tally.count(stream.vendor, "dropped", f"{reason} {stream.kind}", n)
             self.tally.say(30, ("dropped", stream.vendor, reason), "%s: %d messages dropped (%s)", stream.vendor, n,
@@ -216,9 +219,13 @@ class Delivery:
         return status
 
     def _at_exit(self) -> None:
-        """Commit, never deliver: 0.5 s when nothing moves, 2 s at most."""
-        self._process.writer.at_exit()
-        self._process.spool.close()
+        """Commit, never deliver: 0.5 s when nothing moves, 2 s at most. Answers on their way are waited for briefly."""
+        process = self._process
+        for courier in process.couriers.values():
+            courier.close(abort=False)
+        process.writer.at_exit()
+        process.tally.wait_for(lambda: not any(courier.busy for courier in process.couriers.values()), 0.2)
+        process.spool.close()
 
     def _before_fork(self) -> None:
         self._resting = self._process.spool.opened

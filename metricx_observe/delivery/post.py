@@ -1,20 +1,25 @@
-"""One HTTP connection to a vendor: a post with a deadline in total, and the answer to it."""
+"""One HTTP connection to a vendor: a post with a deadline in total, and the answer to it.
+
+What the first connection would load (httpcore, the idna codec) is imported here: see `threads.LOADING`.
+"""
 
 from __future__ import annotations
 
 import email.utils
-import encodings.idna  # noqa: F401  the first connect of a process loads it, when a fork may come in between
+import encodings.idna  # noqa: F401
 import gzip
 import ipaddress
 import logging
 import socket
 import ssl
 import time
+import urllib.request
 from collections.abc import Mapping
 from functools import cache
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+import httpcore  # noqa: F401
 import httpx
 
 from .channel import Post
@@ -25,6 +30,9 @@ GZIP_FROM = 4096
 BODY_BYTES = 64 << 10
 BODY_S = 0.5
 """How long a body may take after its status: it only saves the connection, and the answer is known."""
+
+
+HEADERS = {"user-agent": "metricx-observe", "accept-encoding": "identity"}
 
 
 class Answer(NamedTuple):
@@ -57,6 +65,9 @@ def is_loopback(url: str) -> bool:
         return False
 
 
+_parsed = cache(httpx.URL)  # a channel has one URL, and parsing it costs 60 us
+
+
 @cache
 def _tls() -> ssl.SSLContext:
     """Shared: loading the certificates costs 20 ms and a megabyte."""
@@ -67,16 +78,30 @@ def _not_ours(record: logging.LogRecord) -> bool:
     return not (record.threadName or "").startswith(THREAD_NAME)
 
 
-for _name in ("httpx", "httpcore.connection", "httpcore.http11", "httpcore.proxy"):
-    # httpx logs each request at INFO: the application asked for its own requests, not for our posts.
+for _name in ("httpcore.connection", "httpcore.http11", "httpcore.proxy"):
+    # The application that logs at DEBUG asked for its own requests, not for our posts.
     logging.getLogger(_name).addFilter(_not_ours)
+
+
+def _transport(url: str) -> httpx.HTTPTransport:
+    """One connection. The layer below httpx's client: redirects, cookies and authentication cost 150 us a post."""
+    host, scheme = urlsplit(url).hostname or "", urlsplit(url).scheme
+    proxy = None
+    if not is_loopback(url) and not urllib.request.proxy_bypass(host):
+        proxies = urllib.request.getproxies()
+        proxy = proxies.get(scheme) or proxies.get("all")
+    return httpx.HTTPTransport(
+        verify=_tls() if scheme == "https" else False,
+        limits=httpx.Limits(max_connections=1, keepalive_expiry=15.0),
+        proxy=proxy if proxy is None or "://" in proxy else f"http://{proxy}",
+    )
 
 
 class Line:
     """A keep-alive connection that carries one post at a time. `abort` may be called from any thread."""
 
     def __init__(self) -> None:
-        self._client: httpx.Client | None = None
+        self._transport: httpx.HTTPTransport | None = None
         self._response: httpx.Response | None = None
         self._stream: Any = None
         self._until = float("inf")
@@ -88,26 +113,15 @@ class Line:
             self._response.close()  # something failed before `finish`
         self._aborted = False
         self._until = time.monotonic() + deadline_s
-        headers, body = dict(post.headers), post.body
+        headers, body = {**HEADERS, **post.headers}, post.body
         if len(body) >= GZIP_FROM and not is_loopback(post.url):
             headers["content-encoding"], body = "gzip", gzip.compress(body, 1, mtime=0)
-        if self._client is None:
-            self._client = httpx.Client(
-                trust_env=not is_loopback(post.url),
-                verify=_tls() if post.url.startswith("https") else False,
-                headers={"user-agent": "metricx-observe", "accept-encoding": "identity"},
-                limits=httpx.Limits(max_connections=1, keepalive_expiry=15.0),
-                follow_redirects=False,
-            )
-        request = self._client.build_request(
-            "POST",
-            post.url,
-            content=body,
-            headers=headers,
-            timeout=deadline_s,
-            extensions={"trace": self._traced},
-        )
-        self._response = self._client.send(request, stream=True)
+        if self._transport is None:
+            self._transport = _transport(post.url)
+        timeouts = dict.fromkeys(("connect", "read", "write", "pool"), deadline_s)
+        extensions = {"timeout": timeouts, "trace": self._traced}
+        request = httpx.Request("POST", _parsed(post.url), headers=headers, content=body, extensions=extensions)
+        self._response = self._transport.handle_request(request)
         return Answer(self._response.status_code, self._response.headers)
 
     def _traced(self, name: str, info: Mapping[str, Any]) -> None:
@@ -123,7 +137,7 @@ class Line:
         body = bytearray()
         try:
             if response is not None:
-                for part in response.iter_raw():
+                for part in response.stream:  # type: ignore[union-attr]
                     body += part
                     if len(body) > BODY_BYTES:
                         break
@@ -151,6 +165,6 @@ class Line:
 
     def close(self) -> None:
         """Close the connection."""
-        if self._client is not None:
-            self._client.close()
-            self._client = None
+        if self._transport is not None:
+            self._transport.close()
+            self._transport = None

@@ -39,7 +39,7 @@ class Spool:
 
     @contextmanager
     def use(self) -> Iterator[Outbox]:
-        """The outbox for a block. Its failure ends the block with OutboxError, and there is another one from then on."""
+        """The outbox for a block. Its failure ends the block with OutboxError; there is another one from then on."""
         outbox = self.outbox
         try:
             yield outbox

@@ -107,11 +107,11 @@ class Writer:
         if not self._started:
             while self._next_group() and self._store():
                 pass
-            return
         give_up, before = time.monotonic() + most_s, -1
         while self._went < self._came and self._went > before and time.monotonic() < give_up:
             before = self._went
             self.commit(stalled_s)
+        self._ended = True
 
     def close(self, timeout_s: float) -> None:
         """Refuse what is put from now on, commit the rest and end the thread."""
