@@ -154,7 +154,7 @@ class Context:
         self.reported = False
         """Whether an exception was reported here: its error status is then no news."""
         self.pending: BaseException | None = None
-        """An exception that left the routes and may still be turned into a response by a middleware."""
+        """An exception that left the routes; a handler or middleware may still make a response of it."""
         self.llm_trace_id: str | None = None
         """The last LLM trace that began here, so that an error leads to it."""
         self.put = False

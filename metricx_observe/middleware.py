@@ -100,6 +100,8 @@ class ObserveMiddleware:
                     request.status = 500  # also of a body or websocket that began well
                     self._observability.report(error, cell, handled=False)
                 raise
+            else:
+                self._report_response(cell, request.status)
             finally:
                 cell.end()
 
@@ -114,8 +116,8 @@ class ObserveMiddleware:
         async def send_with_request_id(message: Message) -> None:
             if message["type"] in _STARTS:
                 request.status = message.get("status", 101)
-                if request.status in observability.error_statuses:
-                    self._report_response(cell, request.status)
+                # inside a handler's response this is what it handles; whether it goes on after that is not known yet
+                cell.pending = sys.exc_info()[1] or cell.pending
                 headers = [pair for pair in message.get("headers") or () if pair[0].lower() != b"x-request-id"]
                 message = {**message, "headers": [*headers, header]}
                 if observability.acknowledged and cell.put:
@@ -125,10 +127,11 @@ class ObserveMiddleware:
         return send_with_request_id
 
     def _report_response(self, cell: Context, status: int) -> None:
-        """A response that says "server error": report the exception behind it, or else the status alone."""
-        error = sys.exc_info()[1] or cell.pending
-        if isinstance(error, Exception):
-            self._observability.report(error, cell, handled=error is not cell.pending)
+        """A response that says "server error" and no more: report the exception behind it, or the status alone."""
+        if status not in self._observability.error_statuses:
+            return
+        if isinstance(cell.pending, Exception):
+            self._observability.report(cell.pending, cell, handled=True)
         elif not cell.reported:
             self._observability.report_status(status, cell)
 
