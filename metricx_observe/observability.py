@@ -192,10 +192,11 @@ class Observability:
     # A vendor's module is imported only when that vendor is configured: its SDK comes with it.
 
     def _open_sentry(self, target: Vendor) -> list[Channel]:
-        from .vendors.sentry import Sentry, SentryChannel
+        from .vendors.sentry import Sentry
+        from .vendors.sentry_channel import SentryChannel
 
         channel = SentryChannel(target, self.scrubber)
-        sentry = Sentry(self.settings, target, channel)
+        sentry = Sentry(self.settings, target)
         sentry.open(partial(self._put, "sentry"), self._commit, self._sentry_options, self._web)
         self._sentry, self._errors = sentry, ErrorReporter(sentry, self.boundary)
         contexts.vendor_scope = sentry.scope
@@ -340,7 +341,7 @@ class Observability:
         states = self.states()
         vendors = {name: {"state": states[_DOCUMENTED_NAMES[name]], **delivery.pop(name, {})} for name in VENDORS}
         if self._sentry is not None:
-            vendors["sentry"]["client_replaced"] = self._sentry.replaced
+            vendors["sentry"] |= {"client_replaced": self._sentry.replaced, "merged": self._sentry.merged}
         return {
             "service": self.settings.service_name,
             "environment": self.settings.environment_name,

@@ -89,13 +89,13 @@ class ErrorReporter:
         if self._sink is None:
             return None
         cell = self._own_cell()
-        known = reported_as(error, cell)
+        known = reported_as(error, cell or DETACHED)
         if known is not None:
             return known or None
         given, level = self._given("capture_exception", extra, level)
         with use_cell(cell) if cell is not None else nullcontext():
             event_id = self._sink.capture(error, handled=handled, extra=given, level=level)
-        mark_reported(error, cell, event_id or "")
+        mark_reported(error, cell or DETACHED, event_id or "")
         return event_id
 
     def capture_message(
@@ -146,18 +146,17 @@ def _text(value: object, notes: Notes) -> str:
     return found if isinstance(found, str) else str(found)
 
 
-def mark_reported(error: BaseException, cell: Context | None, event_id: str) -> None:
+def mark_reported(error: BaseException, cell: Context, event_id: str) -> None:
     """Remember on the exception itself that it was reported: a list of exceptions would keep their frames alive."""
-    if cell is not None:
-        cell.reported = True
+    cell.reported = True
     with suppress(Exception):  # a class of the application's may refuse attributes
-        setattr(error, _MARK, (cell and cell.state.request_id, event_id))
+        setattr(error, _MARK, (cell.state.request_id, event_id))
 
 
-def reported_as(error: BaseException, cell: Context | None) -> str | None:
+def reported_as(error: BaseException, cell: Context) -> str | None:
     """The event id of this very exception in this request or job; one that is raised again in another is news."""
-    request_id, event_id = getattr(error, _MARK, ("", None))
-    return event_id if request_id == (cell and cell.state.request_id) else None
+    request_id, event_id = getattr(error, _MARK, (None, None))
+    return event_id if request_id == cell.state.request_id else None
 
 
 def was_reported(error: BaseException) -> bool:

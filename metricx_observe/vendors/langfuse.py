@@ -222,7 +222,7 @@ class ScoreChannel(_Channel):
             "id": record.id,
             "traceId": record.trace_id,
             "observationId": record.observation_id,
-            "name": self._scrubber.text(record.name, record.type, "name"),
+            "name": self._scrubber.text(record.name, "score", "name"),
             "value": record.value,
             "dataType": record.data_type,
             "comment": record.comment and self._scrubber.text(record.comment, "score", "comment"),

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from hashlib import sha256
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 from urllib.parse import urlsplit
 
 import orjson
@@ -50,7 +50,7 @@ class RudderStackChannel:
             "Authorization": f"Basic {b64encode(f'{key}:'.encode()).decode()}",
             "Content-Type": "application/json",
         }
-        self._client: _Sdk = Client(write_key=key, host=target.url, send=False)
+        self._client = cast(_Sdk, Client(write_key=key, host=target.url, send=False))
         # the SDK logs whole messages at DEBUG, personal fields included
         self._client.log = logging.getLogger(f"{__name__}.sdk")
         self._client.log.setLevel(logging.WARNING)

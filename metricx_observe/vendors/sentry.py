@@ -1,48 +1,38 @@
-"""Sentry: its SDK builds events, our Transport hands the envelopes over, the writer scrubs and encodes them.
+"""Sentry: its SDK builds events, in scopes that are ours.
 
-Everything that knows the SDK's inside is here and in `sentry_events.py`; `tests/test_vendor_sentry.py` fails when the
+Everything that knows the SDK's inside is here and in `sentry_channel.py`; `tests/test_vendor_sentry.py` fails when the
 SDK changes.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from contextvars import Context as ContextVars
-from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from hashlib import sha256
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any
 
-import orjson
 import sentry_sdk
-from sentry_sdk.consts import DEFAULT_OPTIONS, EndpointType
-from sentry_sdk.envelope import Envelope, Item
+from sentry_sdk.consts import DEFAULT_OPTIONS
 from sentry_sdk.integrations import DidNotEnable, Integration
 from sentry_sdk.integrations.logging import ignore_logger
 from sentry_sdk.tracing import Transaction
-from sentry_sdk.transport import Transport
-from sentry_sdk.utils import Dsn, event_from_exception
+from sentry_sdk.utils import event_from_exception
 
 from metricx_observe.context import DETACHED, Context, current_cell
-from metricx_observe.delivery.channel import Described, Importance, Message, Post
 from metricx_observe.exceptions import ConfigurationError
 from metricx_observe.ids import chance, new_id
-from metricx_observe.normalise import plain
-from metricx_observe.privacy import Scrubber
 from metricx_observe.rate import TokenBucket
 from metricx_observe.reporter import mark_reported, reported_as, was_reported
 from metricx_observe.settings import Settings, Vendor
 
-from .sentry_events import enrich, route_name, scrub_event
+from .burst import Admission, error_key
+from .sentry_channel import EnvelopeTransport, FinishTransaction, Put
+from .sentry_events import enrich, route_name
 
 logger = logging.getLogger(__name__)
-
-Put = Callable[[object, int], bool]
-"""Hands a record and its approximate size in bytes to delivery."""
 
 _WEB = frozenset({"starlette", "fastapi"})
 """Integrations whose work the middleware does, at a fifth of their cost."""
@@ -54,16 +44,8 @@ _LLM = frozenset(
 _OURS = frozenset({"dsn", "transport", "integrations"})
 _SERVER_LOGGERS = frozenset({"uvicorn.error", "hypercorn.error", "gunicorn.error"})
 """They log what the middleware has reported already."""
-_EVENT_BYTES = 30_000
-"""What a usual error event holds in memory until it is encoded; a transaction holds a quarter of it."""
-
-
-class FinishTransaction(NamedTuple):
-    """A transaction that ended. Building its event costs 0.2 ms, so the writer does it, in the request's context."""
-
-    variables: ContextVars
-    transaction: Transaction
-    end: datetime
+_ADMITTED = "metricx_admitted"
+"""In the hint of an event that was looked at for bursts."""
 
 
 @dataclass(slots=True)
@@ -74,127 +56,15 @@ class RequestTrace:
     status: int = 0
 
 
-class _Transport(Transport):
-    """Hands every envelope over, whatever its items are. `sentry_sdk.flush()` waits until they are committed."""
-
-    def __init__(self, put: Put, commit: Callable[[float], bool]) -> None:
-        super().__init__()
-        self.put = put
-        self._commit = commit
-        self.collect: list[Envelope] | None = None
-        """Where the writer gathers what it makes itself, which must not go round through the queue again."""
-
-    def capture_envelope(self, envelope: Envelope) -> None:
-        if self.collect is not None and envelope.get_transaction_event() is not None:
-            self.collect.append(envelope)
-            return
-        self.put(envelope, _EVENT_BYTES if envelope.get_event() is not None else _EVENT_BYTES // 4)
-
-    def flush(self, timeout: float, callback: Any | None = None) -> None:  # noqa: ARG002
-        self._commit(timeout)
-
-
-class SentryChannel:
-    """Sentry's envelopes for delivery: one a post, several posts at once."""
-
-    vendor = "sentry"
-    max_messages = 1
-    max_bytes = 20 << 20
-    """An event may be 1 MB, with attachments 20 MB compressed (Sentry's size limits)."""
-    concurrency = 6
-
-    def __init__(self, target: Vendor, scrubber: Scrubber) -> None:
-        dsn = Dsn(target.url)
-        auth = dsn.to_auth(f"sentry.python/{sentry_sdk.VERSION}")
-        self.local = target.state == "local"
-        self.destination = f"{dsn.netloc}{dsn.path}{dsn.project_id}#{sha256(dsn.public_key.encode()).hexdigest()[:12]}"
-        self.transport: _Transport | None = None
-        self._url = auth.get_api_url(EndpointType.ENVELOPE)
-        self._headers = {
-            "User-Agent": str(auth.client),
-            "X-Sentry-Auth": auth.to_header(),
-            "Content-Type": "application/x-sentry-envelope",
-        }
-        self._scrubber = scrubber
-
-    def encode(self, record: Any) -> Sequence[Message]:
-        """An envelope, or a transaction that is still to be finished, as messages."""
-        if isinstance(record, FinishTransaction):
-            return [self._envelope(envelope) for envelope in self._finished(record)]
-        return [self._envelope(record)]
-
-    def _finished(self, record: FinishTransaction) -> list[Envelope]:
-        if self.transport is None:
-            return []
-        collected: list[Envelope] = []
-        self.transport.collect = collected
-        try:
-            record.variables.run(record.transaction.finish, end_timestamp=record.end)
-        finally:
-            self.transport.collect = None
-        return collected
-
-    def _envelope(self, envelope: Envelope) -> Message:
-        lines = [orjson.dumps(plain(envelope.headers))]
-        for item in envelope.items:
-            body = self._item(item)
-            lines += [orjson.dumps({**item.headers, "length": len(body)}), body]
-        kind = envelope.items[0].data_category if envelope.items else "default"
-        return Message(kind, b"\n".join(lines) + b"\n")
-
-    def _item(self, item: Item) -> bytes:
-        content: Any = item.payload.json
-        if content is None:
-            return item.get_bytes()  # an attachment: the application chose its bytes
-        content = scrub_event(content, str(item.data_category), self._scrubber)
-        try:
-            return orjson.dumps(content)
-        except TypeError:
-            return orjson.dumps(plain(content))
-
-    def post(self, payloads: Sequence[bytes]) -> Post:
-        """One envelope as one request."""
-        return Post(self._url, self._headers, payloads[0])
-
-    def importance(self, kind: str) -> Importance:
-        """Errors matter most, transactions and sessions least."""
-        if kind == "error":
-            return Importance.ERROR
-        return Importance.TRANSACTION if kind in ("transaction", "session", "profile") else Importance.SIGNAL
-
-    def rate_limits(self, status: int, headers: Mapping[str, str]) -> Mapping[str, float]:
-        """`X-Sentry-Rate-Limits: 60:error;transaction:scope, …`, else `Retry-After` for every kind."""
-        limits: dict[str, float] = {}
-        for part in headers.get("x-sentry-rate-limits", "").split(","):
-            seconds, _, rest = part.strip().partition(":")
-            if seconds.replace(".", "", 1).isdigit():
-                limits |= dict.fromkeys(rest.partition(":")[0].split(";"), float(seconds))
-        if not limits and status == 429:
-            after = headers.get("retry-after", "")
-            limits[""] = float(after) if after.isdigit() else 60.0  # Sentry's SDKs wait a minute without the header
-        return limits
-
-    def describe(self, kind: str, payload: bytes) -> Described:
-        """Event id, exception type or transaction, and user, from a stored envelope."""
-        lines = payload.split(b"\n", 3)
-        try:
-            header, event = orjson.loads(lines[0]), orjson.loads(lines[2])
-        except (IndexError, orjson.JSONDecodeError):
-            return Described("", kind, None)
-        values = (event.get("exception") or {}).get("values") or [{}]
-        name = values[-1].get("type") or event.get("transaction") or kind
-        return Described(str(header.get("event_id", "")), str(name), (event.get("user") or {}).get("id"))
-
-
 class Sentry:
     """The one owner of Sentry's global client in this process."""
 
     _owner: Sentry | None = None
 
-    def __init__(self, settings: Settings, target: Vendor, channel: SentryChannel) -> None:
+    def __init__(self, settings: Settings, target: Vendor) -> None:
         self._settings = settings
         self._target = target
-        self._channel = channel
+        self._transport: EnvelopeTransport | None = None
         self._previous: Any = None
         self._client: Any = None
         self._upstream_traces = TokenBucket(settings.traces_max_per_second)
@@ -212,7 +82,7 @@ class Sentry:
         if Sentry._owner is not None and Sentry._owner._target.url != self._target.url:
             raise ConfigurationError("another open Observability has another SENTRY_DSN: close() it first")
         self._take_over(options)
-        self._channel.transport = transport = _Transport(put, commit)
+        self._transport = transport = EnvelopeTransport(put, commit, self._settings.errors_max_per_second)
         sentry_sdk.init(**{**self._options(web), **options, "dsn": self._target.url, "transport": transport})
         self._client = sentry_sdk.get_client()
         # its ContextVar keeps the last exception, and so its frames, alive in each task that began after it
@@ -261,7 +131,7 @@ class Sentry:
             processors.remove(self._process)
         if sentry_sdk.get_client() is self._client:
             scope.set_client(self._previous)
-        self._channel.transport = None
+        self._transport = None
 
     def replace_web_integrations(self) -> None:
         """The middleware is installed: Sentry's own web integrations would report everything once more.
@@ -326,11 +196,21 @@ class Sentry:
         if running is not None and cell is not None:
             return event  # the process's own processor, which has no cell, had it already
         cell = running or cell or DETACHED
-        if error is not None:  # it may have been logged and raised as well
-            if reported_as(error, cell) not in (None, event["event_id"]):
-                return None
-            mark_reported(error, cell, event["event_id"])
+        if not self._is_news(event, hint, error, cell):
+            return None
         return event if cell is DETACHED else enrich(event, cell, self._send_ip)
+
+    def _is_news(self, event: Any, hint: Any, error: BaseException | None, cell: Context) -> bool:
+        """Whether it was not reported already (it may have been logged and raised), and is not one more of a burst."""
+        event_id, sent = event["event_id"], True
+        if error is not None and reported_as(error, cell) not in (None, event_id):
+            return False
+        if _ADMITTED not in hint and event.get("level") in ("error", "fatal"):
+            hint[_ADMITTED] = True
+            sent, event_id = self._admit(_text_key(event) if error is None else error_key(error), event_id)
+        if error is not None:
+            mark_reported(error, cell, event_id or "")
+        return sent
 
     def _sampled(self, cell: Context) -> bool:
         """Decided before a transaction is built. A negative upstream leaves it out, a positive one has a limit."""
@@ -352,33 +232,47 @@ class Sentry:
             source="route",
             sampled=True,
             trace_id=cell.state.trace_id,
-            parent_span_id=cell.upstream.span_id if cell.upstream is not None else None,
         )
+        if cell.upstream is not None:
+            transaction.parent_span_id = cell.upstream.span_id
         scope.start_transaction(transaction)
         transaction.sample_rate = self._rate
         scope.span = transaction
         return transaction
 
     def _end(self, trace: RequestTrace, cell: Context) -> None:
-        transaction, transport = trace.transaction, self._channel.transport
+        transaction, transport = trace.transaction, self._transport
         if transaction is None or transport is None:
             return
         transaction.name = route_name(cell)
         if trace.status:
             transaction.set_http_status(trace.status)
-        transport.put(FinishTransaction(copy_context(), transaction, datetime.now(UTC)), _EVENT_BYTES // 4)
+        scopes = sentry_sdk.get_isolation_scope(), sentry_sdk.get_current_scope()
+        transport.finish(FinishTransaction(*scopes, transaction, datetime.now(UTC)))
 
     def capture(
         self, error: BaseException, *, handled: bool, extra: Mapping[str, Any] | None = None, level: str | None = None
     ) -> str | None:
         """Report an exception in the current scope. Returns the event id, None when the SDK dropped it."""
+        admission = self._admit(error_key(error))
+        if not admission.sent:
+            return admission.event_id
         scope = sentry_sdk.get_current_scope()
         event, hint = event_from_exception(
             error,
             client_options=scope.get_client().options,
             mechanism={"type": "metricx_observe", "handled": handled},
         )
-        return self._capture(event, hint, extra, level)
+        event["event_id"] = str(admission.event_id)
+        return self._capture(event, {**hint, _ADMITTED: True}, extra, level)
+
+    def _admit(self, key: Hashable, event_id: str | None = None) -> Admission:
+        return self._transport.burst.admit(key, event_id) if self._transport is not None else Admission(True, event_id)
+
+    @property
+    def merged(self) -> int:
+        """Errors that were counted on another one's event, because they came in a burst."""
+        return self._transport.burst.merged if self._transport is not None else 0
 
     def message(self, text: str, level: str, extra: Mapping[str, Any] | None = None) -> str | None:
         """Report a message in the current scope."""
@@ -394,6 +288,11 @@ class Sentry:
     def breadcrumb(self, message: str, category: str | None, data: Mapping[str, Any] | None) -> None:
         """Add a breadcrumb to the current scope."""
         sentry_sdk.add_breadcrumb(message=message, category=category, data=dict(data or {}))
+
+
+def _text_key(event: Any) -> Hashable:
+    logged = event.get("logentry") or event
+    return event.get("logger"), logged.get("formatted"), logged.get("message")
 
 
 def _integrations(names: frozenset[str]) -> list[Integration]:
