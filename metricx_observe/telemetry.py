@@ -154,17 +154,19 @@ def log_generation(
     """
     if not isinstance(trace, Trace):
         return None
-    began, ended = _moment(trace.last_end_ns), None
-    if isinstance(start_time, datetime):
-        began, ended = start_time, _after(start_time, latency_ms)
-    elif (length := _after(datetime.now(UTC), latency_ms, back=True)) is not None:
-        began = length
-    generation = trace.generation(name, model=model, input=input_messages, metadata=metadata, start_time=began)
-    generation.update(output=output, usage=usage)
-    if error is not None:
-        generation.fail(error)
-    generation.end(ended)
-    return generation.id
+    with _boundary()("log_generation"):
+        began, ended = _moment(trace.last_end_ns), None
+        if isinstance(start_time, datetime):
+            began, ended = start_time, _after(start_time, latency_ms)
+        elif (before := _after(datetime.now(UTC), latency_ms, back=True)) is not None:
+            began = before
+        generation = trace.generation(name, model=model, input=input_messages, metadata=metadata, start_time=began)
+        generation.update(output=output, usage=usage)
+        if error is not None:
+            generation.fail(error)
+        generation.end(ended)
+        return generation.id
+    return None
 
 
 def complete_copilot_trace(
@@ -179,11 +181,17 @@ def complete_copilot_trace(
     """End a copilot's trace, with its answer, or as failed with `error` as the reason."""
     if not isinstance(trace, Trace):
         return
-    metadata = {"success": bool(success), "total_tokens": total_tokens, "latency_ms": latency_ms}
-    trace.update(output=answer, metadata={key: value for key, value in metadata.items() if value is not None})
-    if not success:
-        trace.fail("failed" if error is None else error)
-    trace.end(_after(_moment(trace.start_ns), latency_ms))
+    with _boundary()("complete_copilot_trace"):
+        metadata = {"success": bool(success), "total_tokens": total_tokens, "latency_ms": latency_ms}
+        trace.update(output=answer, metadata={key: value for key, value in metadata.items() if value is not None})
+        if not success:
+            trace.fail("failed" if error is None else error)
+        trace.end(_after(_moment(trace.start_ns), latency_ms))
+
+
+def _boundary() -> Boundary:
+    running = Observability.default
+    return running.boundary if running is not None else _off
 
 
 def _moment(ns: int) -> datetime:
