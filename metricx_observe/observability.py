@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from .vendors.langfuse import Langfuse
     from .vendors.sentry import Sentry
 
+logger = logging.getLogger(__name__)
+
 _DOCUMENTED_NAMES = {"sentry": "sentry", "rudderstack": "analytics", "langfuse": "langfuse"}
 """The document calls RudderStack by what it does."""
 _OUR_OPTIONS = frozenset({"dsn", "transport", "integrations"})
@@ -230,7 +232,9 @@ class Observability:
         return self.vendors[vendor].state in ("on", "local")
 
     def _put(self, vendor: str, record: object, size: int) -> bool:
-        return self._delivery is not None and self._delivery.put(vendor, record, size=size)
+        taken = self._delivery is not None and self._delivery.put(vendor, record, size=size)
+        logger.debug("%s: %s of about %d bytes %s", vendor, type(record).__name__, size, "put" if taken else "refused")
+        return taken
 
     def _commit(self, timeout_s: float) -> bool:
         return self._delivery is None or self._delivery.commit(timeout_s)

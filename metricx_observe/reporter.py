@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -10,6 +11,8 @@ from typing import Any, Protocol
 from .boundary import Boundary
 from .context import DETACHED, Context, current_cell, use_cell
 from .normalise import Notes, line, plain
+
+logger = logging.getLogger(__name__)
 
 _LEVELS = ("fatal", "error", "warning", "info", "debug")
 _MAX_TEXT = 8_192
@@ -96,6 +99,7 @@ class ErrorReporter:
         with use_cell(cell) if cell is not None else nullcontext():
             event_id = self._sink.capture(error, handled=handled, extra=given, level=level)
         mark_reported(error, cell or DETACHED, event_id or "")
+        logger.info("error %s id=%s", type(error).__name__, event_id)
         return event_id
 
     def capture_message(

@@ -271,6 +271,8 @@ class Courier:
         from .post import retry_after_s
 
         said = verdict(answer.status) if answer.status else Verdict.REFUSED
+        n = sum(len(row.payloads) for row in rows)
+        logger.debug("%s: posted %d messages, HTTP %d", self.channel.vendor, n, answer.status)
         if said is Verdict.DELIVERED:
             self._remove(outbox, rows)
             self._count("delivered", rows)
