@@ -26,6 +26,7 @@ class FaultyVendor:
         self.retry_after = retry_after
         self.poison = poison
         self.answer_headers: dict[str, str] = {}
+        self.text = b""
         self.accepted: list[bytes] = []
         self.times: list[float] = []
         self.requests: list[tuple[dict[str, str], bytes]] = []
@@ -146,7 +147,7 @@ class FaultyVendor:
             headers["Retry-After"] = self.retry_after
         if status == 200:
             self._accept_messages(body)
-        text = b"no" if status != 200 else b""
+        text = b"no" if status != 200 else self.text
         lines = [f"HTTP/1.1 {status} Status", f"Content-Length: {len(text)}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         connection.sendall("\r\n".join([*lines, "", ""]).encode() + text)

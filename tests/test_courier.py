@@ -291,6 +291,50 @@ def test_large_posts_are_compressed_where_it_pays(vendor: FaultyVendor, start: S
     assert "content-encoding" not in vendor.requests[0][0]
 
 
+def test_other_hosts_are_reached_through_the_environments_proxy(
+    vendor: FaultyVendor, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the way out is a proxy the courier takes it, and compresses what is worth it; loopback it never is."""
+    monkeypatch.setenv("http_proxy", f"127.0.0.1:{vendor.port}")
+    monkeypatch.setenv("no_proxy", "")
+    delivery = start(LineChannel("http://vendor.example/batch"))
+    put(delivery, 1, text="x" * 10_000)
+    assert delivery.flush(5)
+    headers, body = vendor.requests[0]
+    assert (headers["host"], headers["content-encoding"]) == ("vendor.example", "gzip")
+    assert json.loads(body)["n"] == 0
+
+
+def test_a_vendor_that_does_not_speak_tls_gets_nothing(vendor: FaultyVendor, start: Start) -> None:
+    """An https address is never answered in clear: that is a failure like any other."""
+    delivery = start(LineChannel(vendor.url.replace("http:", "https:")))
+    put(delivery, 1)
+    until(lambda: (delivery.status()["rudderstack"]["last_error"] or "").startswith("Connect"))
+    assert vendor.accepted == []
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [(None, None), ("7", 7.0), ("-1", 0.0), ("nonsense", None), ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0)],
+)
+def test_retry_after_is_seconds_or_a_date(value: str | None, seconds: float | None) -> None:
+    """RFC 9110's two forms; what is neither is as if it were not there, what is past means now."""
+    from metricx_observe.delivery.post import retry_after_s
+
+    assert retry_after_s(value) == seconds
+
+
+def test_a_large_body_is_not_read_to_its_end(vendor: FaultyVendor, start: Start) -> None:
+    """At most 64 KiB of an answer are read; the connection is given up for the rest."""
+    vendor.text = b"y" * 1_000_000
+    delivery = start(LineChannel(vendor.url))
+    put(delivery, 1)
+    assert delivery.flush(5)
+    put(delivery, 1, first=1)
+    assert delivery.flush(5)
+    assert numbers(vendor) == [0, 1]
+
+
 def test_posts_carry_no_context_and_stay_out_of_the_applications_logs(
     vendor: FaultyVendor, start: Start, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -352,6 +352,103 @@ def test_an_unusable_file_means_memory_and_one_line(
         assert not path.exists()
 
 
+def no_locks(*_: object) -> None:
+    raise OSError(37, "No locks available")
+
+
+def test_a_file_system_without_locks_means_memory(
+    open_delivery: Open, vendor: FaultyVendor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """NFS without locks, or a platform without them: owners cannot be told apart, so nothing is shared."""
+    from metricx_observe.delivery import lockfile
+
+    assert lockfile.fcntl is not None
+    monkeypatch.setattr(lockfile.fcntl, "flock", no_locks)
+    delivery = open_delivery()
+    put(delivery, 5)
+    assert delivery.flush(5)
+    monkeypatch.setattr(lockfile, "fcntl", None)
+    other = open_delivery()
+    put(other, 5, first=5)
+    assert other.flush(5)
+    assert numbers(vendor) == list(range(10))
+    assert [record.levelno for record in caplog.records] == [logging.ERROR] * 2
+    assert "No locks available" in caplog.text
+
+
+def test_a_directory_that_cannot_be_written_means_memory(open_delivery: Open, vendor: FaultyVendor) -> None:
+    """No place for the file is no reason to lose anything while the process lives."""
+    delivery = open_delivery(url="sqlite:///proc/metricx/outbox.db")
+    put(delivery, 5)
+    assert delivery.flush(5)
+    assert numbers(vendor) == list(range(5))
+
+
+def test_a_full_disk_means_memory(
+    open_delivery: Open, vendor: FaultyVendor, url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What no longer fits goes on in memory; what is on disk waits for the next start. One line says so."""
+    vendor.mode = "500"
+    delivery = open_delivery()
+    put(delivery, 10)
+    assert delivery.commit(5)
+    with delivery._process.spool.outbox.session() as connection:  # type: ignore[attr-defined]
+        connection.execute("PRAGMA max_page_count = 1")
+    for n in range(10, 1000):
+        delivery.put("rudderstack", {"n": n, "text": "x" * 100}, size=200)
+    assert delivery.commit(5)
+    assert delivery.status()["outbox"]["kind"] == "memory"
+    vendor.mode = "ok"
+    assert delivery.flush(10)
+    delivery.close(1)
+    assert open_delivery().flush(5)
+    assert set(numbers(vendor)) == set(range(1000))
+    assert sum(record.levelno == logging.ERROR for record in caplog.records) == 1
+
+
+def test_memory_holds_no_more_than_memory_may(open_delivery: Open) -> None:
+    """The outbox in memory has the bound of memory, not that of the disk."""
+    delivery = open_delivery(url="memory://", deliver=False, limits=Limits(memory_bytes=20_000))
+    for n in range(20):
+        delivery.put("rudderstack", {"n": n, "text": "x" * 5_000}, size=1)
+        assert delivery.commit(5)
+    until(lambda: delivery.status()["rudderstack"]["dropped"].get("full track", 0) >= 16)
+    assert json.loads(delivery.rows("rudderstack")[-1].payload)["n"] == 19
+
+
+def test_without_threads_the_exit_hook_commits(
+    open_delivery: Open, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the interpreter starts no thread any more, what is put is kept until its end and stored there."""
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    delivery = open_delivery()
+    with monkeypatch.context() as patched:
+        patched.setattr("metricx_observe.delivery.writer.start_thread", refuse)
+        put(delivery, 5)
+    delivery._at_exit()
+    assert len(open_delivery(deliver=False, channels=[LineChannel("")]).rows("rudderstack")) == 5
+
+
+def test_a_channel_that_breaks_the_writer_ends_nothing(open_delivery: Open, vendor: FaultyVendor) -> None:
+    """An exception where none is expected is tried again with the same group, and said once."""
+    fails = [True, True]
+
+    class Buggy(LineChannel):
+        def importance(self, kind: str) -> Any:
+            if fails:
+                fails.pop()
+                raise KeyError(kind)
+            return super().importance(kind)
+
+    delivery = open_delivery(channels=[Buggy(vendor.url)])
+    put(delivery, 3)
+    assert delivery.flush(10)
+    assert numbers(vendor) == [0, 1, 2]
+
+
 def test_a_file_that_breaks_while_it_is_used_loses_nothing_that_is_put(
     open_delivery: Open, vendor: FaultyVendor, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
