@@ -69,7 +69,6 @@ class ObserveMiddleware:
     """
 
     def __init__(self, app: ASGIApp, *, observability: Observability, identify: Identify | None = None) -> None:
-        observability.serve()
         self.app = app
         self._observability = observability
         self._identify = identify
@@ -78,7 +77,7 @@ class ObserveMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             self._observability.start()  # in the worker's process; again where the application is started once more
-            await self.app(scope, receive, self._close_before_shutdown_ends(send))
+            await self.app(scope, receive, self._lifespan_sender(send))
         elif scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
         elif (outer := scope.get(SCOPE_KEY)) is not None:  # a mounted application, or installed twice
@@ -135,13 +134,15 @@ class ObserveMiddleware:
         elif not cell.reported:
             self._observability.report_status(status, cell)
 
-    def _close_before_shutdown_ends(self, send: Send) -> Send:
-        async def send_after_close(message: Message) -> None:
-            if message["type"] in ("lifespan.shutdown.complete", "lifespan.shutdown.failed"):
+    def _lifespan_sender(self, send: Send) -> Send:
+        async def send_between(message: Message) -> None:
+            if message["type"] == "lifespan.startup.complete":
+                self._observability.serve()  # the application may have called `sentry_sdk.init` meanwhile
+            elif message["type"] in ("lifespan.shutdown.complete", "lifespan.shutdown.failed"):
                 await self._observability.aclose()
             await send(message)
 
-        return send_after_close
+        return send_between
 
 
 class InnerLayer:

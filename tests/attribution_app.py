@@ -10,7 +10,8 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Annotated, Any, NamedTuple
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, WebSocket
 from fastapi.responses import StreamingResponse
@@ -23,7 +24,8 @@ EXECUTOR = ThreadPoolExecutor(4)
 """Its threads outlive each request, and the first was started in somebody's."""
 
 
-class Probe(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Probe:
     """Emits one signal of each kind that names its user in its content."""
 
     user: str

@@ -6,6 +6,8 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from logging.handlers import QueueHandler
+from queue import SimpleQueue
 from typing import Any
 from uuid import uuid4
 
@@ -258,16 +260,16 @@ async def _call(app: ASGIApp, place: str, run: str) -> Answer:
 def test_each_exception_is_reported_once_under_uvicorn(receiver: Receiver) -> None:
     """uvicorn logs what the application raised, which Sentry's logging integration would report once more."""
     run = uuid4().hex[:8]
-    logged: list[logging.LogRecord] = []
-    handler = logging.Handler()
-    handler.emit = logged.append  # type: ignore[method-assign]
+    logged = SimpleQueue[logging.LogRecord]()
+    handler = QueueHandler(logged)
     server_log = logging.getLogger("uvicorn.error")
+    handler.addFilter(lambda record: record.getMessage().startswith("Exception in ASGI application"))
     server_log.addHandler(handler)
     try:
         with observed(receiver) as observability, serving(failing_app(observability)) as url:
             for place in (*UNHANDLED, *ANSWERED):
                 _request(url, place, run)
-            _until(lambda: sum(1 for record in logged if record.exc_info) >= len(UNHANDLED))
+            _until(lambda: logged.qsize() >= len(UNHANDLED))
             assert observability.flush()
             found = {place: receiver.signals(request_id=f"{run}-{place}") for place in (*UNHANDLED, *ANSWERED)}
             errors = [signal for signal in receiver.signals(kind="error") if signal["request_id"] is None]
@@ -705,7 +707,7 @@ async def test_other_asgi_messages_pass(receiver: Receiver) -> None:
 
     with observed(receiver) as observability:
         middleware = ObserveMiddleware(app, observability=observability)
-        await middleware({"type": "other"}, _never, _never)  # type: ignore[arg-type]
+        await middleware({"type": "other"}, _never, _never)
     assert seen == [{"type": "other"}]
 
 

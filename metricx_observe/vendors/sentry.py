@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import import_module
-from typing import Any
+from typing import Any, ClassVar
 
 import sentry_sdk
 from sentry_sdk.consts import DEFAULT_OPTIONS
@@ -57,9 +57,9 @@ class RequestTrace:
 
 
 class Sentry:
-    """The one owner of Sentry's global client in this process."""
+    """The owner of Sentry's global client in this process, or several with one DSN."""
 
-    _owner: Sentry | None = None
+    _open: ClassVar[list[Sentry]] = []
 
     def __init__(self, settings: Settings, target: Vendor) -> None:
         self._settings = settings
@@ -79,7 +79,7 @@ class Sentry:
         """
         if refused := _OURS & set(options):
             raise ConfigurationError(f"sentry_options: {', '.join(sorted(refused))} cannot be set there; leave it out")
-        if Sentry._owner is not None and Sentry._owner._target.url != self._target.url:
+        if any(other._target.url != self._target.url for other in Sentry._open):
             raise ConfigurationError("another open Observability has another SENTRY_DSN: close() it first")
         self._take_over(options)
         self._transport = transport = EnvelopeTransport(put, commit, self._settings.errors_max_per_second)
@@ -89,7 +89,7 @@ class Sentry:
         self._client.integrations.pop("dedupe", None)
         ignore_logger("metricx_observe.*")
         sentry_sdk.get_global_scope().add_event_processor(self._process)
-        Sentry._owner = self
+        Sentry._open.append(self)
 
     def _options(self, web: bool) -> dict[str, Any]:
         settings = self._settings
@@ -107,7 +107,7 @@ class Sentry:
     def _take_over(self, options: Mapping[str, Any]) -> None:
         earlier = sentry_sdk.get_client()
         self._previous = earlier if earlier.is_active() else None
-        if self._previous is None or (Sentry._owner is not None and earlier is Sentry._owner._client):
+        if self._previous is None or any(earlier is other._client for other in Sentry._open):
             return
         known = {*self._options(False), *options, *_OURS}
         lost = sorted(
@@ -123,8 +123,11 @@ class Sentry:
 
     def close(self) -> None:
         """Give the global client back to whoever had it before."""
-        if Sentry._owner is self:
-            Sentry._owner = None
+        if self in Sentry._open:
+            Sentry._open.remove(self)
+        for other in Sentry._open:
+            if other._previous is self._client:
+                other._previous = self._previous
         scope = sentry_sdk.get_global_scope()
         processors = scope._event_processors  # there is no public way to take a processor off again
         if self._process in processors:
@@ -139,8 +142,9 @@ class Sentry:
         `disabled_integrations` alone has no effect where an earlier `init` set them up. Without the middleware
         (`init_observability()` alone) they stay: nothing else sees unhandled errors then.
         """
-        for name in _WEB:
-            self._client.integrations.pop(name, None)
+        for client in (self._client, sentry_sdk.get_global_scope().client):  # a later `init` has them as well
+            for name in _WEB:
+                client.integrations.pop(name, None)
 
     def flush(self) -> None:
         """Hand over what the SDK gathers itself: logs, metrics, sessions."""
