@@ -96,7 +96,7 @@ class FaultyVendor:
         self._connections.discard(connection)
 
     def _one(self, connection: socket.socket, readline: Callable[[], bytes], read: Callable[[int], bytes]) -> bool:
-        if not readline():
+        if not readline().startswith(b"POST "):
             return False
         headers: dict[str, str] = {}
         while (line := readline().strip()) != b"":

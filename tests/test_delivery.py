@@ -360,14 +360,11 @@ def test_a_file_system_without_locks_means_memory(
     open_delivery: Open, vendor: FaultyVendor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """NFS without locks, or a platform without them: owners cannot be told apart, so nothing is shared."""
-    from metricx_observe.delivery import lockfile
-
-    assert lockfile.fcntl is not None
-    monkeypatch.setattr(lockfile.fcntl, "flock", no_locks)
+    monkeypatch.setattr("fcntl.flock", no_locks)
     delivery = open_delivery()
     put(delivery, 5)
     assert delivery.flush(5)
-    monkeypatch.setattr(lockfile, "fcntl", None)
+    monkeypatch.setattr("metricx_observe.delivery.lockfile.fcntl", None)
     other = open_delivery()
     put(other, 5, first=5)
     assert other.flush(5)
