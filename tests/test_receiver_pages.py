@@ -280,8 +280,16 @@ def test_langfuse_trace_addresses_lead_to_the_trace(receiver: Receiver) -> None:
 
 def test_static_files_come_with_the_package(receiver: Receiver) -> None:
     """htmx with its licence, our style sheet and icon, and nothing outside that folder."""
-    for name in ("htmx.min.js", "htmx.LICENSE.txt", "receiver.css", "icon.svg"):
-        assert receiver.get(f"/static/{name}").content
+    types = {
+        "htmx.min.js": "text/javascript",
+        "htmx.LICENSE.txt": "text/plain",
+        "receiver.css": "text/css",
+        "icon.svg": "image/svg+xml",
+    }
+    for name, media_type in types.items():
+        answer = receiver.get(f"/static/{name}")
+        assert answer.content
+        assert answer.headers["content-type"].partition(";")[0] == media_type
     assert httpx.get(receiver.url + "/static/..%2f..%2fapp.py").status_code == 404
 
 

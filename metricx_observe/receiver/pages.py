@@ -10,15 +10,16 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
-from starlette.routing import BaseRoute, Mount, Route
-from starlette.staticfiles import StaticFiles
+from starlette.routing import Route
 
 from .api import find
-from .signals import KINDS
+from .signals import KINDS, Refused
 from .store import Store
 from .story import read, tell
 
 HERE = Path(__file__).parent
+MEDIA_TYPES = {"js": "text/javascript", "css": "text/css", "svg": "image/svg+xml", "txt": "text/plain"}
+"""By ending. Python's own table is the machine's, and with `nosniff` a wrong one would stop the page."""
 
 
 class Pages:
@@ -29,16 +30,18 @@ class Pages:
         loader = FileSystemLoader(HERE / "templates")
         self._templates = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
         self._templates.filters["duration"] = duration
+        # Few and small, so in memory: no path of a request ever reaches the file system.
+        self._files = {file.name: file.read_bytes() for file in (HERE / "static").iterdir()}
         self._templates.filters["segment"] = lambda value: quote(value, safe="")
 
-    def routes(self) -> list[BaseRoute]:
+    def routes(self) -> list[Route]:
         """`/`, its table for polling, `/requests/{request_id}`, and Langfuse's address of a trace."""
         return [
             Route("/", self._live, methods=["GET"]),
             Route("/signals", self._table, methods=["GET"]),
             Route("/requests/{request_id}", self._request, methods=["GET"]),
             Route("/project/{project}/traces/{trace_id}", self._trace, methods=["GET"]),
-            Mount("/static", StaticFiles(directory=HERE / "static")),
+            Route("/static/{name}", self._file, methods=["GET"]),
         ]
 
     async def _live(self, request: Request) -> Response:
@@ -84,6 +87,12 @@ class Pages:
     async def _trace(self, request: Request) -> Response:
         """Where Langfuse's `get_trace_url` leads."""
         return RedirectResponse(f"/?{urlencode({'trace_id': request.path_params['trace_id']})}", 303)
+
+    async def _file(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in self._files:
+            raise Refused(404, "there is no such file")
+        return Response(self._files[name], media_type=MEDIA_TYPES[name.rpartition(".")[2]])
 
     def _render(self, template: str, **values: Any) -> str:
         return self._templates.get_template(template).render(values)
