@@ -174,17 +174,17 @@ class InnerLayer:
             await self.app(scope, receive, self._sender(cell, send))
         except Exception as error:
             cell.pending = error  # a middleware outside may turn it into a response of its own
-            raise
-        finally:
             tell_active_span(cell.state)
+            raise
 
     def _sender(self, cell: Context, send: Send) -> Send:
         observability = self._observability
 
         async def send_after_report(message: Message) -> None:
-            if message["type"] in _STARTS and message.get("status", 101) in observability.error_statuses:
+            if message["type"] in _STARTS:
+                tell_active_span(cell.state)  # FastAPI ends it with the last byte, before the application returns
                 error = sys.exc_info()[1]  # inside an exception handler's response this is what it handles
-                if isinstance(error, Exception):
+                if message.get("status", 101) in observability.error_statuses and isinstance(error, Exception):
                     observability.report(error, cell, handled=True)
             await send(message)
 
