@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 _LEVELS = ("fatal", "error", "warning", "info", "debug")
 _MAX_TEXT = 8_192
 """Sentry's limit for a message."""
+_MAX_EXTRA = 200_000
+"""Sentry takes 1 MB an event, and there is the rest of it."""
 _MARK = "__metricx_observe_event__"
 
 
@@ -132,7 +134,7 @@ class ErrorReporter:
     ) -> tuple[dict[str, Any] | None, str | None]:
         """What a caller gave beside the error: read once here, since Sentry's SDK keeps references."""
         notes = [] if notes is None else notes
-        fields = None if extra is None else plain(extra, notes)
+        fields = None if extra is None else plain(extra, notes, _MAX_EXTRA)
         known = None if level is None else line(level, notes).lower()
         if known not in (None, *_LEVELS):
             notes.append("unknown level")

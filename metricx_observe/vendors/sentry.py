@@ -46,6 +46,8 @@ _SERVER_LOGGERS = frozenset({"uvicorn.error", "hypercorn.error", "gunicorn.error
 """They log what the middleware has reported already."""
 _ADMITTED = "metricx_admitted"
 """In the hint of an event that was looked at for bursts."""
+_EXTRA = "metricx_extra"
+"""In the hint of an event that was given more facts."""
 
 
 @dataclass(slots=True)
@@ -83,11 +85,13 @@ class Sentry:
             raise ConfigurationError("another open Observability has another SENTRY_DSN: close() it first")
         self._take_over(options)
         self._transport = transport = EnvelopeTransport(put, commit, self._settings.errors_max_per_second)
-        sentry_sdk.init(**{**self._options(web), **options, "dsn": self._target.url, "transport": transport})
+        ours = {"dsn": self._target.url, "transport": transport, "before_send": _with_extra(options.get("before_send"))}
+        sentry_sdk.init(**{**self._options(web), **options, **ours})
         self._client = sentry_sdk.get_client()
         # its ContextVar keeps the last exception, and so its frames, alive in each task that began after it
         self._client.integrations.pop("dedupe", None)
-        ignore_logger("metricx_observe.*")
+        for name in ("metricx_observe", "metricx_observe.*"):
+            ignore_logger(name)
         sentry_sdk.get_global_scope().add_event_processor(self._process)
         Sentry._open.append(self)
 
@@ -285,13 +289,22 @@ class Sentry:
     def _capture(self, event: Any, hint: Any, extra: Mapping[str, Any] | None, level: str | None) -> str | None:
         if level:
             event["level"] = level
-        if extra:
-            event["extra"] = dict(extra)
-        return sentry_sdk.get_current_scope().capture_event(event, hint)
+        return sentry_sdk.get_current_scope().capture_event(event, {**hint, _EXTRA: extra} if extra else hint)
 
     def breadcrumb(self, message: str, category: str | None, data: Mapping[str, Any] | None) -> None:
         """Add a breadcrumb to the current scope."""
         sentry_sdk.add_breadcrumb(message=message, category=category, data=dict(data or {}))
+
+
+def _with_extra(before_send: Any) -> Any:
+    """A `before_send` that first puts on what was given as `extra`: the SDK would cut it to ten items."""
+
+    def put_extra(event: Any, hint: Any) -> Any:
+        if extra := hint.get(_EXTRA):
+            event["extra"] = {**(event.get("extra") or {}), **extra}
+        return event if before_send is None else before_send(event, hint)
+
+    return put_extra
 
 
 def _text_key(event: Any) -> Hashable:
