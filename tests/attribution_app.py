@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, WebSocket
 from fastapi.responses import StreamingResponse
+from fastapi.sse import EventSourceResponse
 from starlette.requests import HTTPConnection
 
 from metricx_observe import ContextDep, ErrorReporterDep, Identity, LLMTracerDep, Observability, TrackerDep
@@ -186,6 +187,13 @@ def places(make: Any) -> APIRouter:
 
         return StreamingResponse(body())
 
+    @router.get("/events", response_class=EventSourceResponse)
+    async def events(probe: Probe = Depends(make)) -> AsyncIterator[str]:
+        probe()
+        yield "1"
+        await asyncio.sleep(0)
+        probe()
+
     @router.get("/create-task")
     async def create_task(probe: Probe = Depends(make)) -> None:
         async def work() -> None:
@@ -233,11 +241,11 @@ async def nobody(probe: Injected) -> None:
     probe()
 
 
-TWICE = frozenset({"async-yield", "sync-yield", "background", "stream", "sync-stream", "websocket"})
+TWICE = frozenset({"async-yield", "sync-yield", "background", "stream", "sync-stream", "events", "websocket"})
 """Places that emit two times."""
 PLACES = (
     "async-dependency", "sync-dependency", "async-yield", "sync-yield", "async-route", "sync-route", "background",
-    "stream", "sync-stream", "create-task", "to-thread", "websocket",
+    "stream", "sync-stream", "events", "create-task", "to-thread", "websocket",
 )  # fmt: skip
 BINDINGS = ("async", "sync", "function", "async-yield", "sync-yield", "identify", "async-route", "sync-route")
 PATHS = (

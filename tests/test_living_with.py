@@ -19,6 +19,9 @@ import httpx
 import pytest
 import sentry_sdk
 from fastapi import APIRouter, FastAPI
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -322,6 +325,57 @@ def test_a_global_tracer_provider_is_left_alone_and_its_server_span_told(receive
     server = result["server"]
     assert (server["request_id"], server["user.id"], server["workspace_id"]) == ("r-1", "alice", "acme")
     assert server["http.route"] == "/items/{item}"
+
+
+@pytest.mark.parametrize("path", ["/items/7", "/broken"])
+async def test_the_server_span_of_an_applications_own_provider_is_told(receiver: Receiver, path: str) -> None:
+    """Also of a provider that only this FastAPI has, and of a request that fails; other spans are left alone."""
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    with observed(receiver) as observability:
+        app = FastAPI(telemetry={"tracer_provider": provider})
+        observability.install(app)
+
+        @app.get("/items/{item}")
+        async def item(item: str, context: ContextDep) -> None:
+            context.bind_user("alice", workspace_id="acme")
+
+        @app.get("/broken")
+        async def broken(context: ContextDep) -> None:
+            context.bind_user("alice", workspace_id="acme")
+            raise LookupError("it failed")
+
+        await call(app, path, headers={"x-request-id": "r-1"})
+    *others, server = exporter.get_finished_spans()
+    told = {key: value for key, value in (server.attributes or {}).items() if key in _TOLD}
+    assert told == {"request_id": "r-1", "user.id": "alice", "workspace_id": "acme"}
+    assert not any(_TOLD & set(span.attributes or ()) for span in others)
+
+
+_TOLD = {"request_id", "user.id", "workspace_id"}
+
+
+def test_a_startup_that_fails_is_the_servers_to_tell(receiver: Receiver) -> None:
+    """The middleware passes the message on, and closes nothing: the server ends the process."""
+    sent: list[str] = []
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        raise LookupError("no database")
+        yield
+
+    async def receive() -> Any:
+        return {"type": "lifespan.startup"}
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    with observed(receiver) as observability:
+        app = FastAPI(lifespan=lifespan)
+        observability.install(app)
+        with pytest.raises(LookupError):
+            asyncio.run(app({"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}, receive, send))
+    assert sent == ["lifespan.startup.failed"]
 
 
 async def test_the_applications_error_log_is_reported_with_its_user(receiver: Receiver) -> None:

@@ -677,6 +677,30 @@ async def test_an_identify_that_fails_means_no_user_and_is_counted(receiver: Rec
         assert isinstance(answer.error, InputError)
 
 
+async def test_no_header_or_cookie_of_a_client_makes_it_somebody(receiver: Receiver) -> None:
+    """Identity comes from the server's own authentication: what is well known for spoofing binds nobody."""
+    headers = {
+        "baggage": "langfuse_user_id=victim,user.id=victim", "x-user-id": "victim", "x-forwarded-user": "victim",
+        "x-posthog-distinct-id": "victim", "cookie": "user_id=victim; rl_user_id=victim", "remote-user": "victim",
+        "x-request-id": uuid4().hex,
+    }  # fmt: skip
+    with observed(receiver) as observability:
+        app = FastAPI()
+        observability.install(app)
+
+        @app.get("/")
+        async def everything(tracker: TrackerDep) -> None:
+            tracker.track("seen")
+            with observability.llm.trace("seen"), observability.llm.client.start_as_current_observation(name="own"):
+                raise Broken("seen")
+
+        await call(app, "/", headers=headers)
+        observability.flush()
+        found = receiver.signals(request_id=headers["x-request-id"])
+    assert {signal["kind"] for signal in found} == {"error", "transaction", "track", "trace", "observation"}
+    assert {signal["user_id"] for signal in found} == {None}
+
+
 @pytest.mark.parametrize(
     ("consent", "sent"),
     [
