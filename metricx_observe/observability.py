@@ -142,9 +142,9 @@ class Observability:
     def serve(self) -> None:
         """Open the vendors with the middleware in the place of Sentry's own web integrations."""
         self._web = False
-        self._open()
-        if self._sentry is not None:
+        if self._sentry is not None:  # open already, without the middleware
             self._sentry.replace_web_integrations()
+        self._open()
 
     def _open(self) -> None:
         """Called by everything that needs it; no thread of delivery runs before the first signal."""
@@ -202,6 +202,8 @@ class Observability:
         sentry.open(partial(self._put, "sentry"), self._commit, self._sentry_options, self._web)
         self._sentry, self._errors = sentry, ErrorReporter(sentry, self.boundary)
         contexts.vendor_scope = sentry.scope
+        if not self._web:
+            sentry.replace_web_integrations()
         return [channel]
 
     def _open_rudderstack(self, target: Vendor) -> list[Channel]:

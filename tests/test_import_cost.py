@@ -1,0 +1,65 @@
+"""What is imported when: no vendor's SDK before its vendor is opened, no HTTP client or database before delivery."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from .processes import run_python
+
+CODE = """
+import json, sys
+WATCHED = ("sentry_sdk", "rudderstack", "langfuse", "opentelemetry.sdk", "httpx", "sqlite3", "metricx_observe.receiver")
+def loaded():
+    return [name for name in WATCHED if name in sys.modules]
+import fastapi
+before = set(loaded())
+import metricx_observe
+after_import = set(loaded()) - before
+observability = metricx_observe.Observability.from_env({overrides})
+observability.install(fastapi.FastAPI())
+after_install = set(loaded()) - before
+observability.tracker.track("e", user_id="u1")
+observability.flush(5)
+print(json.dumps([sorted(found) for found in (after_import, after_install, set(loaded()) - before)]))
+"""
+RUDDERSTACK = {
+    "environment": "production",
+    "rudderstack_write_key": "key",
+    "rudderstack_data_plane_url": "http://127.0.0.1:9",
+    "outbox_url": "memory://",
+}
+LANGFUSE = {
+    "environment": "production",
+    "langfuse_public_key": "pk",
+    "langfuse_secret_key": "sk",
+    "langfuse_base_url": "http://127.0.0.1:9",
+    "outbox_url": "memory://",
+}
+SENTRY = {"environment": "production", "sentry_dsn": "http://key@127.0.0.1:9/1", "outbox_url": "memory://"}
+
+
+def test_what_is_imported_when(tmp_path: Path) -> None:
+    """Importing the package loads no SDK; opening loads those that are configured; httpx and sqlite3 come last."""
+    cases = {"off": {"environment": "production"}, "sentry": SENTRY, "rudderstack": RUDDERSTACK, "langfuse": LANGFUSE}
+
+    def loaded(case: str) -> list[list[str]]:
+        overrides = ", ".join(f"{name}={value!r}" for name, value in cases[case].items())
+        ended = run_python("-c", CODE.format(overrides=overrides), folder=tmp_path)
+        assert ended.returncode == 0, ended.stderr
+        found: list[list[str]] = json.loads(ended.stdout)
+        return found
+
+    with ThreadPoolExecutor(2) as pool:
+        found = dict(zip(cases, pool.map(loaded, cases), strict=True))
+    assert [steps[0] for steps in found.values()] == [[], [], [], []]
+    opened = {case: set(steps[1]) for case, steps in found.items()}
+    assert opened["off"] == set()
+    assert opened["rudderstack"] == {"rudderstack"}
+    assert "sentry_sdk" in opened["sentry"]
+    assert not {"rudderstack", "metricx_observe.receiver"} & opened["sentry"]
+    assert {"langfuse", "opentelemetry.sdk"} <= opened["langfuse"]
+    assert not {"sentry_sdk", "rudderstack"} & opened["langfuse"]
+    assert {"httpx", "sqlite3"} <= set(found["rudderstack"][2])
+    assert not {"sentry_sdk", "langfuse"} & set(found["rudderstack"][2])
