@@ -9,6 +9,7 @@ import base64
 import json
 import random
 import string
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from urllib.parse import quote
@@ -100,6 +101,17 @@ def _password(r: random.Random) -> Secret:
     return Secret("password", r.choice(names.split()), hidden, hidden, by_look=False)
 
 
+def _langfuse(r: random.Random) -> Secret:
+    value = f"{r.choice(['sk', 'pk'])}-lf-{uuid.UUID(int=r.getrandbits(128))}"
+    return Secret("langfuse", r.choice(["LANGFUSE_SECRET_KEY", "secretKey", "langfuse_key"]), value, value)
+
+
+def _slack(r: random.Random) -> Secret:
+    numbers = "-".join(some(r, string.digits, 12) for _ in range(r.choice([2, 3])))
+    value = f"xox{r.choice('bpar')}-{numbers}-{some(r, ALNUM, 24)}"
+    return Secret("slack", r.choice(["slack_token", "SLACK_BOT_TOKEN", "slackToken"]), value, value)
+
+
 def _slack_hook(r: random.Random) -> Secret:
     hidden = f"T{some(r, UPPER, 8)}/B{some(r, UPPER, 8)}/{some(r, ALNUM, 24)}"
     return Secret("slack-hook", "webhook_secret", f"https://hooks.slack.com/services/{hidden}", hidden)
@@ -111,8 +123,7 @@ MAKERS: tuple[Maker, ...] = (
     _key("openai", "api_key openaiApiKey OPENAI_API_KEY", "sk-proj-", URLSAFE, 74),
     _key("openai-old", "api_key openai_key", "sk-", ALNUM, 48),
     _key("openrouter", "apikey", "sk-or-v1-", HEX, 64),
-    _key("langfuse-secret", "LANGFUSE_SECRET_KEY secretKey", "sk-lf-", HEX + "-", 36),
-    _key("langfuse-public", "langfuse_key LANGFUSE_API_KEY", "pk-lf-", HEX + "-", 36),
+    _langfuse,
     _key("shopify-admin", "X-Shopify-Access-Token accessToken", "shpat_", HEX, 32),
     _key("shopify-secret", "shared_secret api_secret_key", "shpss_", HEX, 32),
     _key("shopify-custom", "shopify_token", "shpca_", HEX, 32),
@@ -120,8 +131,7 @@ MAKERS: tuple[Maker, ...] = (
     _key("github-oauth", "oauth_token", "gho_", ALNUM, 36),
     _key("github-fine", "token", "github_pat_", ALNUM + "_", 82),
     _key("gitlab", "PRIVATE-TOKEN ci_token", "glpat-", URLSAFE, 20),
-    _key("slack-bot", "slack_token SLACK_BOT_TOKEN", "xoxb-", string.digits + "-", 30),
-    _key("slack-user", "slackToken", "xoxp-", ALNUM + "-", 50),
+    _slack,
     _key("aws-id", "aws_access_key", "AKIA", UPPER, 16),
     _key("aws-session-id", "awsAccessKey", "ASIA", UPPER, 16),
     _key("google-api", "google_api_key x-goog-api-key key", "AIza", URLSAFE, 35),

@@ -73,7 +73,9 @@ _PLAIN_KEYS = _set(
     any each last first next previous prev current home end page arrow enter escape record context measurement utm
     custom locale error input output external business campaign socket the a this that by is key"""
 )
-_PLAIN_TOKENS = _set("page pad eos bos unk cls sep mask stop special per continuation next design end first last")
+_PLAIN_TOKENS = _set(
+    """page pad eos bos unk cls sep mask stop special per continuation next design end first last"""
+)
 _IN_QUERY = _set("key sig signature hmac")
 _IF_RANDOM = _set("code state sid session")
 _PERSONAL = _set("email emails mail phone mobile msisdn telephone ip")

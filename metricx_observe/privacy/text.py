@@ -28,12 +28,16 @@ class Finding(NamedTuple):
 
 # The name before a separator, read backwards from it: what closes it, then the name. `API key:` has a space.
 _NAME_BEFORE = re.compile(
-    r"""!?\s{0,3}+\]?+(?:["']\\{0,8}+)?+([\w.\-\[\]%$]{1,64}+(?:[ ](?:ipa|ssecca|terces|etavirp|drac|ytiruces)\b)?+)""", re.I
+    r"""!?\s{0,9}+\]?+(?:["']\\{0,8}+)?+([\w.\-\[\]%$]{1,64}+(?:[ ](?:ipa|ssecca|terces|etavirp|drac|ytiruces)\b)?+)""",
+    re.I,
 )
 # A comma counts only between two quoted strings, as in a header pair.
-_SEPARATOR = re.compile(r"""(==?+|:=?+|=>|>|,(?=\s{0,3}+b?\\{0,8}+["']))\s{0,3}+""")
+_SEPARATOR = re.compile(
+    r"""(==?+|:=?+|=>|>|,(?=\s{0,3}+b?\\{0,8}+["']))[ \t]{0,9}+(?:\r?\n[ \t]{0,80}+(?=b?\\{0,8}+["'\[({]))?+"""
+)
 _MULTIPART = re.compile(
-    r"""name=\\{0,8}+"([^"\\]{1,64})\\{0,8}+"(?:\r?\n|(?:\\{1,8}+r)?\\{1,8}+n){2}(.*?)(?=\r?\n--|\\r\\{1,8}+n--|\Z)""", re.S
+    r"""name=\\{0,8}+"([^"\\]{1,64})\\{0,8}+"(?:\r?\n|(?:\\{1,8}+r)?\\{1,8}+n){2}(.*?)(?=\r?\n--|\\r\\{1,8}+n--|\Z)""",
+    re.S,
 )
 _SEPARATORS = ("=", ":", ">", "',", '",')
 _QUOTE = re.compile(r"""[bru f]{0,2}(\\{0,8}+)(["'])""", re.I)
@@ -48,58 +52,70 @@ _BARE = re.compile(
     r"""(?:<[^<>\n]{1,200}>|(?:[^\s&;,'"\\)\]}<>]|[,'")\]}](?![\s,;:&'")\]}<>]|\Z)|\\(?![nrt"'\\]))++)""",
     re.I,
 )
+_LOC = re.compile(r"""["']loc["']""")
 _LINE = re.compile(r"""[^\r\n'"\\]++""")
 _ELEMENT = re.compile(r"[^<]*+")
 _NOTHING = re.compile(
     r"(?:None|null|NULL|True|False|true|false|undefined|str|int|bytes|Any|object|\.+|-"
-    r"|(?:%\(?\w*\)?[srd]|\{[\w.!:\[\]]*\}|\$\{?\w+\}?|(?:[Bb]earer|[Bb]asic|[Tt]oken)\s*)+"
+    r"|(?:%(?:\(\w+\))?[srd]|\{[\w.!:\[\]]*\}|\$\{\w+\}|(?:[Bb]earer|[Bb]asic|[Tt]oken)\s*)+"
     r"|(?:[*•xX\- ]|\\u2022){3,}\d{0,4}|\[(?:Filtered|redacted|REDACTED)\]|<redacted>"
     rf"|{_MARKER})?"
 )
-_RANDOM = re.compile(r"(?!\d{4}-\d\d-)(?=[^\d\s]*+\d)(?=[^A-Za-z\s]*+[A-Za-z])[^\s<>(){}]{16,}")
+_RANDOM = re.compile(r"(?!\d{4}-\d\d-)(?=\S*[A-Za-z])(?=\S*\d|(?=\S*[A-Z]{2})\S*[a-z])[^\s<>(){}]{16,}")
+
+
+
+class _Kind(NamedTuple):
+    """One kind of secret. A regex that begins with one literal character runs at the speed of memchr, any other at a
+    hundredth of it: so `near` looks for the rarest character with what stands beside it, and `pattern` runs after it.
+    """
+
+    rule: str
+    anchor: str
+    near: re.Pattern[str]
+    pattern: re.Pattern[str]
+
 
 _T = r"[A-Za-z0-9_\-]"
-_VALUES = {
-    "pem": r"-----BEGIN [A-Z0-9 ]{1,40}-----(?s:.*?)(?:-----END [A-Z0-9 ]{1,40}-----|\Z)",
-    "jwt": rf"(?<![A-Za-z0-9])eyJ{_T}{{8,}}+(?:\.{_T}*+=*+){{0,4}}+",
-    "vendor_key": r"(?<![A-Za-z0-9])(?:"
-    rf"(?:sk|pk-lf)-{_T}{{16,}}+|[sprk]k_(?:live|test)_\w{{10,}}+|whsec_[\w+/=]{{16,}}+|shp[a-z]{{2,3}}_\w{{16,}}+"
-    rf"|gh[pousr]_\w{{20,}}+|github_pat_\w{{20,}}+|(?:glpat|xapp|GOCSPX|pypi)-{_T}{{16,}}+|xox[a-z]-{_T}{{10,}}+"
-    rf"|A[A-Z]{{2}}A[A-Z0-9]{{16}}(?![A-Za-z0-9])|AIza{_T}{{30,}}+|EAA[A-Za-z0-9]{{20,}}+|ya29\.{_T}{{10,}}+"
-    rf"|1//0{_T}{{20,}}+|4/0A{_T}{{20,}}+|SG\.{_T}{{16,}}+\.{_T}{{16,}}+|(?:hf|npm|gsk)_\w{{20,}}+"
-    r")|hooks\.slack\.com/services/[\w/]{20,}+",
-    # Prose has `bearer tokens` and `basic understanding`: a credential has a digit, a capital inside, or is long.
-    "credentials": r"(?<![A-Za-z0-9])(?:[Bb]earer|[Bb]asic|BEARER|BASIC)[ ]{1,3}+"
-    r"(?=[A-Za-z]*+[0-9._~+/=\-][A-Za-z0-9]|[a-z]*+[A-Z]+[a-z]|[A-Za-z]{20})[A-Za-z0-9._~+/\-]{6,}+=*+",
-    "url_password": r"(?<=://)[^\s:/?#@'\"]{0,256}+:[^\s/?#'\"]{1,256}@|(?<=://)[\w\-.%]{16,256}+@"
-    r"|(?i:(?<=%3A%2F%2F)[\w\-.~]{0,256}+%3A[^\s&%]{0,256}+(?:%(?!40)[^\s&%]{1,256}+){0,99}+%40)",
-    "card": r"(?<![\w.])[2-6]\d{3}(?:[ \-]?\d){10,15}+(?!\w)",
-}
-_VALUE = re.compile("|".join(f"(?P<{rule}>{pattern})" for rule, pattern in _VALUES.items()))
-
-PERSONAL = re.compile(
-    r"(?P<email>(?<![\w.+\-])[\w.+\-]{1,64}+@[\w\-]{1,63}+(?:\.[\w\-]{1,63}+){1,8}+)"
-    r"|(?P<ip>(?<![\w.:])(?:(?:\d{1,3}\.){3}\d{1,3}(?![\w.])|(?:[0-9A-Fa-f]{1,4}:){2,7}(?::?[0-9A-Fa-f]{1,4}){1,7}(?![\w:])))"
-    r"|(?P<phone>(?<![\w.])(?:\+\d|\(\d{3}\))[\d ()\-.]{6,18}\d(?!\w))"
+# Prose has `bearer tokens` and `basic understanding`: a credential has a digit, a capital inside, or is long.
+_CREDENTIALS = (
+    r"(?:[Bb]earer|[Bb]asic|BEARER|BASIC)[ ]{1,3}+"
+    r"(?=[A-Za-z._~+/=\-]*+\d|[a-z]*+[A-Z]+[a-z]|[A-Za-z0-9._~+/]{20})[A-Za-z0-9._~+/\-]{6,}+=*+"
 )
-
-# A regex that begins with one literal character runs at the speed of memchr, the alternation above at a hundredth of
-# it. So each kind of secret is looked for by its rarest character, with what stands around it.
-_ANCHORS = tuple(
-    (anchor, re.compile(pattern).search)
-    for anchor, pattern in {
-        "-": r"-(?=[\w\-]{5})(?:(?<=sk-)|(?<=pk-)|(?<=pat-)|(?<=app-)|(?<=SPX-)|(?<=ypi-)|(?<=xox[a-z]-)|(?<=-----))",
-        "_": r"_(?=[\w+/=]{10})(?:(?<=k_)|(?<=sec_)|(?<=shp.._)|(?<=shp..._)|(?<=gh._)|(?<=pat_)|(?<=hf_)|(?<=npm_))",
-        "A": r"A(?:[A-Z]{2}A[A-Z0-9]{16}|Iza|(?<=EA)A)",
-        "J": r"J(?<=eyJ)",
-        ".": r"\.(?:(?<=ya29\.)|(?<=SG\.))",
-        "/": r"/(?:/0|0A|services/)",
-        "b": r"b(?:earer|asic) ",
-        "B": r"B(?:earer|asic|EARER|ASIC) ",
-        "@": r"@(?<!\s@)",
-        "%": r"%(?:3A%2F%2F|3a%2f%2f)",
-    }.items()
-)
+_KINDS = tuple(
+    _Kind(rule, near.lstrip("\\")[0], re.compile(near), re.compile(pattern if "url" in rule else rf"(?<![A-Za-z0-9])(?:{pattern})"))
+    for rule, near, pattern in (
+        ("pem", r"-BEGIN (?<=-----BEGIN )", r"-----BEGIN [A-Z0-9 ]{1,40}-----(?s:.*?)(?:-----END [A-Z0-9 ]{1,40}-----|\Z)"),
+        ("jwt", r"J(?<=eyJ)", rf"eyJ{_T}{{8,}}+(?:\.{_T}*+=*+){{0,4}}+"),
+        ("vendor_key", r"-(?!----)(?=[\w\-]{6})(?:(?<=sk-)|(?<=pk-)|(?<=pat-)|(?<=app-)|(?<=SPX-)|(?<=ypi-)|(?<=xox[a-z]-))",
+         rf"(?:sk|pk-lf|glpat|xapp|GOCSPX|pypi)-{_T}{{16,}}+|xox[a-z]-{_T}{{10,}}+"),
+        ("vendor_key", r"_(?=\w{10})(?:(?<=k_)|(?<=sec_)|(?<=shp.._)|(?<=shp..._)|(?<=gh._)|(?<=pat_)|(?<=hf_)|(?<=npm_))",
+         r"[sprk]k_(?:live|test)_\w{10,}+|whsec_[\w+/=]{16,}+|shp[a-z]{2,3}_\w{16,}+|gh[pousr]_\w{20,}+|github_pat_\w{20,}+"
+         r"|(?:hf|npm|gsk)_\w{20,}+"),
+        ("vendor_key", r"A(?:[A-Z]{2}A[A-Z0-9]{16}|Iza|(?<=EA)A)",
+         rf"A[A-Z]{{2}}A[A-Z0-9]{{16}}(?![A-Za-z0-9])|AIza{_T}{{30,}}+|EAA[A-Za-z0-9]{{20,}}+"),
+        ("vendor_key", r"\.(?:(?<=ya29\.)|(?<=SG\.))", rf"ya29\.{_T}{{10,}}+|SG\.{_T}{{16,}}+\.{_T}{{16,}}+"),
+        ("vendor_key", r"/(?:/0|0A)", rf"1//0{_T}{{20,}}+|4/0A{_T}{{20,}}+"),
+        ("vendor_key", r"/(?<=com/)services/", r"hooks\.slack\.com/services/[\w/]{20,}+"),
+        ("credentials", r"b(?:earer|asic) ", _CREDENTIALS),
+        ("credentials", r"B(?:earer|asic|EARER|ASIC) ", _CREDENTIALS),
+        ("url_password", r"@(?<!\s@)", r"://(?:[^\s:/?#@'\"]{0,256}+:[^\s/?#'\"]{1,256}|[\w\-.%]{16,256}+)@"),
+        ("encoded_url_password", r"%(?:3A%2F%2F|3a%2f%2f)",
+         r"(?i:%3A%2F%2F[\w\-.~]{0,256}+%3A[^\s&%]{0,256}+(?:%(?!40)[^\s&%]{1,256}+){0,99}+%40)"),
+    )
+)  # fmt: skip
+_CARD = re.compile(r"(?<![\w.])[2-6]\d{3}(?:[ \-]?\d){10,15}+(?!\w)")
+_PERSONAL = tuple(
+    _Kind(rule, near.lstrip("\\")[0], re.compile(near), re.compile(pattern))
+    for rule, near, pattern in (
+        ("email", r"@", r"(?<![\w.+\-])[\w.+\-]{1,64}+@[\w\-]{1,63}+(?:\.[\w\-]{1,63}+){1,8}+"),
+        ("ip", r"\.\d{1,3}\.\d", r"(?<![\w.:])(?:\d{1,3}\.){3}\d{1,3}(?![\w.])"),
+        ("ip", r":[0-9A-Fa-f:]",
+         r"(?<![\w.:])(?:(?:[0-9A-Fa-f]{1,4}:){7}+[0-9A-Fa-f]{1,4}+|(?:[0-9A-Fa-f]{1,4}:){1,7}+(?::[0-9A-Fa-f]{1,4}+){1,7}+)(?![\w:])"),
+        ("phone", r"\+\d", r"(?<![\w.])\+\d[\d ()\-.]{6,18}\d(?!\w)"),
+        ("phone", r"\(\d", r"(?<![\w.])\(\d{3}\)[\d ()\-.]{6,18}\d(?!\w)"),
+    )
+)  # fmt: skip
 _DIGITS = bytes(0x30 if chr(byte).isdigit() and byte < 0x80 else 0x20 if byte == 0x2D else byte for byte in range(256))
 
 
@@ -124,26 +140,37 @@ def unquoted(value: str) -> str:
 def by_value(text: str) -> list[Finding]:
     """Secrets that look like what they are, wherever they stand."""
     found: list[Finding] = []
-    for match in _VALUE.finditer(text) if _may_hold_secret(text) else ():
-        rule, (start, end) = match.lastgroup or "", match.span()
-        # a JWT without its dots is matched and let go here: a pattern that demands them could backtrack
-        if (rule == "card" and not _is_card(match[0])) or (rule == "jwt" and "." not in match[0]):
-            continue
-        if rule == "url_password":
-            colon = max(match[0].find(":"), match[0].upper().find("%3A") + 2)
-            start, end = start + colon + 1, end - (1 if text[end - 1] == "@" else 3)
-        elif rule == "credentials":
-            start += match[0].rfind(" ") + 1
-        if MARKER.match(text, start) is None:
-            found.append(Finding(start, end, rule))
-    return found
+    for rule, anchor, near, pattern in _KINDS:
+        if anchor in text and near.search(text):
+            found += (_secret_part(rule, match) for match in pattern.finditer(text))
+    if _may_hold_card(text):
+        found += (Finding(*match.span(), "card") for match in _CARD.finditer(text) if _is_card(match[0]))
+    return [finding for finding in found if finding.end and MARKER.match(text, finding.start) is None] if found else found
 
 
-def _may_hold_secret(text: str) -> bool:
-    for anchor, search in _ANCHORS:
-        if anchor in text and search(text):
-            return True
-    return _may_hold_card(text)
+def _secret_part(rule: str, match: re.Match[str]) -> Finding:
+    """Without the scheme of a credential and the user of a URL. A JWT without its dots is matched and let go here: a
+    pattern that demands them could backtrack."""
+    start, end = match.span()
+    if rule == "jwt" and "." not in match[0]:
+        end = 0
+    elif rule == "credentials":
+        start += match[0].rfind(" ") + 1
+    elif rule == "url_password":
+        start, end = start + max(match[0].find(":", 3) + 1, 3), end - 1
+    elif rule == "encoded_url_password":
+        start, end = start + match[0].upper().find("%3A", 9) + 3, end - 3
+    return Finding(start, end, rule)
+
+
+def personal(text: str) -> list[Finding]:
+    """E-mail addresses, IP addresses and phone numbers, the latter only in international or bracketed form."""
+    return [
+        Finding(*match.span(), rule)
+        for rule, anchor, near, pattern in _PERSONAL
+        if anchor in text and near.search(text)
+        for match in pattern.finditer(text)
+    ]
 
 
 def _may_hold_card(text: str) -> bool:
@@ -195,11 +222,11 @@ class NamedSecrets:
             return
         name = before[1][::-1]
         start = separator.start() - before.end()
-        if name[0] in "nrt" and text[start - 1 : start] == "\\":
-            name = name[1:]  # `\npassword=` in a repr
         says = self._verdict(name)
-        if name == "input" and "'loc': (" in text:  # pydantic's errors repeat what was typed
-            says = Verdict.SECRET
+        if name[0] in "nrt" and text[start - 1 : start] == "\\":
+            says = max(says, self._verdict(name[1:]))  # `\npassword=` in a repr
+        if name == "input" and _LOC.search(around := text[max(0, start - 300) : start]) and self._stem(around.lower()):
+            says = Verdict.SECRET  # an error of pydantic's repeats what was typed
         in_query = text[start - 1 : start] in ("?", "&") or (start <= 2 and " " not in text)
         if says < (Verdict.IN_QUERY if in_query else Verdict.IF_RANDOM):
             return

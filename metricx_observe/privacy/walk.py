@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from metricx_observe.normalise import plain
 
 from .names import Verdict
-from .text import PERSONAL, Finding, by_value, looks_random, says_nothing, unquoted
+from .text import MARKER, Finding, by_value, looks_random, personal, says_nothing, unquoted
 
 if TYPE_CHECKING:
     from . import Scrubber
@@ -23,12 +23,13 @@ MAX_ITEMS = 50_000
 MAX_TEXT = 1_000_000
 """Characters of one string, and of one signal four times as many: Langfuse takes some 4 MB a request."""
 MAX_SEPARATORS = 50_000
-"""`=`, `:` and `,` of one text: what has more is no text, and each costs a look at the name before it."""
+"""`=`, `:`, `>` and `,` of one text: what has more is no text, and each costs a look at the name before it."""
 MAX_LINE = 2000
 """Characters of a line of source code; what is longer was not written by hand and is read as any text."""
 _REMEMBERED = 20_000
 _LONGEST_REMEMBERED = 300
 _SOURCE = frozenset({"context_line", "pre_context", "post_context"})
+_BY_VALUE = frozenset({Verdict.HARMLESS, Verdict.IN_QUERY})
 _BY_SIBLINGS = frozenset({"value", "input", "params", "token"})
 _PLACEHOLDER = re.compile(r"%[#0\- +]{0,3}[\d.*]{0,6}[a-zA-Z]")
 _HASHED = re.compile(r"[0-9a-f]{64}|\[dropped \w+\]")
@@ -40,7 +41,7 @@ class Pass:
     """One pass, with what is left of its budget."""
 
     __slots__ = ("_clean", "_clean_lines", "_items_left", "_personal", "_place", "_replaced",
-                 "_scrubber", "_signal", "_text_left")  # fmt: skip
+                 "_scrubber", "_signal", "_text_left", "changed")  # fmt: skip
 
     def __init__(self, scrubber: Scrubber, signal: str, place: str, personal: Personal) -> None:
         self._scrubber = scrubber
@@ -51,63 +52,8 @@ class Pass:
         self._replaced: dict[str, tuple[str, list[str]]] = {}
         self._items_left = MAX_ITEMS
         self._text_left = 4 * MAX_TEXT
-
-    def is_clean(self, value: Any, depth: int) -> bool:
-        """Whether a value fresh from JSON needs no change; False when in doubt. It copies nothing and counts nothing."""
-        kind = type(value)
-        if kind is str:
-            return len(value) <= MAX_TEXT and not self._findings(value)
-        if kind is int:
-            return bool(value < _SMALLEST_CARD)
-        if kind is not dict and kind is not list:
-            return True
-        self._items_left -= len(value)
-        if depth > MAX_DEPTH or self._items_left < 0:
-            return False
-        if kind is dict:
-            plain_names = self._scrubber.plain_names
-            if not plain_names.issuperset(value) and not all(
-                key in plain_names or self._is_clean_member(key, value) for key in value
-            ):
-                return False
-            value = value.values()
-        elif len(value) == 2 and self._before(value[0]) >= Verdict.IF_RANDOM:
-            return False
-        clean = self._clean
-        for item in value:
-            kind = type(item)
-            if kind is str:
-                if (item not in clean and self._findings(item)) or "--" in item[:3]:
-                    return False
-            elif item is not None and kind is not bool and not self.is_clean(item, depth + 1):
-                return False
-        return True
-
-    def _is_clean_member(self, key: str, siblings: dict[str, Any]) -> bool:
-        if self._is_plain_name(key):
-            return True
-        item = siblings[key]
-        says = self._says(key, siblings)
-        if key in _SOURCE or key == "params" or (key not in self._clean and self._findings(key)):
-            return False
-        if says is Verdict.IF_RANDOM:
-            return type(item) in (int, float) or (type(item) is str and not looks_random(item))
-        return says < Verdict.IF_RANDOM and (says is not Verdict.PERSONAL or self._personal == "keep")
-
-    def _is_plain_name(self, key: str) -> bool:
-        """Whether a member of this name is judged by its value alone, whatever the policy and the siblings."""
-        if key in self._scrubber.plain_names:
-            return True
-        says = self._scrubber.verdict(key)
-        if (says is not Verdict.HARMLESS and says is not Verdict.IN_QUERY) or key in _BY_SIBLINGS or len(key) > 100:
-            return False
-        if key in _SOURCE or self._findings(key) or PERSONAL.search(key):
-            return False
-        names = self._scrubber.plain_names
-        if len(names) > _REMEMBERED:  # names can come from outside
-            names.clear()
-        names.add(key)
-        return True
+        self.changed = False
+        """Whether anything was replaced so far."""
 
     def value(self, value: Any, depth: int) -> Any:
         """A scrubbed copy. What cannot be read is replaced, the rest goes on."""
@@ -157,12 +103,22 @@ class Pass:
             elif type(key) is not str:
                 key = next(iter(plain({key: None})))
             result[key if key in clean else self.text(key)] = self._member(key, item, value, depth)
-            self._is_plain_name(key)
+            self._learn(key)
         return result
+
+    def _learn(self, key: str) -> None:
+        """Remember a name whose members are judged by their values alone, whatever the policy and the siblings."""
+        names = self._scrubber.plain_names
+        if key in names or key in _BY_SIBLINGS or len(key) > 100 or self._scrubber.verdict(key) not in _BY_VALUE:
+            return
+        if not self._findings(key) and not personal(key):
+            if len(names) > _REMEMBERED:  # names can come from outside
+                names.clear()
+            names.add(key)
 
     def _member(self, key: str, item: Any, siblings: dict[Any, Any], depth: int) -> Any:
         says = self._says(key, siblings)
-        if says is not Verdict.HARMLESS and says is not Verdict.IN_QUERY:
+        if says not in _BY_VALUE:
             return self._named(item, says, depth + 1)
         if key == "params" and type(siblings.get("message")) is str:
             return self._parameters(siblings["message"], item, depth)
@@ -210,8 +166,8 @@ class Pass:
 
     def _lines(self, item: Any) -> Any:
         if type(item) is list:
-            return [line if line in self._clean_lines else self._lines(line) for line in item if type(line) is str]
-        return self.text(item, source=len(item) <= MAX_LINE) if type(item) is str else None
+            return [self._lines(line) for line in item]
+        return self.text(item, source=len(item) <= MAX_LINE) if type(item) is str else self.value(item, MAX_DEPTH)
 
     def _parameters(self, message: str, params: Any, depth: int) -> Any:
         """A log message's arguments: `token=%s` says what the first is."""
@@ -231,6 +187,8 @@ class Pass:
         if value is None or kind is bool:
             return value
         if kind is dict or kind is list or kind is tuple:
+            if kind is dict and says < Verdict.SECRET:
+                return self._dict(value, depth)
             self._items_left -= 1
             if self._items_left < 0 or depth > MAX_DEPTH:
                 return self._cut()
@@ -244,8 +202,10 @@ class Pass:
         elif kind is not str:
             return self._named(plain(value), says, depth + 1)
         bare = unquoted(value)
+        if says_nothing(bare):
+            return value
         if says is Verdict.PERSONAL and self._personal != "keep":
-            return value if not bare or _HASHED.fullmatch(bare) else self._mark(bare, "personal")
+            return value if _HASHED.fullmatch(bare) else self._mark(bare, "personal")
         if says is Verdict.PERSONAL or (says is Verdict.IF_RANDOM and not looks_random(bare)):
             return self.text(value)
         return self._cookies(bare) if says is Verdict.COOKIE else self._mark(value, "name")
@@ -254,7 +214,10 @@ class Pass:
         pairs = [part.partition("=") for part in value.split(";", 100)]
         if not all(equals for _, equals, _ in pairs):
             return self._mark(value, "cookie")
-        return ";".join(f"{self.text(name)}={self._mark(content, 'cookie')}" for name, _, content in pairs)
+        return ";".join(
+            f"{self.text(name)}={content if says_nothing(content) else self._mark(content, 'cookie')}"
+            for name, _, content in pairs
+        )
 
     def _integer(self, value: int) -> int | str:
         if value >= _SMALLEST_CARD and by_value(str(value)):
@@ -296,7 +259,10 @@ class Pass:
         for pattern in self._scrubber.patterns:
             findings += (Finding(*found.span(), "pattern") for found in pattern.finditer(text))
         if self._personal != "keep":
-            findings += (Finding(*found.span(), found.lastgroup or "") for found in PERSONAL.finditer(text))
+            findings += personal(text)
+        if findings and "[scrubbed " in text:  # a user's pattern can match inside a marker
+            kept = [found.span() for found in MARKER.finditer(text)]
+            findings = [f for f in findings if not any(start <= f.start and f.end <= end for start, end in kept)]
         if not findings and len(text) <= _LONGEST_REMEMBERED:
             known = self._clean_lines if source else self._clean
             if len(known) > _REMEMBERED:
@@ -306,7 +272,7 @@ class Pass:
 
     def _bounded(self, text: str) -> str:
         size = min(MAX_TEXT, max(0, self._text_left + len(text)))
-        if sum(map(text.count, "=:,")) > MAX_SEPARATORS:
+        if sum(map(text.count, "=:,>")) > MAX_SEPARATORS:
             size = min(size, MAX_SEPARATORS)
         return text if len(text) <= size else text[:size] + self._cut()
 
@@ -316,8 +282,6 @@ class Pass:
 
     def _mark(self, value: str | float, rule: str) -> str:
         """What stands in the place of `value`."""
-        if isinstance(value, str) and says_nothing(value):
-            return value
         self._count(rule)
         if rule not in _PERSONAL_RULES:
             return self._scrubber.marker(value)
@@ -328,4 +292,5 @@ class Pass:
         return hashlib.sha256(normal.encode("utf-8", "replace")).hexdigest()
 
     def _count(self, rule: str) -> None:
+        self.changed = True
         self._scrubber.report.add(self._signal, self._place, rule)

@@ -1,0 +1,129 @@
+"""What the scrubber costs at worst: no text, however it is made, takes much longer than a harmless one of its size."""
+
+from __future__ import annotations
+
+import sys
+from time import process_time
+from typing import Any
+
+import pytest
+
+from metricx_observe.privacy import Scrubber
+from metricx_observe.privacy.walk import MAX_DEPTH, MAX_ITEMS, MAX_TEXT
+
+SIZE = 1_000_000
+ADVERSARIES = (
+    "a=", "a:", "token=", "password: ", "pin=1 ", "key=[", "key=(", "key='", 'key="', 'key=\\"', "key=\\\\'", "'token', ",
+    "code=&", "a" * 64 + "=", "eyJ", "-eyJ", "-eyJhbGciOi.", "sk-", "-sk-aaaaaaaaaaaaaaaa", "_shpat_", "AKIA", "AAAA", "EAA",
+    "ya29.", "SG.", "-SG.aaaaaaaaaaaaaaaaaaaa.", "1//0", "-----BEGIN A-----", "-----BEGIN ", "-", "_", "\\", "\\\\'", "'", '"',
+    "://", "://a:b", "://a:", "%3A%2F%2Fa%3A", "%3A%2F%2F%3A%41", "Bearer ", "Bearer a", "basic  ", "4111", "4111 ", "4-", "1",
+    "<password>", "<a>", "<", "(", "{", "[", "((a=", "cookie: a=b; ", "Authorization: ", 'name="token"\n\n', "form-data ",
+    "form-data name=\"token\"\r\n\r\n--", "a@", "a.a@a.a", "@", "1.1.1.", "1:1:", "::", "+1 ", "(123) ", "input='loc'", "\0", " ",
+    "é=", "[scrubbed str len=3 #abcd]", "[scrubbed ", "None", "%s", "token=%s ", "api key: ", "\npassword", "\n\n", "password=\n ",
+)  # fmt: skip
+
+
+def cost(text: str, **options: Any) -> float:
+    """Seconds of CPU of scrubbing a text, the better of two."""
+    taken = []
+    for _ in range(2):
+        scrubber = Scrubber()
+        start = process_time()
+        scrubber.text(text, "error", "message", **options)
+        taken.append(process_time() - start)
+    return min(taken)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("personal", ["keep", "hash"])
+def test_no_text_takes_much_longer_than_a_harmless_one(personal: Any) -> None:
+    """A megabyte made to make a pattern backtrack costs at most a fixed multiple of a megabyte of prose."""
+    prose = "The campaign spent more on clicks than last week, and its return fell (see section 4). "
+    harmless = cost((prose * SIZE)[:SIZE], personal=personal)
+    slow = {
+        part: round(ratio)
+        for part in ADVERSARIES
+        if (ratio := cost((part * (SIZE // len(part))), personal=personal) / harmless) > 100
+    }
+    assert slow == {}
+
+
+@pytest.mark.slow
+def test_doubling_a_text_does_not_quadruple_its_cost() -> None:
+    """The time is linear in the size, also for source lines and for texts that end in the middle of a pattern."""
+    grown = {}
+    for part in ADVERSARIES:
+        small, large = (part * (size // len(part)) + "password='" for size in (20_000, 160_000))
+        ratio = cost(large) / max(cost(small), 0.0005)
+        if ratio > 24:  # 8 when linear; machines shake
+            grown[part] = round(ratio)
+    assert grown == {}
+
+
+def test_depth_is_cut_with_a_marker() -> None:
+    """What lies too deep is replaced, and what is above it stays."""
+    value: Any = "bottom"
+    for _ in range(MAX_DEPTH * 3):
+        value = {"next": value, "n": 1}
+    scrubbed = Scrubber().scrub(value, "error", "extra")
+    assert scrubbed["n"] == 1
+    assert "[cut]" in str(scrubbed)
+    assert "bottom" not in str(scrubbed)
+
+
+def test_depth_below_a_secret_name_is_cut_too() -> None:
+    """A secret's own tree has the same bound."""
+    value: Any = "bottom"
+    for _ in range(MAX_DEPTH * 3):
+        value = [value]
+    assert "[cut]" in str(Scrubber().scrub({"password": value}, "error", "extra"))
+
+
+def test_a_value_deeper_than_the_interpreters_stack_is_cut() -> None:
+    """No recursion error, whatever the depth."""
+    value: Any = []
+    for _ in range(sys.getrecursionlimit() * 2):
+        value = [value]
+    assert "[cut]" in str(Scrubber().scrub(value, "error", "extra"))
+
+
+def test_containers_are_cut_after_so_many() -> None:
+    """The number of containers of one signal has a bound."""
+    scrubber = Scrubber()
+    scrubbed = scrubber.scrub([[] for _ in range(MAX_ITEMS + 10)], "error", "extra")
+    assert scrubbed[0] == []
+    assert scrubbed[-1] == "[cut]"
+    assert scrubber.report.as_dict()["error"]["extra"]["cut"] == 11
+
+
+def test_text_is_cut_after_a_million_characters() -> None:
+    """A longer text keeps its beginning and says that it was cut; so does the rest of a signal after four of them."""
+    scrubber = Scrubber()
+    scrubbed = scrubber.scrub([f"{at} " + "x" * (MAX_TEXT + 5) for at in range(6)], "generation", "input")
+    assert [len(text) for text in scrubbed] == [MAX_TEXT + 5] * 4 + [5] * 2 or scrubbed[-1] == "[cut]"
+    assert all(text.endswith("[cut]") for text in scrubbed)
+
+
+def test_a_text_of_nothing_but_separators_is_cut() -> None:
+    """Each separator costs a look at the name before it, so their number has a bound."""
+    assert len(Scrubber().text("a=" * 400_000, "error", "message")) < 60_000
+
+
+def test_memory_of_names_and_texts_is_bounded() -> None:
+    """Names and texts that come from outside do not pile up."""
+    scrubber = Scrubber()
+    for at in range(60):
+        scrubber.scrub({f"name_{at}_{n}": f"text {at} {n}: {n}" for n in range(1000)}, "track", "properties")
+    assert len(scrubber.plain_names) <= 21_000
+    assert all(len(known) <= 21_000 for known in scrubber.clean["keep"])
+    assert len(scrubber._verdicts) <= 5_000
+
+
+def test_the_report_is_bounded() -> None:
+    """Places beyond the first 256 are counted together."""
+    scrubber = Scrubber()
+    for at in range(400):
+        scrubber.scrub({"password": "x1"}, "error", f"place {at}")
+    report = scrubber.report.as_dict()
+    assert len(report["error"]) == 256
+    assert report["other"]["other"]["name"] == 144
