@@ -16,9 +16,6 @@ class ObserveError(Exception):
 class ConfigurationError(ObserveError):
     """A setting is wrong or missing. The text names the variable, the fault and what to type, never the value."""
 
-    fields: tuple[str, ...] = ()
-    """The settings that are at fault."""
-
 
 class NotInstalledError(ObserveError, RuntimeError):
     """A dependency was used in an application that has no `Observability` installed."""

@@ -134,14 +134,14 @@ class Settings(BaseSettings):
     release: str | None = _name("METRICX_RELEASE", "SENTRY_RELEASE")
 
     outbox_url: Annotated[str, AfterValidator(_outbox_url)] | None = None
-    outbox_max_bytes: int = Field(256 << 20, ge=1 << 20)
-    outbox_max_age: float = Field(72 * 3600.0, gt=0)
+    outbox_max_bytes: int = Field(default=256 << 20, ge=1 << 20)
+    outbox_max_age: float = Field(default=72 * 3600.0, gt=0)
     """Seconds; GA4 refuses events older than 72 h."""
     durability: Literal["normal", "acknowledged"] = "normal"
     receiver_url: Annotated[str, AfterValidator(_url)] = RECEIVER_URL
-    traces_sample_rate: float | None = Field(None, ge=0, le=1)
-    traces_max_per_second: float = Field(10, ge=0)
-    errors_max_per_second: float = Field(200, ge=0)
+    traces_sample_rate: float | None = Field(default=None, ge=0, le=1)
+    traces_max_per_second: float = Field(default=10, ge=0)
+    errors_max_per_second: float = Field(default=200, ge=0)
     error_statuses: Statuses = frozenset(range(500, 600))
     ignore_paths: Words = ("/health*", "/livez", "/readyz", "/metrics")
     in_app: Words = ()
