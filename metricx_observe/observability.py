@@ -358,7 +358,9 @@ class Observability:
         }
 
     def flush(self, timeout_s: float = 10.0) -> bool:
-        """Deliver what was put so far. True when all of it is delivered or refused for good."""
+        """Deliver what was put so far. True when all of it is delivered or refused for good; False after `close()`."""
+        if self._state == "closed":
+            return False
         self._hand_over()
         return self._delivery is None or self._delivery.flush(timeout_s)
 

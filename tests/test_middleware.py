@@ -804,10 +804,11 @@ async def test_with_sentry_off_the_ids_are_there_all_the_same(receiver: Receiver
 
 
 async def test_requests_go_on_after_close(receiver: Receiver) -> None:
-    """Nothing of ours raises into a request that comes when all is closed."""
+    """Nothing of ours raises into a request that comes when all is closed, and a flush waits for nothing."""
     with observed(receiver) as observability:
         app = failing_app(observability)
         await call(app, "/answered")
+    assert observability.flush(3600) is False
     answer = await call(app, "/handled")
     assert (answer.status, answer.error) == (503, None)
     assert len(answer.headers["x-request-id"]) == 32
