@@ -197,10 +197,12 @@ class LineChannel:
         return Described(str(record.get("id", "")), kind, record.get("user"))
 
 
-def until(done: Callable[[], object], timeout_s: float = 10.0, what: str = "the condition") -> None:
+def until(
+    done: Callable[[], object], timeout_s: float = 10.0, what: str = "the condition", every_s: float = 0.005
+) -> None:
     """Wait for a condition; fails when it does not come."""
     give_up = time.monotonic() + timeout_s
     while not done():
         if time.monotonic() > give_up:
             raise AssertionError(f"{what} did not come within {timeout_s} s")
-        time.sleep(0.005)
+        time.sleep(every_s)

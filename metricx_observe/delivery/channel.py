@@ -49,7 +49,7 @@ class Channel(Protocol):
     vendor: str
     """sentry, rudderstack or langfuse."""
     destination: str
-    """Fingerprint of where the rows go: host and a hash of the public key id. Never a key."""
+    """Fingerprint of where the rows go: host and a hash of the public key id; another for each channel. Never a key."""
     local: bool
     """True for the local receiver, whose rows have shorter bounds and for which shutdown never waits."""
     max_messages: int

@@ -248,6 +248,7 @@ class Courier:
             return rows
         discarded = [row for row in rows if row.kind in unwanted]
         self._remove(outbox, discarded)
+        self._taken.difference_update(row.id for row in discarded)
         self._count("dropped", discarded, "rate limited")
         return [row for row in rows if row.kind not in unwanted]
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from typing import Any
-from weakref import WeakSet
 
 from .channel import Channel, Limits, Message
 from .courier import Courier
@@ -55,8 +55,8 @@ class _Process:
             dropped = outbox.trim(limits, self._local)
         for (stream, reason), n in dropped.items():
             self.tally.count(stream.vendor, "dropped", f"{reason} {stream.kind}", n)
-            self.tally.say(30, ("dropped", stream.vendor, reason), "%s: %d messages dropped (%s)", stream.vendor, n,
-                           reason)  # fmt: skip
+            key = ("dropped", stream.vendor, reason)
+            self.tally.say(logging.WARNING, key, "%s: %d messages dropped (%s)", stream.vendor, n, reason)
 
     def _tick(self) -> None:
         for courier in self.couriers.values():
@@ -239,7 +239,8 @@ class Delivery:
             self._process = _Process(*self._made_of)
 
 
-_alive: WeakSet[Delivery] = WeakSet()
+_alive: set[Delivery] = set()
+"""Until they are closed: a script may let go of its delivery before it ends."""
 
 
 def _each_before_fork() -> None:

@@ -57,7 +57,7 @@ class SqliteFile:
         self._lock = threading.RLock()  # one thread at a time: waiting here is cheaper than in SQLite
         self._connection: sqlite3.Connection | None = None
         self._owner_lock: LockFile | None = None
-        self._closed = False
+        self._closed = ""  # why, once it is
 
     @contextmanager
     def session(self, *, write: bool = False) -> Iterator[sqlite3.Connection]:
@@ -93,7 +93,8 @@ class SqliteFile:
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return OutboxError("the file is locked by another process", busy=True)
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            return OutboxError(f"{error}; moved to {self._set_aside()}")
+            self._closed = f"{error}; moved to {self._set_aside()}"
+            return OutboxError(self._closed)
         return OutboxError(str(error))
 
     def _set_aside(self) -> str:
@@ -107,7 +108,7 @@ class SqliteFile:
 
     def _open(self) -> sqlite3.Connection:
         if self._closed:
-            raise OutboxError("closed")
+            raise OutboxError(self._closed)
         if self._path is None:
             return self._connect(":memory:")
         os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
@@ -167,16 +168,16 @@ class SqliteFile:
                 lock.unlink()
 
     def dead_owners(self) -> Iterator[tuple[int, LockFile]]:
-        """Owners whose processes have ended, each while its lock is held."""
+        """Owners whose processes have ended, each while its lock is held (and no fork can take a copy of it along)."""
         with self.session() as connection:
             others = connection.execute("SELECT id, token FROM owner WHERE id != ?", (self.owner,)).fetchall()
-        for owner, token in others:
-            lock = LockFile(self._lock_path(token))
-            if lock.acquire():
-                try:
-                    yield owner, lock
-                finally:
-                    lock.release()
+            for owner, token in others:
+                lock = LockFile(self._lock_path(token))
+                if lock.acquire():
+                    try:
+                        yield owner, lock
+                    finally:
+                        lock.release()
 
     def before_fork(self) -> None:
         """Close the file: SQLite keeps its file locks in process memory, and a copy of that would lie to the child."""
@@ -188,14 +189,14 @@ class SqliteFile:
         """Go on in the parent; in the child nothing of it is used any more."""
         self._lock.release()
         if child:
-            self._closed = True
+            self._closed = self._closed or "closed"
             if self._owner_lock is not None:
                 self._owner_lock.release()
 
     def close(self) -> None:
         """Close the file and let go of the owner's lock: what is left is another process's from now on."""
         with self._lock:
-            self._closed = True
+            self._closed = self._closed or "closed"
             with suppress(sqlite3.Error, OSError):
                 if self._connection is not None:
                     self.sign_off(self._connection, self.owner, self._owner_lock)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextvars
 import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack, suppress
 
 THREAD_NAME = "metricx-observe"
 
@@ -20,7 +20,9 @@ def start_thread(name: str, target: Callable[[], None], isolate: Isolate) -> thr
     """Start a daemon in an empty context: in a request's, its trace headers would stand on our posts."""
 
     def run() -> None:
-        with isolate():
+        with ExitStack() as stack:
+            with suppress(Exception):  # delivery that can be seen is better than none
+                stack.enter_context(isolate())
             target()
 
     thread = threading.Thread(target=run, name=f"{THREAD_NAME}-{name}", daemon=True)
