@@ -283,7 +283,7 @@ class Observation:
             self._texts[key] = level if level in _LEVELS else "DEFAULT"
         elif key == "completion_start_time":
             if (time := moment(value, notes)) is not None:
-                self._texts[key] = time.isoformat()
+                self._texts[key] = time.isoformat().replace("+00:00", "Z")
         else:
             notes.append(f"unknown field {key[:40]}")
 

@@ -27,7 +27,9 @@ from .browser import Browser, read_browser
 
 _MAX_TAGS = 50
 _SHRUNK_BYTES = (8 << 10, 2 << 10, 0)
-"""What properties are cut to when a message is too large after all: the SDK counts an escaped byte as up to six."""
+"""What properties are cut to when a message is too large after all: JSON writes a control character in six."""
+_MAX_MESSAGE = 32 << 10
+"""The gateway's limit (RudderStack's HTTP API); the SDK's own is 4 MB."""
 
 
 class RudderStackChannel:
@@ -67,13 +69,16 @@ class RudderStackChannel:
         """A `TrackRecord` as the SDK's message."""
         marked = self._personal(orjson.loads(record.body), record.personal)
         body = self._clean(marked, record.type, "properties")
-        for size in (None, *_SHRUNK_BYTES):
-            try:
-                message = self._message(record, body if size is None else plain(body, [], size))
-                return [Message("event", orjson.dumps(message))]
-            except RuntimeError:  # over 32 KiB; the error's text is the payload
-                self._note(record.type, ["too large"])
-        raise ValueError("too large without its properties")
+        message = orjson.dumps(self._message(record, body))
+        for size in _SHRUNK_BYTES:
+            if len(message) <= _MAX_MESSAGE:
+                break
+            self._note(record.type, ["too large"])
+            cut = plain(body, [], size)
+            message = orjson.dumps(self._message(record, cut if isinstance(cut, dict) else {"value": cut}))
+        if len(message) > _MAX_MESSAGE:
+            raise ValueError("too large without its properties")
+        return [Message("event", message)]
 
     def _personal(self, body: dict[str, Any], fields: frozenset[str]) -> dict[str, Any]:
         """METRICX_PERSONAL_DATA on the fields that are marked `Personal`."""
