@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import atexit
 import logging
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
@@ -28,6 +27,7 @@ from .middleware import AskConsent, Identify, InnerLayer, ObserveMiddleware, rep
 from .privacy import Scrubber
 from .reporter import ErrorReporter, ErrorSink
 from .settings import VENDORS, Settings, Vendor, load_settings, not_installed
+from .startup import DOCUMENTED_NAMES, announce, calling_module, state_of
 from .tracker import Tracker
 
 if TYPE_CHECKING:
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_DOCUMENTED_NAMES = {"sentry": "sentry", "rudderstack": "analytics", "langfuse": "langfuse"}
-"""The document calls RudderStack by what it does."""
 _OUR_OPTIONS = frozenset({"dsn", "transport", "integrations"})
 """Of `sentry_sdk.init`: what `sentry_options` may not set."""
 
@@ -77,9 +75,8 @@ class Observability:
         self.settings = settings if settings is not None else load_settings({})
         self.vendors: dict[str, Vendor] = {name: self.settings.vendor(name) for name in VENDORS}
         faults = [vendor.reason for vendor in self.vendors.values() if vendor.state == "fault"]
-        faults = list(filter(None, [self.settings.level_fault, *faults]))
-        if faults and not tolerant:
-            raise ConfigurationError("; ".join(faults))
+        if not tolerant and (told := "; ".join(filter(None, [self.settings.level_fault, *faults]))):
+            raise ConfigurationError(told)
         self._tolerant = tolerant
         self.boundary = Boundary(self.settings.strict)
         self.scrubber = Scrubber(
@@ -174,10 +171,11 @@ class Observability:
             if self.is_on(name):
                 try:
                     channels += step(self.vendors[name])
-                except ImportError as error:
-                    self._refuse(name, not_installed(name, error.name), error)
-                except ConfigurationError as error:
-                    self._refuse(name, str(error), error)
+                except (ImportError, ConfigurationError) as error:
+                    reason = not_installed(name, error.name) if isinstance(error, ImportError) else str(error)
+                    if not self._tolerant:
+                        raise ConfigurationError(reason) from error
+                    self.vendors[name] = Vendor("fault", reason=reason)
         self._delivery = Delivery(
             channels,
             url=settings.outbox,
@@ -185,11 +183,6 @@ class Observability:
             deliver=settings.mode != "test",
             isolate=self._isolated,
         )
-
-    def _refuse(self, name: str, reason: str, cause: Exception) -> None:
-        if not self._tolerant:
-            raise ConfigurationError(reason) from cause
-        self.vendors[name] = Vendor("fault", reason=reason)
 
     # A vendor's module is imported only when that vendor is configured: its SDK comes with it.
 
@@ -286,35 +279,11 @@ class Observability:
         app.user_middleware.append(inner)
         if health_path is not None:
             app.router.routes.insert(0, health_route(health_path, self.status))
-        self.announce(logger or logging.getLogger(calling_module()))
-
-    def announce(self, logger: logging.Logger) -> None:
-        """The start-up line, and a line for each vendor that is off."""
-        settings, states = self.settings, self.states()
-        if settings.level_fault:
-            logger.error("[STARTUP] %s", settings.level_fault)
-        if settings.environment is None and settings.mode == "production":
-            logger.warning("[STARTUP] ENVIRONMENT is not set but a vendor's key is: taken as production. Set it.")
-        on = {name: state for name, state in states.items() if not state.startswith("off")}
-        shown = (name if state == "on" else f"{name} ({state})" for name, state in on.items())
-        logger.warning("[STARTUP] Observability: %s", ", ".join(shown) or "none")
-        for name, vendor in self.vendors.items():
-            level = {"fault": logging.ERROR, "off": logging.WARNING}.get(vendor.state)
-            if level is not None:
-                logger.log(level, "[STARTUP] %s is off: %s", _DOCUMENTED_NAMES[name], vendor.reason)
-        if settings.mode == "production" and "analytics" in on and "personal_data" not in settings.model_fields_set:
-            logger.warning(
-                "[STARTUP] analytics get e-mail addresses, which GA4's terms forbid: set METRICX_PERSONAL_DATA to hash "
-                "or drop, or to keep"
-            )
+        announce(self.settings, self.vendors, logger or logging.getLogger(calling_module()))
 
     def states(self) -> dict[str, str]:
         """By documented name: `on`, `local: URL` or `off: reason`."""
-        local = f"local: {self.settings.receiver_url}"
-        return {
-            _DOCUMENTED_NAMES[name]: {"on": "on", "local": local}.get(vendor.state, f"off: {vendor.reason}")
-            for name, vendor in self.vendors.items()
-        }
+        return {DOCUMENTED_NAMES[name]: state_of(vendor, self.settings) for name, vendor in self.vendors.items()}
 
     @contextmanager
     def context(
@@ -344,8 +313,10 @@ class Observability:
     def status(self) -> dict[str, Any]:
         """Per vendor its state and what delivery counted; faults of calls; what was scrubbed. No secret, no value."""
         delivery = self._delivery.status() if self._delivery is not None else {}
-        states = self.states()
-        vendors = {name: {"state": states[_DOCUMENTED_NAMES[name]], **delivery.pop(name, {})} for name in VENDORS}
+        vendors = {
+            name: {"state": state_of(vendor, self.settings), **delivery.pop(name, {})}
+            for name, vendor in self.vendors.items()
+        }
         if self._sentry is not None:
             vendors["sentry"] |= {"client_replaced": self._sentry.replaced, "merged": self._sentry.merged}
         return {
@@ -366,10 +337,10 @@ class Observability:
 
     def _hand_over(self) -> None:
         """Ask the vendors' clients for what they hold themselves."""
-        if self._langfuse is not None:
-            self._langfuse.flush()
-        if self._sentry is not None:
-            self._sentry.flush()
+        for client in (self._langfuse, self._sentry):
+            if client is not None:
+                with self._alone("flush"):
+                    client.flush()
 
     def close(self, deadline_s: float = 5.0) -> None:
         """Commit, deliver until the deadline, leave the rest on disk for the next start. Idempotent, never raises."""
@@ -380,27 +351,26 @@ class Observability:
 
     def _shut(self, deadline_s: float) -> None:
         until = monotonic() + deadline_s
-        with self._ending():
-            self._hand_over()
+        self._hand_over()
         if self._langfuse is not None:
-            with self._ending():
+            with self._alone("close"):
                 self._langfuse.close(min(0.5, deadline_s / 4))
         if self._delivery is not None:
-            with self._ending():
+            with self._alone("close"):
                 self._delivery.close(max(0.0, until - monotonic()))
         if self._sentry is not None:
             if contexts.vendor_scope == self._sentry.scope:
                 contexts.vendor_scope = nullcontext
-            with self._ending():
+            with self._alone("close"):
                 self._sentry.close()
 
     @contextmanager
-    def _ending(self) -> Iterator[None]:
-        """One step of the end: it fails alone, in strict mode too."""
+    def _alone(self, call: str) -> Iterator[None]:
+        """A step that fails alone, in strict mode too."""
         try:
             yield
         except Exception as error:
-            self.boundary.count("close", [type(error).__name__])
+            self.boundary.count(call, [type(error).__name__])
 
     async def aclose(self, deadline_s: float = 5.0) -> None:
         """`close` without blocking the event loop."""
@@ -413,11 +383,3 @@ class Observability:
         """
         self._hand_over()
         self._commit(1.0)
-
-
-def calling_module() -> str:
-    """The `__name__` of the module outside this package that is calling."""
-    frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(f"{__package__}."):
-        frame = frame.f_back
-    return str(frame.f_globals.get("__name__", __package__))

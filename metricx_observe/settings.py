@@ -163,6 +163,11 @@ class Settings(BaseSettings):
         return "" if known else f"LOG_LEVEL is no level: type one of {', '.join(LEVELS)}"
 
     @property
+    def chose_personal_data(self) -> bool:
+        """Whether METRICX_PERSONAL_DATA was set at all."""
+        return "personal_data" in self.model_fields_set
+
+    @property
     def mode(self) -> Literal["development", "test", "production"]:
         """How vendors without keys are treated. An unset ENVIRONMENT is development until any vendor's key is set."""
         if self.environment is None:

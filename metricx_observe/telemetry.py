@@ -18,8 +18,9 @@ from .boundary import Boundary
 from .events import Event
 from .exceptions import ConfigurationError
 from .llm import LLMTracer, Trace
-from .observability import Observability, calling_module
+from .observability import Observability
 from .settings import load_settings
+from .startup import DOCUMENTED_NAMES, announce, calling_module
 
 logger = logging.getLogger(__name__)
 
@@ -52,13 +53,13 @@ def init_observability(
             running.install(app, logger=log)
         elif not known:
             running.start()
-            running.announce(log)
+            announce(running.settings, running.vendors, log)
         return running.states()
     except Exception as error:
         # another error's text may hold what was configured
         reason = str(error) if isinstance(error, ConfigurationError) else type(error).__name__
         log.error("[STARTUP] Observability: none: %s", reason)
-        return dict.fromkeys(("sentry", "analytics", "langfuse"), f"off: {reason}")
+        return dict.fromkeys(DOCUMENTED_NAMES.values(), f"off: {reason}")
 
 
 def _running() -> Observability | None:
