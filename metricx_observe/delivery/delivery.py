@@ -79,7 +79,7 @@ class _Process:
             with self.spool.use() as outbox:
                 return any(depth.mine and stream.destination in wanted for stream, depth in outbox.depths())
         except OutboxError:
-            return True  # asked again soon, of another outbox if this one failed
+            return not self.spool.closed  # asked again soon, of another outbox if this one failed
 
 
 class Delivery:
@@ -140,7 +140,7 @@ class Delivery:
             with suppress(OutboxError):
                 process.adopt()
             return process.tally.wait_for(
-                lambda: not process.pending([each for each in couriers if not each.stopped]),
+                lambda: not process.pending([each for each in couriers if each.breaker != "stopped"]),
                 give_up - time.monotonic(),
             )
         finally:

@@ -25,7 +25,7 @@ class Spool:
         self._tally = tally
         self._lock = threading.Lock()
         self._outbox: Outbox | None = None
-        self._closed = False
+        self.closed = False
         self.fallback = ""
         """Why the outbox is in memory although it was to be a file."""
 
@@ -50,7 +50,7 @@ class Spool:
 
     def _fall_back(self, failed: Outbox, error: OutboxError) -> None:
         with self._lock:
-            if self._outbox is not failed or self._closed:
+            if self._outbox is not failed or self.closed:
                 return
             self._outbox, self.fallback = _sqlite(None), str(error)
         failed.close()
@@ -65,7 +65,7 @@ class Spool:
 
     def close(self) -> None:
         """Close the outbox; what is left in a file stays there."""
-        self._closed = True
+        self.closed = True
         if self._outbox is not None:
             self._outbox.close()
 
