@@ -25,6 +25,7 @@ class FaultyVendor:
         self.delay_s = delay_s
         self.retry_after = retry_after
         self.poison = poison
+        self.poison_status = 400
         self.answer_headers: dict[str, str] = {}
         self.text = b""
         self.accepted: list[bytes] = []
@@ -141,7 +142,7 @@ class FaultyVendor:
             return False
         status = 200 if mode == "ok" else int(mode)
         if mode == "ok" and self.poison and self.poison in body:
-            status = 400
+            status = self.poison_status
         headers = dict(self.answer_headers)
         if status in (429, 503) and self.retry_after:
             headers["Retry-After"] = self.retry_after

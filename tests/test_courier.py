@@ -203,6 +203,30 @@ def test_a_poison_message_takes_no_other_with_it(vendor: FaultyVendor, start: St
     assert (status["dead"], status["died"], status["delivered"], status["pending"]) == (1, 1, 499, 0)
 
 
+@pytest.mark.parametrize("messages", [1, 20])
+def test_a_message_that_breaks_the_vendor_stops_no_other(vendor: FaultyVendor, start: Start, messages: int) -> None:
+    """A message that is always answered by 500 is found among those that are not, and ends as a dead letter."""
+    vendor.poison, vendor.poison_status = b"POISON", 500
+    delivery = start(LineChannel(vendor.url, max_messages=messages), limits=Limits(probe_every_s=0.05))
+    put(delivery, 5)
+    put(delivery, 1, first=1000, text="POISON")
+    put(delivery, 45, first=5)
+    assert delivery.flush(20)
+    assert sorted(numbers(vendor)) == list(range(50))
+    assert [letter.status for letter in delivery._process.spool.outbox.dead_letters()] == [500]
+
+
+def test_a_message_alone_that_breaks_the_vendor_is_tried_on(vendor: FaultyVendor, start: Start) -> None:
+    """Nothing shows that the vendor is well, so it may be down: the message is kept, and arrives when it is not."""
+    vendor.mode = "500"
+    delivery = start(LineChannel(vendor.url), limits=Limits(probe_every_s=0.01))
+    put(delivery, 1)
+    until(lambda: len(vendor.requests) > 20)
+    vendor.mode = "ok"
+    assert delivery.flush(5)
+    assert numbers(vendor) == [0]
+
+
 def test_a_message_that_cannot_be_joined_is_a_dead_letter(vendor: FaultyVendor, start: Start) -> None:
     """A channel that fails on stored bytes loses that message only, to where it can be found."""
     delivery = start(LineChannel(vendor.url))
@@ -319,7 +343,7 @@ def test_a_vendor_that_does_not_speak_tls_gets_nothing(vendor: FaultyVendor, sta
 )
 def test_retry_after_is_seconds_or_a_date(value: str | None, seconds: float | None) -> None:
     """RFC 9110's two forms; what is neither is as if it were not there, what is past means now."""
-    from metricx_observe.delivery.post import retry_after_s
+    from metricx_observe.delivery.answers import retry_after_s
 
     assert retry_after_s(value) == seconds
 

@@ -7,9 +7,9 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from enum import Enum, auto
 from typing import TYPE_CHECKING
 
+from .answers import Suspects, Verdict, retry_after_s, verdict
 from .channel import Channel, Importance, Limits
 from .gate import Gate
 from .outbox import Outbox, OutboxError, Row
@@ -21,26 +21,6 @@ if TYPE_CHECKING:
     from .post import Answer, Line
 
 
-class Verdict(Enum):
-    """What an answer means for the messages."""
-
-    DELIVERED = auto()
-    REFUSED = auto()
-    RETRY = auto()
-    STOPPED = auto()
-
-
-def verdict(status: int) -> Verdict:
-    """What a status means. A redirect is no success and no refusal: the address is wrong, the messages are not."""
-    if 200 <= status < 300:
-        return Verdict.DELIVERED
-    if status in (401, 403):
-        return Verdict.STOPPED
-    if status in (408, 425, 429) or not 400 <= status < 500:
-        return Verdict.RETRY
-    return Verdict.REFUSED
-
-
 class Courier:
     """Posts of one channel, on as many lanes as are needed. A lane is a thread with one connection."""
 
@@ -49,6 +29,7 @@ class Courier:
         self._gate = Gate(channel, limits)
         self._taking = threading.Lock()
         self._taken: set[int] = set()
+        self._suspects = Suspects()
         self._lines: set[Line] = set()  # those that carry something
         self._lanes = self._idle = 0
         self._starting = False  # a lane that starts looks for work by itself
@@ -182,12 +163,14 @@ class Courier:
                 channel.destination,
                 max_messages=channel.max_messages,
                 max_bytes=channel.max_bytes,
-                skip=self._taken,
+                skip=self._taken | self._suspects.aside,
                 without=quiet - unwanted,
             )
             self._taken.update(row.id for row in rows)
-        if more:
+        if more or (not rows and self._suspects.aside):
             self.wake()
+        if not rows:
+            self._suspects.aside = set()  # there are no others to try
         discarded = [row for row in rows if row.kind in unwanted]
         if discarded:
             self._remove(outbox, discarded)
@@ -214,8 +197,6 @@ class Courier:
 
     def _settle(self, line: Line, outbox: Outbox, rows: Sequence[Row], answer: Answer) -> Verdict:
         """Act on the answer, before its body is read: a body may never end."""
-        from .post import retry_after_s
-
         if not answer.status:
             return Verdict.REFUSED
         said, vendor = verdict(answer.status), self.channel.vendor
@@ -223,7 +204,9 @@ class Courier:
         if said is Verdict.DELIVERED:
             self._remove(outbox, rows)
             self._count("delivered", rows)
-            self._succeeded(line)
+            self._succeeded(line, rows)
+        elif answer.status >= 500:
+            said = self._suspects.failed(rows)
         limits = self.channel.rate_limits(answer.status, answer.headers)
         if not limits and said is Verdict.RETRY:
             seconds = retry_after_s(answer.headers.get("retry-after"))
@@ -250,7 +233,9 @@ class Courier:
     def _halves(self, outbox: Outbox, rows: Sequence[Row], answer: Answer, body: bytes) -> list[list[Row]]:
         """What to post instead of a refused batch: its halves, or nothing when it is one message, which is buried."""
         if len(rows) == 1 and len(rows[0].payloads) > 1:
+            guilty = self._suspects.guilty.intersection((rows[0].id,))
             rows = outbox.split(rows[0])
+            self._suspects.guilty.update(row.id for row in rows if guilty)
         if len(rows) > 1:
             middle = len(rows) // 2
             return [list(rows[:middle]), list(rows[middle:])]
@@ -271,13 +256,14 @@ class Courier:
     def _say(self, level: int, what: str, text: str, *values: object) -> None:
         self._tally.say(level, (what, self.channel.vendor), text, self.channel.vendor, *values)
 
-    def _succeeded(self, line: Line) -> None:
+    def _succeeded(self, line: Line, rows: Sequence[Row]) -> None:
         with self._gate.state:
             recovered, stuck = self._gate.succeeded(line)
         for other in self._lines.intersection(stuck):
             other.abort()  # its rows need not wait for its deadline
         if recovered:
             logger.info("%s accepts again", self.channel.vendor)
+        if self._suspects.delivered(rows) or recovered:
             self.wake()
 
     def _failed(self, line: Line, text: str) -> None:

@@ -26,6 +26,8 @@ from .writer import Writer
 
 ABORT_S = 0.3
 """Posts are aborted this long before the deadline of `close`, so that the last answers are still committed."""
+TRIM_EACH = 100
+"""Messages after which the bounds are looked at, and each tick: a hundredth of the smallest bound."""
 ACKNOWLEDGED_S = 0.25
 """METRICX_DURABILITY=acknowledged lets a response go after this long."""
 
@@ -40,6 +42,7 @@ class _Process:
             channel.vendor: Courier(channel, self.spool, self.tally, limits, isolate) for channel in channels if deliver
         }
         self.channels = {channel.vendor: channel for channel in channels}
+        self._untrimmed = 0
         self._local = {channel.destination for channel in channels if channel.local}
         self.writer = Writer(self.channels, self.spool, self.tally, limits, isolate, self._stored, self._tick)
 
@@ -47,9 +50,12 @@ class _Process:
         for vendor, n in messages.items():
             if vendor in self.couriers:
                 self.couriers[vendor].wake(n)
-        self._trim()
+        self._untrimmed += sum(messages.values())
+        if self._untrimmed >= TRIM_EACH:
+            self._trim()
 
     def _trim(self) -> None:
+        self._untrimmed = 0
         with self.spool.use() as outbox:
             limits = self._memory_limits if outbox.kind == "memory" else self.limits
             dropped = outbox.trim(limits, self._local)

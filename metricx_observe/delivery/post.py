@@ -5,7 +5,6 @@ What the first connection would load (httpcore, the idna codec) is imported here
 
 from __future__ import annotations
 
-import email.utils
 import encodings.idna  # noqa: F401
 import gzip
 import ipaddress
@@ -40,20 +39,6 @@ class Answer(NamedTuple):
 
     status: int
     headers: Mapping[str, str]
-
-
-def retry_after_s(value: str | None) -> float | None:
-    """Seconds that a `Retry-After` header asks for: a number, or an HTTP date."""
-    if value is None:
-        return None
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
-        return None
 
 
 def is_loopback(url: str) -> bool:
