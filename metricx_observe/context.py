@@ -203,7 +203,9 @@ class Context:
         unbinds. Never raises.
         """
         user_id, new_workspace = text_id(id), text_id(workspace_id)
-        given = traits if isinstance(traits, Mapping) else {}
+        given: dict[str, Any] = {}
+        with suppress(Exception):  # what is no mapping, or cannot be read
+            given.update(traits or {})
         with self._binding:
             old, workspace = self.state.user, self.state.workspace
             if user_id is None:
@@ -214,14 +216,15 @@ class Context:
             if new_workspace is not None and (workspace is None or workspace.id != new_workspace):
                 workspace = Workspace(new_workspace)
             known = old or User(user_id)
-            user = User(user_id, email or known.email, {**known.traits, **given})
+            user = User(user_id, text_id(email) or known.email, {**known.traits, **given})
             self.state = self.state._replace(user=user, workspace=workspace)
 
     def bind_workspace(self, id: object, *, name: str | None = None) -> None:
         """Bind the workspace to this request. A blank id or None unbinds. Never raises."""
         workspace_id = text_id(id)
+        workspace = None if workspace_id is None else Workspace(workspace_id, text_id(name))
         with self._binding:
-            self.state = self.state._replace(workspace=None if workspace_id is None else Workspace(workspace_id, name))
+            self.state = self.state._replace(workspace=workspace)
 
     def set_tag(self, key: str, value: object) -> None:
         """Put a tag on every signal of this request. Values become strings of at most 200 characters."""
@@ -235,8 +238,8 @@ class Context:
             old = self.state.consent
             self.state = self.state._replace(
                 consent=Consent(
-                    old.analytics if analytics is None else bool(analytics),
-                    old.llm_content if llm_content is None else bool(llm_content),
+                    old.analytics if analytics is None else _allowed(analytics),
+                    old.llm_content if llm_content is None else _allowed(llm_content),
                 )
             )
 
@@ -420,14 +423,23 @@ def valid_trace_id(value: str) -> str | None:
 
 
 def text_id(value: object) -> str | None:
-    """An id as a string of at most 200 characters (Langfuse drops longer ones); None for None and blanks."""
+    """An id as a string of at most 200 characters (Langfuse drops longer ones); None for None, blanks and no ids."""
     if value is None:
         return None
     try:
-        text = one_line(value).strip()
+        text = one_line(value.decode() if isinstance(value, bytes) else value).strip()
     except Exception:
         return None
+    if text.startswith("<") and " at 0x" in text:  # an address: another one each time
+        return None
     return text[:200] or None
+
+
+def _allowed(answer: object) -> bool:
+    try:
+        return bool(answer)
+    except Exception:
+        return False
 
 
 def one_line(value: object) -> str:

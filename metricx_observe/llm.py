@@ -202,7 +202,7 @@ class Observation:
         self.parent_id = parent_id
         self.type = type
         notes: Notes = []
-        self.name = line(name, notes).strip() or "unnamed"
+        self.name = _name(name, notes)
         self.start_ns = _ns(start_time, notes)
         tracer._boundary.note(type, notes)
 
@@ -241,7 +241,7 @@ class Observation:
         output: object = None,
         metadata: Mapping[str, Any] | None = None,
         level: str | None = None,
-        status_message: str | None = None,
+        status_message: object = None,
         **more: Any,
     ) -> Self:
         """Set fields; None leaves one as it is. Values are copied as they are now.
@@ -293,8 +293,7 @@ class Observation:
 
     def fail(self, error: BaseException | str) -> Self:
         """Mark it failed, with the reason."""
-        text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
-        return self.update(level="ERROR", status_message=text)
+        return self.update(level="ERROR", status_message=error)
 
     def score(self, name: str, value: float | str | bool, *, comment: str | None = None) -> str | None:
         """Give a score to this observation. Returns the score's id; None when Langfuse is off."""
@@ -309,7 +308,7 @@ class Observation:
             if isinstance(number, float) and not isfinite(number):
                 raise ValueError("not a number")
             record = ScoreRecord(
-                new_id(), self._facts(), self.trace_id, self.id, line(name, notes), number, data_type,
+                new_id(), self._facts(), self.trace_id, self.id, _name(name, notes), number, data_type,
                 None if comment is None else _text(comment, notes), datetime.now(UTC),
             )  # fmt: skip
             self._tracer._boundary.note("score", dict.fromkeys(notes))
@@ -427,6 +426,10 @@ def current_observation() -> Observation | None:
     while found is not None and found._ended:
         found = found._before
     return found
+
+
+def _name(value: object, notes: Notes) -> str:
+    return line(value, notes).strip() or "unnamed"
 
 
 def _text(value: object, notes: Notes) -> str:

@@ -50,6 +50,8 @@ def line(value: object, notes: Notes, limit: int = 200) -> str:
     """`value` as one line of at most `limit` characters, for names and labels. Never raises."""
     if type(value) is str and value.isprintable():
         return value[:limit]
+    if value is None:
+        return ""
     found = plain(value, notes, limit * 4)
     return one_line(found if isinstance(found, str) else orjson.dumps(found).decode())[:limit]
 
@@ -74,16 +76,25 @@ def plain(value: object, notes: Notes | None = None, max_bytes: int = MAX_BYTES)
         notes: Gets the kinds of fault that were replaced by a marker.
         max_bytes: About how much text is kept; what comes after is replaced by a marker.
     """
-    return _Walk([] if notes is None else notes, max_bytes).value(value, 0)
+    walk = _Walk(max_bytes, fair=False)
+    found = walk.value(value, 0)
+    if "too large" in walk.notes:
+        walk = _Walk(max_bytes, fair=True)
+        found = walk.value(value, 0)
+    if notes is not None:
+        notes += walk.notes
+    return found
 
 
 class _Walk:
     """One pass over one value, with what is left of its budget."""
 
-    __slots__ = ("bytes_left", "items_left", "notes", "open")
+    __slots__ = ("bytes_left", "fair", "items_left", "notes", "open")
 
-    def __init__(self, notes: Notes, max_bytes: int) -> None:
-        self.notes = notes
+    def __init__(self, max_bytes: int, fair: bool) -> None:
+        self.notes: Notes = []
+        self.fair = fair
+        """Whether each item gets at most half of what is left, so that what stands after a huge one arrives too."""
         self.bytes_left = max_bytes
         self.items_left = MAX_ITEMS
         self.open: set[int] = set()
@@ -148,7 +159,7 @@ class _Walk:
                 found["[cut]"] = self.marked("too large", "[cut]")
                 break
             name = self.value(key, depth)
-            found[name if isinstance(name, str) else orjson.dumps(name).decode()] = self.value(item, depth)
+            found[name if isinstance(name, str) else orjson.dumps(name).decode()] = self._item(item, depth)
         return found
 
     def _list(self, items: Iterable[Any], depth: int) -> list[Any]:
@@ -157,7 +168,19 @@ class _Walk:
             if self.spent:
                 found.append(self.marked("too large", "[cut]"))
                 break
-            found.append(self.value(item, depth))
+            found.append(self._item(item, depth))
+        return found
+
+    def _item(self, item: Any, depth: int) -> Any:
+        if not self.fair:
+            return self.value(item, depth)
+        kept_bytes, kept_items = self.bytes_left // 2, self.items_left // 2
+        self.bytes_left -= kept_bytes
+        self.items_left -= kept_items
+        found = self.value(item, depth)
+        # what was cut costs something too, or there would be no end of half of what is left
+        self.bytes_left = max(self.bytes_left, -_ITEM_BYTES) + kept_bytes
+        self.items_left = max(self.items_left, -1) + kept_items
         return found
 
     def _text(self, text: str) -> str:

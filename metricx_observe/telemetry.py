@@ -183,11 +183,11 @@ def complete_copilot_trace(
     if not isinstance(trace, Trace):
         return
     with _boundary()("complete_copilot_trace"):
-        metadata = {"success": bool(success), "total_tokens": total_tokens, "latency_ms": latency_ms}
+        metadata = {"success": success, "total_tokens": total_tokens, "latency_ms": latency_ms}
         trace.update(output=answer, metadata={key: value for key, value in metadata.items() if value is not None})
         if not success:
             trace.fail("failed" if error is None else error)
-        trace.end(_after(_moment(trace.start_ns), latency_ms))
+    trace.end(_after(_moment(trace.start_ns), latency_ms))
 
 
 def _boundary() -> Boundary:

@@ -213,6 +213,16 @@ def test_size_is_bounded(value: object) -> None:
     assert b"cut" in data
 
 
+def test_what_stands_after_a_huge_value_arrives() -> None:
+    """Only the huge ones are cut, however many there are before the last."""
+    value = {"first": "x" * 100_000, "second": [0.5] * 50_000, "third": {"deep": ["y" * 100_000]}, "last": "here"}
+    found = orjson.loads(snapshot(value, [], 20_000))
+    assert found["last"] == "here"
+    assert found["first"].endswith("[cut: 100000 characters]")
+    assert found["second"][-1] == "[cut]"
+    assert found["third"]["deep"][0].startswith("yyy")
+
+
 def test_lone_surrogates_become_question_marks() -> None:
     """A lone surrogate, which no encoder takes, costs one character of its text."""
     notes: list[str] = []
@@ -237,7 +247,7 @@ def test_nan_is_told_from_none() -> None:
 
 @pytest.mark.parametrize(
     ("value", "expected"),
-    [("a name", "a name"), ("a\nb\x00", "a b "), (7, "7"), ({"a": 1}, '{"a":1}'), (b"bytes", "bytes"), (None, "null")],
+    [("a name", "a name"), ("a\nb\x00", "a b "), (7, "7"), ({"a": 1}, '{"a":1}'), (b"bytes", "bytes"), (None, "")],
 )
 def test_a_line_has_no_line_breaks(value: object, expected: str) -> None:
     """Names and labels are one line, whatever was given."""
