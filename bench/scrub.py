@@ -71,14 +71,15 @@ def fail() -> None:
 def text(characters: int, seed: int = 1) -> str:
     """Prose as a model writes it: sentences, headings, colons, now and then a word that looks like a secret's name."""
     chosen = random.Random(seed)
-    words = (
+    words = str.split(
         "the campaign spent more on clicks than last week and its return fell because of a new audience token key "
         "budget author metrics conversions impressions revenue shop it's secretary password don't 12.5% CPC (ROAS)"
-    ).split()
+    )
     parts: list[str] = []
     while sum(map(len, parts)) < characters:
         sentence = " ".join(chosen.choice(words) for _ in range(chosen.randint(6, 18)))
-        parts.append(chosen.choice((f"- **Summary**: {sentence}.\n", f"{sentence}. ", f"{sentence}, see https://x.io/a-b. ")))
+        link = f"{sentence}, see https://x.io/a-b. "
+        parts.append(chosen.choice((f"- **Summary**: {sentence}.\n", f"{sentence}. ", link)))
     return "".join(parts)[:characters]
 
 
@@ -118,10 +119,12 @@ def trace_of(characters: int) -> bytes:
     half = characters // 2
     return orjson.dumps(
         {
-            "input": [{"role": "user", "content": text(half)}], "output": {"role": "assistant", "content": text(half, 2)},
-            "model": "claude-sonnet-4-5", "usage": {"input_tokens": 10, "output_tokens": 20, "cache_read_input_tokens": 5},
+            "input": [{"role": "user", "content": text(half)}],
+            "output": {"role": "assistant", "content": text(half, 2)},
+            "model": "claude-sonnet-4-5",
+            "usage": {"input_tokens": 10, "output_tokens": 20, "cache_read_input_tokens": 5},
         }
-    )  # fmt: skip
+    )
 
 
 def main() -> int:

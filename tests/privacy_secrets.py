@@ -72,7 +72,8 @@ def _pem(r: random.Random) -> Secret:
 
 
 def _card(r: random.Random) -> Secret:
-    prefix, length = r.choice([("4", 16), ("51", 16), ("55", 16), ("2223", 16), ("34", 15), ("37", 15), ("6011", 16), ("36", 14)])
+    prefixes = {"4": 16, "51": 16, "55": 16, "2223": 16, "34": 15, "37": 15, "6011": 16, "36": 14}
+    prefix, length = r.choice(list(prefixes.items()))
     digits = prefix + some(r, string.digits, length - len(prefix) - 1)
     doubled = sum(sum(divmod(2 * int(digit), 10)) for digit in digits[::-2])
     digits += str(-(doubled + sum(map(int, digits[-2::-2]))) % 10)
@@ -91,8 +92,9 @@ def _credentials(r: random.Random) -> Secret:
 
 def _url_password(r: random.Random) -> Secret:
     hidden = some(r, ALNUM + "!$%*_-.~", r.randint(8, 24))
-    scheme, user = r.choice(["postgresql", "redis", "amqp", "mongodb+srv", "mysql+pymysql", "https"]), r.choice(["app", "", "admin"])
-    return Secret("url", r.choice(["database_url", "dsn_url", "broker"]), f"{scheme}://{user}:{hidden}@db.example.com:5432/app", hidden)
+    scheme = r.choice(["postgresql", "redis", "amqp", "mongodb+srv", "mysql+pymysql", "https"])
+    url = f"{scheme}://{r.choice(['app', '', 'admin'])}:{hidden}@db.example.com:5432/app"
+    return Secret("url", r.choice(["database_url", "dsn_url", "broker"]), url, hidden)
 
 
 def _password(r: random.Random) -> Secret:
@@ -183,6 +185,7 @@ def positions(secret: Secret) -> Iterator[tuple[str, object]]:
     yield "JSON in JSON", json.dumps({"body": json.dumps({name: value, "n": 1})})
     yield "JSON in a repr", repr(json.dumps({name: value, "n": 1}))
     yield "query string", f"https://x.io/callback?page=2&{name}={quote(value, safe='')}&sort=asc"
+    yield "named after a line break in a repr", repr(f"environment:\n{name}={value!r}\nn=1")
     yield "source", {"context_line": f"    client = connect({name!r}, {value!r}, retries=3)  # note"}
     if name.isidentifier():
         yield "repr of a model", f"Login(user='bob', {name}={value!r}, n=1)"
@@ -190,10 +193,11 @@ def positions(secret: Secret) -> Iterator[tuple[str, object]]:
     if "\n" not in value:
         yield "cookie", {"headers": {"cookie": f"theme=dark; {name}={value}; lang=en"}}
         yield "header line", f"GET / HTTP/1.1\r\nhost: x.io\r\n{header.decode()}: {value}\r\naccept: */*"
-        yield "free text", f"login of bob failed: {name}={value} (attempt 2)" if " " not in value else f"{name}: {value}"
+        yield "free text", f"login failed: {name}={value} (attempt 2)" if " " not in value else f"{name}: {value}"
     if secret.by_look:
         yield "harmless name", {"note": value, "n": 1}
         yield "unnamed in text", f"upstream said {value} is not known"
         yield "unnamed in a list", ["a", value, "b"]
         yield "as a key", {value: 1}
         yield "exception", f"ValueError('cannot use {value}')"
+        yield "after a line break in a repr", repr(f"cannot use\n{value}\nhere")

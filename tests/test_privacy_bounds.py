@@ -12,38 +12,39 @@ from metricx_observe.privacy import Scrubber
 from metricx_observe.privacy.walk import MAX_DEPTH, MAX_ITEMS, MAX_TEXT
 
 SIZE = 1_000_000
+MOST = 300
+"""Prose costs 5 ns a character, so this is 1.5 us: what one secret in every seven characters takes to replace."""
 ADVERSARIES = (
-    "a=", "a:", "token=", "password: ", "pin=1 ", "key=[", "key=(", "key='", 'key="', 'key=\\"', "key=\\\\'", "'token', ",
-    "code=&", "a" * 64 + "=", "eyJ", "-eyJ", "-eyJhbGciOi.", "sk-", "-sk-aaaaaaaaaaaaaaaa", "_shpat_", "AKIA", "AAAA", "EAA",
-    "ya29.", "SG.", "-SG.aaaaaaaaaaaaaaaaaaaa.", "1//0", "-----BEGIN A-----", "-----BEGIN ", "-", "_", "\\", "\\\\'", "'", '"',
-    "://", "://a:b", "://a:", "%3A%2F%2Fa%3A", "%3A%2F%2F%3A%41", "Bearer ", "Bearer a", "basic  ", "4111", "4111 ", "4-", "1",
-    "<password>", "<a>", "<", "(", "{", "[", "((a=", "cookie: a=b; ", "Authorization: ", 'name="token"\n\n', "form-data ",
-    "form-data name=\"token\"\r\n\r\n--", "a@", "a.a@a.a", "@", "1.1.1.", "1:1:", "::", "+1 ", "(123) ", "input='loc'", "\0", " ",
-    "é=", "[scrubbed str len=3 #abcd]", "[scrubbed ", "None", "%s", "token=%s ", "api key: ", "\npassword", "\n\n", "password=\n ",
+    "a=", "a:", "token=", "password: ", "pin=1 ", "key=[", "key=(", "key='", 'key="', 'key=\\"', "key=\\\\'",
+    "'token', ", "code=&", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa=", "eyJ", "-eyJ",
+    "-eyJhbGciOi.", "sk-", "-sk-aaaaaaaaaaaaaaaa", "_shpat_", "AKIA", "AAAA", "EAA", "ya29.", "SG.",
+    "-SG.aaaaaaaaaaaaaaaaaaaa.", "1//0", "-----BEGIN A-----", "-----BEGIN ", "-", "_", "\\", "\\\\'", "'", '"', "://",
+    "://a:b", "://a:", "%3A%2F%2Fa%3A", "%3A%2F%2F%3A%41", "Bearer ", "Bearer a", "basic  ", "4111", "4111 ", "4-",
+    "1", "<password>", "<a>", "<", "(", "{", "[", "((a=", "cookie: a=b; ", "Authorization: ", 'name="token"\n\n',
+    "form-data ", 'form-data name="token"\r\n\r\n--', "a@", "a.a@a.a", "@", "1.1.1.", "1:1:", "::", "+1 ", "(123) ",
+    "input='loc'", "\x00", " ", "é=", "[scrubbed str len=3 #abcd]", "[scrubbed ", "None", "%s", "token=%s ",
+    "api key: ", "\npassword", "\n\n", "password=\n ",
 )  # fmt: skip
 
 
 def cost(text: str, **options: Any) -> float:
-    """Seconds of CPU of scrubbing a text, the better of two."""
-    taken = []
-    for _ in range(2):
-        scrubber = Scrubber()
-        start = process_time()
-        scrubber.text(text, "error", "message", **options)
-        taken.append(process_time() - start)
-    return min(taken)
+    """Seconds of CPU of scrubbing a text."""
+    scrubber = Scrubber()
+    start = process_time()
+    scrubber.text(text, "error", "message", **options)
+    return process_time() - start
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("personal", ["keep", "hash"])
 def test_no_text_takes_much_longer_than_a_harmless_one(personal: Any) -> None:
-    """A megabyte made to make a pattern backtrack costs at most a fixed multiple of a megabyte of prose."""
+    """A megabyte made of findings, or to make a pattern backtrack, costs a fixed multiple of a megabyte of prose."""
     prose = "The campaign spent more on clicks than last week, and its return fell (see section 4). "
-    harmless = cost((prose * SIZE)[:SIZE], personal=personal)
+    harmless = min(cost((prose * SIZE)[:SIZE], personal=personal) for _ in range(3))
     slow = {
         part: round(ratio)
         for part in ADVERSARIES
-        if (ratio := cost((part * (SIZE // len(part))), personal=personal) / harmless) > 100
+        if (ratio := cost((part * (SIZE // len(part))), personal=personal) / harmless) > MOST
     }
     assert slow == {}
 
@@ -53,8 +54,8 @@ def test_doubling_a_text_does_not_quadruple_its_cost() -> None:
     """The time is linear in the size, also for source lines and for texts that end in the middle of a pattern."""
     grown = {}
     for part in ADVERSARIES:
-        small, large = (part * (size // len(part)) + "password='" for size in (20_000, 160_000))
-        ratio = cost(large) / max(cost(small), 0.0005)
+        small, large = (part * (size // len(part)) + "password='" for size in (10_000, 80_000))
+        ratio = min(cost(large), cost(large)) / max(cost(small), 0.0005)
         if ratio > 24:  # 8 when linear; machines shake
             grown[part] = round(ratio)
     assert grown == {}
@@ -115,6 +116,9 @@ def test_memory_of_names_and_texts_is_bounded() -> None:
     for at in range(60):
         scrubber.scrub({f"name_{at}_{n}": f"text {at} {n}: {n}" for n in range(1000)}, "track", "properties")
     assert len(scrubber.plain_names) <= 21_000
+    scrubber.text(" ".join(f"n{n}=1" for n in range(25_000)), "log", "message")
+    scrubber.text("new=1", "log", "message")
+    assert len(scrubber.named._harmless) <= 21_000
     assert all(len(known) <= 21_000 for known in scrubber.clean["keep"])
     assert len(scrubber._verdicts) <= 5_000
 

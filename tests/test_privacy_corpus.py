@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from metricx_observe.privacy import Scrubber
-from metricx_observe.privacy.text import MARKER
+from metricx_observe.privacy.looks import MARKER
 
 from .privacy_secrets import Secret, positions, secrets
 

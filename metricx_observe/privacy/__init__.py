@@ -1,7 +1,7 @@
 """The scrubber that every signal passes before it is stored: nothing secret leaves, and nothing secret is on disk.
 
-A secret is known by the name beside it (`names`) or by what it looks like (`text`). In its place stands a marker with
-its type, its length and a keyed hash of four characters, by which equal values can be told to be equal.
+A secret is known by the name beside it (`names`, `text`) or by what it looks like (`looks`). In its place stands a
+marker with its type, its length and a keyed hash of four characters, by which equal values can be told to be equal.
 """
 
 from __future__ import annotations

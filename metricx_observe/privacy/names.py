@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from enum import IntEnum
 from itertools import pairwise
 
+from .looks import MARKER
+
 
 class Verdict(IntEnum):
     """What a name alone says of its value."""
@@ -34,20 +36,22 @@ _SECRET = _set(
     cvv cvc csc pan ssn iban mnemonic dsn sessid phpsessid jsessionid sessionid apikeys"""
 )
 # Also at the end of words written together: csrfmiddlewaretoken, dbpass, clientsecret.
-_SECRET_ENDS = tuple(
-    _set(
-        """pass passwd password passwords passphrase passcode passkey secret token credentials apikey accesskey secretkey
-        privatekey authkey signingkey encryptionkey masterkey sharedkey writekey accountkey sshkey"""
-    )
+_SECRET_ENDS = (
+    *("pass", "passwd", "password", "passwords", "passphrase", "passcode", "passkey", "secret", "token", "credentials"),
+    *("apikey", "accesskey", "secretkey", "privatekey", "authkey", "signingkey", "encryptionkey", "masterkey"),
+    *("sharedkey", "writekey", "accountkey", "sshkey"),
 )
 _NO_PASS = _set("bypass compass encompass overpass surpass trespass underpass")
 _PAIRS = frozenset(
     f"{first} {second}"
-    for group in """card:number,num,no cc:number,num security:code auth:code,state authorization:code verification:code
-    recovery:code,codes backup:code,codes reset:code login:code otp:code mfa:code sms:code code:verifier oauth:verifier,state,code
-    social:security session:key,token,cookie seed:phrase amz:credential,signature goog:credential,signature
-    hub:signature slack:signature stripe:signature hmac:sha access:tokens,keys refresh:tokens auth:tokens bearer:tokens
-    id:tokens api:tokens,keys secret:keys private:keys,pem encryption:keys signing:keys""".split()
+    for group in _set(
+        """card:number,num,no cc:number,num security:code auth:code,state authorization:code verification:code
+        recovery:code,codes backup:code,codes reset:code login:code otp:code mfa:code sms:code code:verifier
+        oauth:verifier,state,code social:security session:key,token,cookie seed:phrase amz:credential,signature
+        goog:credential,signature hub:signature slack:signature stripe:signature hmac:sha access:tokens,keys
+        refresh:tokens auth:tokens bearer:tokens id:tokens api:tokens,keys secret:keys private:keys,pem
+        encryption:keys signing:keys"""
+    )
     for first, seconds in [group.split(":")]
     for second in seconds.split(",")
 )
@@ -73,16 +77,13 @@ _PLAIN_KEYS = _set(
     any each last first next previous prev current home end page arrow enter escape record context measurement utm
     custom locale error input output external business campaign socket the a this that by is key"""
 )
-_PLAIN_TOKENS = _set(
-    """page pad eos bos unk cls sep mask stop special per continuation next design end first last"""
-)
+_PLAIN_TOKENS = _set("page pad eos bos unk cls sep mask stop special per continuation next design end first last")
 _IN_QUERY = _set("key sig signature hmac")
 _IF_RANDOM = _set("code state sid session")
 _PERSONAL = _set("email emails mail phone mobile msisdn telephone ip")
 _PERSONAL_PAIRS = frozenset({"ip address", "remote addr", "forwarded for", "real ip", "e mail", "phone number"})
-_STEMS = (
-    *_SECRET, *_IN_QUERY, *_IF_RANDOM, *_SECRET_ENDS, "cookie", "input", *(max(pair.split(), key=len) for pair in _PAIRS)
-)  # fmt: skip
+_STEMS = {"cookie", "input", *_SECRET, *_SECRET_ENDS, *_IN_QUERY, *_IF_RANDOM}
+_STEMS |= {max(pair.split(), key=len) for pair in _PAIRS}
 
 
 def words(name: str) -> tuple[str, ...]:
@@ -100,13 +101,13 @@ class Names:
         own = [parts for parts in map(words, names) if parts]
         self._own = tuple(f" {' '.join(parts)} " for parts in own)
         self._safe = frozenset("".join(words(name)) for name in safe_names)
-        stems = {*_STEMS, *(parts[-1] for parts in own)}
+        stems = _STEMS | {parts[-1] for parts in own}
         self.stem = re.compile("|".join(re.escape(stem) for stem in sorted(stems) if not _contains(stem, stems))).search
         """Finds a stem in a lower-case text; where it finds none, no name there can be secret."""
 
     def verdict(self, name: str) -> Verdict:
         """What the name says of its value. Case, `-`, `_`, camelCase and prefixes do not matter."""
-        parts = words(name[-256:].replace("%5B", " ").replace("%5D", " "))
+        parts = words(MARKER.sub("", name[-256:]).replace("%5B", " ").replace("%5D", " "))
         joined, spaced = "".join(parts), f" {' '.join(parts)} "
         if not parts or joined in self._safe:
             return Verdict.HARMLESS

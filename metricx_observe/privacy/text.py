@@ -1,4 +1,4 @@
-"""Secrets inside text: by the name before them, and by what they look like.
+"""Secrets inside text that the name before them gives away.
 
 Text is everything that is not a dict or a list: log messages, exception texts, the Python reprs that Sentry makes of
 locals (nested and truncated), JSON in strings, query strings, URLs, cookies, header lines, source code.
@@ -10,21 +10,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
+from .looks import MARK, MARKER, Finding
 from .names import Verdict
-
-_MARKER = r"\[(?:scrubbed \w+ len=\d+ #[0-9a-f]{4}|cut|dropped \w+|unreadable \w+)\]"
-MARKER = re.compile(_MARKER)
-
-
-class Finding(NamedTuple):
-    """A stretch of text that must not leave, and the rule that found it."""
-
-    start: int
-    end: int
-    rule: str
-
 
 # The name before a separator, read backwards from it: what closes it, then the name. `API key:` has a space.
 _NAME_BEFORE = re.compile(
@@ -33,7 +21,7 @@ _NAME_BEFORE = re.compile(
 )
 # A comma counts only between two quoted strings, as in a header pair.
 _SEPARATOR = re.compile(
-    r"""(==?+|:=?+|=>|>|,(?=\s{0,3}+b?\\{0,8}+["']))[ \t]{0,9}+(?:\r?\n[ \t]{0,80}+(?=b?\\{0,8}+["'\[({]))?+"""
+    r"""(=>|==?+|:=?+|>|,(?=\s{0,3}+b?\\{0,8}+["']))[ \t]{0,9}+(?:\r?\n[ \t]{0,80}+(?=b?\\{0,8}+["'\[({]))?+"""
 )
 _MULTIPART = re.compile(
     r"""name=\\{0,8}+"([^"\\]{1,64})\\{0,8}+"(?:\r?\n|(?:\\{1,8}+r)?\\{1,8}+n){2}(.*?)(?=\r?\n--|\\r\\{1,8}+n--|\Z)""",
@@ -59,64 +47,9 @@ _NOTHING = re.compile(
     r"(?:None|null|NULL|True|False|true|false|undefined|str|int|bytes|Any|object|\.+|-"
     r"|(?:%(?:\(\w+\))?[srd]|\{[\w.!:\[\]]*\}|\$\{\w+\}|(?:[Bb]earer|[Bb]asic|[Tt]oken)\s*)+"
     r"|(?:[*•xX\- ]|\\u2022){3,}\d{0,4}|\[(?:Filtered|redacted|REDACTED)\]|<redacted>"
-    rf"|{_MARKER})?"
+    rf"|{MARK})?"
 )
 _RANDOM = re.compile(r"(?!\d{4}-\d\d-)(?=\S*[A-Za-z])(?=\S*\d|(?=\S*[A-Z]{2})\S*[a-z])[^\s<>(){}]{16,}")
-
-
-
-class _Kind(NamedTuple):
-    """One kind of secret. A regex that begins with one literal character runs at the speed of memchr, any other at a
-    hundredth of it: so `near` looks for the rarest character with what stands beside it, and `pattern` runs after it.
-    """
-
-    rule: str
-    anchor: str
-    near: re.Pattern[str]
-    pattern: re.Pattern[str]
-
-
-_T = r"[A-Za-z0-9_\-]"
-# Prose has `bearer tokens` and `basic understanding`: a credential has a digit, a capital inside, or is long.
-_CREDENTIALS = (
-    r"(?:[Bb]earer|[Bb]asic|BEARER|BASIC)[ ]{1,3}+"
-    r"(?=[A-Za-z._~+/=\-]*+\d|[a-z]*+[A-Z]+[a-z]|[A-Za-z0-9._~+/]{20})[A-Za-z0-9._~+/\-]{6,}+=*+"
-)
-_KINDS = tuple(
-    _Kind(rule, near.lstrip("\\")[0], re.compile(near), re.compile(pattern if "url" in rule else rf"(?<![A-Za-z0-9])(?:{pattern})"))
-    for rule, near, pattern in (
-        ("pem", r"-BEGIN (?<=-----BEGIN )", r"-----BEGIN [A-Z0-9 ]{1,40}-----(?s:.*?)(?:-----END [A-Z0-9 ]{1,40}-----|\Z)"),
-        ("jwt", r"J(?<=eyJ)", rf"eyJ{_T}{{8,}}+(?:\.{_T}*+=*+){{0,4}}+"),
-        ("vendor_key", r"-(?!----)(?=[\w\-]{6})(?:(?<=sk-)|(?<=pk-)|(?<=pat-)|(?<=app-)|(?<=SPX-)|(?<=ypi-)|(?<=xox[a-z]-))",
-         rf"(?:sk|pk-lf|glpat|xapp|GOCSPX|pypi)-{_T}{{16,}}+|xox[a-z]-{_T}{{10,}}+"),
-        ("vendor_key", r"_(?=\w{10})(?:(?<=k_)|(?<=sec_)|(?<=shp.._)|(?<=shp..._)|(?<=gh._)|(?<=pat_)|(?<=hf_)|(?<=npm_))",
-         r"[sprk]k_(?:live|test)_\w{10,}+|whsec_[\w+/=]{16,}+|shp[a-z]{2,3}_\w{16,}+|gh[pousr]_\w{20,}+|github_pat_\w{20,}+"
-         r"|(?:hf|npm|gsk)_\w{20,}+"),
-        ("vendor_key", r"A(?:[A-Z]{2}A[A-Z0-9]{16}|Iza|(?<=EA)A)",
-         rf"A[A-Z]{{2}}A[A-Z0-9]{{16}}(?![A-Za-z0-9])|AIza{_T}{{30,}}+|EAA[A-Za-z0-9]{{20,}}+"),
-        ("vendor_key", r"\.(?:(?<=ya29\.)|(?<=SG\.))", rf"ya29\.{_T}{{10,}}+|SG\.{_T}{{16,}}+\.{_T}{{16,}}+"),
-        ("vendor_key", r"/(?:/0|0A)", rf"1//0{_T}{{20,}}+|4/0A{_T}{{20,}}+"),
-        ("vendor_key", r"/(?<=com/)services/", r"hooks\.slack\.com/services/[\w/]{20,}+"),
-        ("credentials", r"b(?:earer|asic) ", _CREDENTIALS),
-        ("credentials", r"B(?:earer|asic|EARER|ASIC) ", _CREDENTIALS),
-        ("url_password", r"@(?<!\s@)", r"://(?:[^\s:/?#@'\"]{0,256}+:[^\s/?#'\"]{1,256}|[\w\-.%]{16,256}+)@"),
-        ("encoded_url_password", r"%(?:3A%2F%2F|3a%2f%2f)",
-         r"(?i:%3A%2F%2F[\w\-.~]{0,256}+%3A[^\s&%]{0,256}+(?:%(?!40)[^\s&%]{1,256}+){0,99}+%40)"),
-    )
-)  # fmt: skip
-_CARD = re.compile(r"(?<![\w.])[2-6]\d{3}(?:[ \-]?\d){10,15}+(?!\w)")
-_PERSONAL = tuple(
-    _Kind(rule, near.lstrip("\\")[0], re.compile(near), re.compile(pattern))
-    for rule, near, pattern in (
-        ("email", r"@", r"(?<![\w.+\-])[\w.+\-]{1,64}+@[\w\-]{1,63}+(?:\.[\w\-]{1,63}+){1,8}+"),
-        ("ip", r"\.\d{1,3}\.\d", r"(?<![\w.:])(?:\d{1,3}\.){3}\d{1,3}(?![\w.])"),
-        ("ip", r":[0-9A-Fa-f:]",
-         r"(?<![\w.:])(?:(?:[0-9A-Fa-f]{1,4}:){7}+[0-9A-Fa-f]{1,4}+|(?:[0-9A-Fa-f]{1,4}:){1,7}+(?::[0-9A-Fa-f]{1,4}+){1,7}+)(?![\w:])"),
-        ("phone", r"\+\d", r"(?<![\w.])\+\d[\d ()\-.]{6,18}\d(?!\w)"),
-        ("phone", r"\(\d", r"(?<![\w.])\(\d{3}\)[\d ()\-.]{6,18}\d(?!\w)"),
-    )
-)  # fmt: skip
-_DIGITS = bytes(0x30 if chr(byte).isdigit() and byte < 0x80 else 0x20 if byte == 0x2D else byte for byte in range(256))
 
 
 def looks_random(value: str) -> bool:
@@ -135,62 +68,6 @@ def unquoted(value: str) -> str:
     if len(value) >= start + 2 and value[start] in "'\"" and value[-1] == value[start]:
         return value[start + 1 : -1]
     return value
-
-
-def by_value(text: str) -> list[Finding]:
-    """Secrets that look like what they are, wherever they stand."""
-    found: list[Finding] = []
-    for rule, anchor, near, pattern in _KINDS:
-        if anchor in text and near.search(text):
-            found += (_secret_part(rule, match) for match in pattern.finditer(text))
-    if _may_hold_card(text):
-        found += (Finding(*match.span(), "card") for match in _CARD.finditer(text) if _is_card(match[0]))
-    return [finding for finding in found if finding.end and MARKER.match(text, finding.start) is None] if found else found
-
-
-def _secret_part(rule: str, match: re.Match[str]) -> Finding:
-    """Without the scheme of a credential and the user of a URL. A JWT without its dots is matched and let go here: a
-    pattern that demands them could backtrack."""
-    start, end = match.span()
-    if rule == "jwt" and "." not in match[0]:
-        end = 0
-    elif rule == "credentials":
-        start += match[0].rfind(" ") + 1
-    elif rule == "url_password":
-        start, end = start + max(match[0].find(":", 3) + 1, 3), end - 1
-    elif rule == "encoded_url_password":
-        start, end = start + match[0].upper().find("%3A", 9) + 3, end - 3
-    return Finding(start, end, rule)
-
-
-def personal(text: str) -> list[Finding]:
-    """E-mail addresses, IP addresses and phone numbers, the latter only in international or bracketed form."""
-    return [
-        Finding(*match.span(), rule)
-        for rule, anchor, near, pattern in _PERSONAL
-        if anchor in text and near.search(text)
-        for match in pattern.finditer(text)
-    ]
-
-
-def _may_hold_card(text: str) -> bool:
-    digits = text.encode("utf-8", "replace").translate(_DIGITS)
-    return b"0000 0000" in digits or b"0" * 14 in digits
-
-
-def _is_card(text: str) -> bool:
-    """Luhn's check and the issuers' prefixes and lengths: an id of 13 to 19 digits passes Luhn's alone once in ten."""
-    number = "".join(filter(str.isdigit, text))
-    length, two, four = len(number), int(number[:2]), int(number[:4])
-    issued = (
-        (number[0] == "4" and length in (16, 19))
-        or (length == 16 and (51 <= two <= 55 or 2221 <= four <= 2720 or 3528 <= four <= 3589 or two == 65 or four == 6011))
-        or (length == 15 and two in (34, 37))
-        or (length == 14 and two in (30, 36, 38))
-        or two == 62
-    )
-    doubled = sum(sum(divmod(2 * int(digit), 10)) for digit in number[-2::-2])
-    return issued and (doubled + sum(map(int, number[::-2]))) % 10 == 0
 
 
 class NamedSecrets:
@@ -233,6 +110,9 @@ class NamedSecrets:
         if separator[1] == ">" and (source or text[start - 1 : start] != "<"):
             return
         for begin, end in _value(text, separator, name, says, source):
+            marker = MARKER.search(text, begin, end + 80) if "[" in text[begin:end] else None
+            if marker is not None and marker.start() < end < marker.end():
+                end = marker.start()  # the value ends in the middle of a marker: that one stays whole
             value = text[begin:end]
             if name == "token" and "logprob" in text[end : end + 14]:
                 continue  # a language model's

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from metricx_observe.normalise import plain
 
+from .looks import MARKER, Finding, by_look, personal
 from .names import Verdict
-from .text import MARKER, Finding, by_value, looks_random, personal, says_nothing, unquoted
+from .text import looks_random, says_nothing, unquoted
 
 if TYPE_CHECKING:
     from . import Scrubber
@@ -31,6 +32,7 @@ _LONGEST_REMEMBERED = 300
 _SOURCE = frozenset({"context_line", "pre_context", "post_context"})
 _BY_VALUE = frozenset({Verdict.HARMLESS, Verdict.IN_QUERY})
 _BY_SIBLINGS = frozenset({"value", "input", "params", "token"})
+_NAME = re.compile(r"[\w.\-]{1,100}")
 _PLACEHOLDER = re.compile(r"%[#0\- +]{0,3}[\d.*]{0,6}[a-zA-Z]")
 _HASHED = re.compile(r"[0-9a-f]{64}|\[dropped \w+\]")
 _PERSONAL_RULES = frozenset({"personal", "email", "ip", "phone"})
@@ -162,7 +164,9 @@ class Pass:
     def _before(self, item: Any) -> Verdict:
         """What an item says of the one that follows it."""
         name = item.decode("latin-1") if type(item) is bytes else item
-        return self._scrubber.verdict(unquoted(name)) if type(name) is str and len(name) < 100 else Verdict.HARMLESS
+        if type(name) is not str or _NAME.fullmatch(name := unquoted(name)) is None:
+            return Verdict.HARMLESS
+        return self._scrubber.verdict(name)
 
     def _lines(self, item: Any) -> Any:
         if type(item) is list:
@@ -198,7 +202,9 @@ class Pass:
         if kind is bytes or kind is bytearray:
             value = value.decode("utf-8", "backslashreplace")
         elif kind is int or kind is float:
-            return self._mark(value, "name") if says >= Verdict.SECRET else value
+            if says is Verdict.PERSONAL and self._personal != "keep":
+                return self._mark(value, "personal")
+            return self._mark(value, "name") if says >= Verdict.SECRET else self.value(value, depth)
         elif kind is not str:
             return self._named(plain(value), says, depth + 1)
         bare = unquoted(value)
@@ -220,7 +226,7 @@ class Pass:
         )
 
     def _integer(self, value: int) -> int | str:
-        if value >= _SMALLEST_CARD and by_value(str(value)):
+        if value >= _SMALLEST_CARD and by_look(str(value)):
             return self._mark(value, "card")
         return value if -(1 << 63) <= value < 1 << 64 else str(value)  # what JSON encoders take
 
@@ -255,7 +261,7 @@ class Pass:
         return result
 
     def _findings(self, text: str, source: bool = False) -> list[Finding]:
-        findings = self._scrubber.named.find(text, source) + by_value(text)
+        findings = self._scrubber.named.find(text, source) + by_look(text)
         for pattern in self._scrubber.patterns:
             findings += (Finding(*found.span(), "pattern") for found in pattern.finditer(text))
         if self._personal != "keep":

@@ -1,0 +1,577 @@
+"""The scrubber: what goes, what stays, and how it behaves with odd input."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import re
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import orjson
+import pytest
+import sentry_sdk
+from hypothesis import HealthCheck, assume, example, given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel, ValidationError
+from sentry_sdk.envelope import Envelope
+from sentry_sdk.transport import Transport
+from sentry_sdk.utils import event_from_exception
+
+from metricx_observe.exceptions import ConfigurationError
+from metricx_observe.privacy import Scrubber
+
+MARK = r"\[scrubbed \w+ len=\d+ #[0-9a-f]{4}\]"
+
+
+def scrub(value: object, **options: Any) -> Any:
+    return Scrubber(**options).scrub(value, "error", "extra")
+
+
+def test_the_marker_keeps_type_length_and_a_hash_by_which_equal_values_are_equal() -> None:
+    """People see that two values are the same or not, and never the value."""
+    one = scrub({"password": "hunter2", "token": b"hunter2", "pin": 1234, "db": {"pwd": "'hunter2'"}}, key=b"k")
+    assert re.fullmatch(r"\[scrubbed str len=7 #[0-9a-f]{4}\]", one["password"])
+    assert one["token"] == one["password"] == one["db"]["pwd"]
+    assert one["pin"].startswith("[scrubbed int len=4 #")
+    assert scrub({"password": "hunter3"}, key=b"k")["password"] != one["password"]
+    assert one == scrub({"password": "hunter2", "token": "hunter2", "pin": 1234, "db": {"pwd": "hunter2"}}, key=b"k")
+
+
+def test_without_a_key_the_hash_differs_between_processes() -> None:
+    """The hash cannot be looked up in a table."""
+    marks = {scrub({"password": "hunter2"})["password"] for _ in range(8)}
+    assert len(marks) > 1
+
+
+@pytest.mark.parametrize(
+    "value", [None, True, False, "", "None", "'None'", "%s", "{token}", "[Filtered]", "**********"]
+)
+def test_what_says_nothing_stays(value: Any) -> None:
+    """An empty value, a placeholder and what others have masked help the reader and hold no secret."""
+    assert scrub({"password": value}) == {"password": value}
+
+
+def test_names_are_read_in_any_spelling() -> None:
+    """Case, hyphens, underscores, camelCase and prefixes do not matter."""
+    names = ["X-Shopify-Access-Token", "HTTP_AUTHORIZATION", "stripeKey", "dbPassword", "user[password]", "PASSWORD2"]
+    names += [
+        "client-secret",
+        "csrfmiddlewaretoken",
+        "x_api_key",
+        "request.headers.authorization",
+        "smtppass",
+        "b'token'",
+    ]
+    assert [name for name, value in scrub(dict.fromkeys(names, "hunter2")).items() if "hunter2" in value] == []
+
+
+def test_users_add_names_patterns_and_safe_names() -> None:
+    """Own names match as a part of longer ones, own patterns everywhere, safe names are judged by value only."""
+    options: dict[str, Any] = {"names": ["vat number"], "patterns": [r"MX-\d{6}"], "safe_names": ["page_token"]}
+    scrubbed = scrub(
+        {"customerVatNumber": "DE1", "note": "see MX-123456", "pageToken": "abc", "api_token": "abc"}, **options
+    )
+    assert re.fullmatch(MARK, scrubbed["customerVatNumber"])
+    assert re.fullmatch(f"see {MARK}", scrubbed["note"])
+    assert scrubbed["pageToken"] == "abc"
+    assert scrubbed["api_token"] != "abc"
+    safe = scrub({"password_hint": "the usual", "password": "x1"}, safe_names=["password-hint"])
+    assert safe["password_hint"] == "the usual"
+    assert safe["password"] != "x1"
+    assert "1234" not in scrub("vat_number=1234", **options)
+
+
+def test_a_pattern_that_is_none_is_refused_without_its_text() -> None:
+    """A wrong setting raises at start-up."""
+    with pytest.raises(ConfigurationError, match="not a regular expression"):
+        Scrubber(patterns=["("])
+
+
+def test_a_users_pattern_leaves_markers_alone() -> None:
+    """A pattern that matches inside a marker does not break it."""
+    scrubber = Scrubber(patterns=[r"\d+", "scrubbed"])
+    once = scrubber.scrub({"password": "hunter2", "note": "room 12"}, "error", "extra")
+    assert scrubber.scrub(once, "error", "extra") == once
+
+
+def test_below_a_secret_name_everything_goes_and_the_names_stay() -> None:
+    """A tree under `credentials` keeps its shape."""
+    scrubbed = scrub(
+        {"credentials": {"user": "bob", "pairs": [["a", 1]], "on": True, "none": None, "t": (b"x1", {"k"})}}
+    )
+    assert list(scrubbed["credentials"]) == ["user", "pairs", "on", "none", "t"]
+    assert scrubbed["credentials"]["on"] is True
+    assert not re.search("bob|'a'|x1|'k'", str(scrubbed["credentials"]))
+
+
+def test_below_an_ambiguous_name_names_count_again() -> None:
+    """`session` and `email` hold ordinary members and secret ones."""
+    scrubbed = scrub({"session": {"theme": "dark", "password": "hunter2"}, "email": [{"token": "t1", "to": "bob"}]})
+    assert scrubbed["session"]["theme"] == "dark"
+    assert scrubbed["email"][0]["to"] == "bob"
+    assert "hunter2" not in str(scrubbed)
+    assert "t1" not in str(scrubbed).replace("to", "")
+
+
+def test_cookies_keep_their_names() -> None:
+    """What cookies a browser sent is worth knowing; their values are not to be known."""
+    scrubbed = scrub(
+        {"headers": {"cookie": "session=abc; theme=dark; empty="}, "cookies": {"a": "b1"}, "set-cookie": "odd"}
+    )
+    assert re.fullmatch(f"session={MARK}; theme={MARK}; empty=", scrubbed["headers"]["cookie"])
+    assert re.fullmatch(MARK, scrubbed["cookies"]["a"])
+    assert re.fullmatch(MARK, scrubbed["set-cookie"])
+
+
+def test_oauth_callbacks() -> None:
+    """`code` and `state` are secrets together, or when they are long and random; else they are ordinary words."""
+    assert "xyz" not in str(scrub({"code": "abc1", "state": "xyz"}))
+    assert "SplxlOBeZQ" not in scrub("/callback?code=SplxlOBeZQQYbYS6WxSbIA&page=2")
+    assert "xyz" not in scrub("https://x.io/callback?state=xyz&code=abc")
+    assert "xyz" not in scrub({"query_string": b"code=abc&state=xyz"})["query_string"]
+    for harmless in ({"code": "invalid_api_key"}, {"state": "California"}, "https://x.io/list?state=open&page=2"):
+        assert scrub(harmless) == harmless
+
+
+def test_a_session_id_of_digits_is_ga4s() -> None:
+    """GA4 joins events by it."""
+    assert scrub({"session_id": "1732460000", "sessionId": 1732460000}) == {
+        "session_id": "1732460000",
+        "sessionId": 1732460000,
+    }
+    assert "a8" not in scrub({"session_id": "a8f5f167f44f4964e6c998dee827110c"})["session_id"].split("#")[0]
+
+
+def test_a_pair_and_a_flag_are_followed_by_their_value() -> None:
+    """Header pairs, `[name, value]` forms and command lines."""
+    assert "hunter2" not in str(scrub({"sys.argv": ["serve", "--password", "hunter2", "--port", "80"]}))
+    assert "hunter2" not in str(
+        scrub([{"name": "password", "value": "hunter2"}, {"key": "api_key", "value": "hunter2"}])
+    )
+    assert scrub([{"name": "colour", "value": "red"}]) == [{"name": "colour", "value": "red"}]
+    assert "hunter2" not in str(scrub([(b"authorization", b"hunter2")]))
+
+
+def test_a_log_messages_arguments_are_judged_by_the_message() -> None:
+    """`token=%s` says what its argument is; the message stays, since events are grouped by it."""
+    entry = {"message": "user %s token=%s took %.2f s", "params": ["bob", "hunter2", 1.5], "formatted": "token=hunter2"}
+    scrubbed = scrub(entry)
+    assert scrubbed["message"] == entry["message"]
+    assert scrubbed["params"][0] == "bob"
+    assert scrubbed["params"][2] == 1.5
+    assert "hunter2" not in str(scrubbed)
+    assert "hunter2" not in str(scrub({"message": "token=%(token)s", "params": {"token": "hunter2"}}))
+
+
+def test_errors_of_pydantic_do_not_repeat_what_was_typed() -> None:
+    """A validation error of a password holds it, as a dict, as its text and as its repr."""
+
+    class Login(BaseModel):
+        password: int
+        age: int
+
+    with pytest.raises(ValidationError) as caught:
+        Login.model_validate({"password": "hunter2", "age": "abc"})
+    errors: Any = caught.value.errors()
+    scrubbed = scrub({"errors": errors, "text": str(caught.value), "repr": repr(errors), "json": json.dumps(errors)})
+    assert "hunter2" not in str(scrubbed)
+    assert scrubbed["errors"][1]["input"] == "abc"
+
+
+def test_a_multipart_body_is_read_by_its_names() -> None:
+    """The value stands after a blank line, in bytes and in their repr."""
+    body = b'--x\r\ncontent-disposition: form-data; name="password"\r\n\r\nhunter2\r\n'
+    body += b'--x\r\nform-data; name="n"\r\n\r\nred\r\n--x--'
+    for given_ in (body, repr(body)):
+        scrubbed = scrub({"body": given_})["body"]
+        assert "hunter2" not in scrubbed
+        assert "red" in scrubbed
+
+
+def test_xml_elements_are_read_by_their_names() -> None:
+    """SOAP is still about."""
+    assert re.fullmatch(
+        f"<a><password>{MARK}</password><n>1</n></a>", scrub("<a><password>hunter2</password><n>1</n></a>")
+    )
+
+
+def test_ordinary_source_code_is_not_mangled() -> None:
+    """Code that handles secrets holds none: names, calls, annotations and placeholders stay."""
+    lines = [
+        "    password = get_password(user, retries=3)",
+        "def login(username: str, password: str, token: str | None = None) -> Token:",
+        '    token = request.headers["authorization"].removeprefix("Bearer ")',
+        '    api_key = os.environ.get("API_KEY")',
+        '    logger.info("token=%s for %s", token, user)',
+        '    headers = {"Authorization": f"Bearer {token}", "X-Api-Key": api_key}',
+        '    raise ValueError(f"bad password={password} in {config}")',
+        "    if password != other.password or not secret:",
+        '    password = getpass("Password: ")',
+        "    max_tokens=1024, token_count=len(tokens), key=lambda pair: pair[1],",
+        "<input name='password'>",
+    ]
+    event = {"pre_context": lines, "context_line": lines[0], "post_context": []}
+    assert scrub(event) == event
+
+
+def test_literal_secrets_in_source_code_go() -> None:
+    """In assignments, calls, lists, dicts, bytes, numbers and inside of strings."""
+    lines = [
+        'password = "hunter2"',
+        "connect(password='hunter2', n=1)",
+        'token=b"hunter2"',
+        'secrets = ["hunter2", "hunter2"]',
+        'config = {"password": "hunter2", "n": 1}',
+        'api_key = SecretStr("hunter2")',
+        'raise ValueError("password=hunter2 is wrong")',
+        'os.environ.get("API_KEY", "hunter2")',
+        'if password == "hunter2":',
+        'os.environ["TOKEN"] = "hunter2"',
+        "db = 'postgresql://app:hunter2@db/app'",
+        "x" * 3000 + ' password = "hunter2"',
+    ]
+    scrubbed = scrub({"context_line": lines[0], "pre_context": lines[1:]})
+    assert [line for line in [scrubbed["context_line"], *scrubbed["pre_context"]] if "hunter2" in line] == []
+    assert "4711" not in scrub({"context_line": "pin = 4711"})["context_line"]
+    assert scrub({"context_line": 5, "pre_context": None}) == {"context_line": 5, "pre_context": None}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "password: 'hunter2",
+        'password="hunter2',
+        "token=Token(value='hunter2', n=(1, [2]))",
+        "password=(1, 'hunter2'",
+        "{'password': {'old': 'hunter2'}, 'n': 1}",
+        "Authorization: Digest username=bob, response=hunter2",
+        "api key: hunter2",
+        'password:\n    "hunter2"',
+        "password    = hunter2",
+        "password=<Secret hunter2>",
+        '{\\"password\\": \\"hunter2\\"}',
+        '\'{\\\\"password\\\\": \\\\"hunter2\\\\"}\'',
+        "export DB_PASSWORD=hunter2\n",
+        "password=hun,hunter2)x",
+        "Cookie: a=hunter2; b=c",
+        "\\npassword=hunter2",
+        json.dumps(json.dumps({"password": 'a"hunter2'})),
+        "\\token=hunter2",
+        "password => hunter2",
+        "mysql --password=hunter2 -u root",
+        "pwd=a'b'hunter2",
+        '{"password": "a\\"hunter2"}',
+        "Authorization: AWS4 Credential=hunter2/x, Signature=hunter2",
+        "d['password'] = 'hunter2'",
+    ],
+)
+def test_forms_of_text(text: str) -> None:
+    """Quoted, truncated, nested, escaped, bare, in containers and in calls."""
+    scrubbed = scrub(text)
+    assert "hunter2" not in scrubbed
+    assert re.search(MARK, scrubbed)
+    assert scrub(scrubbed) == scrubbed
+
+
+def test_what_stands_around_a_secret_stays() -> None:
+    """The reader loses the value and nothing else."""
+    config = {"user": "bob", "password": "it's", "n": [1, 2]}
+    assert re.fullmatch(rf"\{{'user': 'bob', 'password': \"{MARK}\", 'n': \[1, 2\]\}}", scrub(repr(config)))
+    assert re.fullmatch(
+        f"https://bob:{MARK}@x.io/a[?]token={MARK}&page=2", scrub("https://bob:pw1@x.io/a?token=abc&page=2")
+    )
+    assert re.fullmatch(f"token={MARK}, retry 3 of 5", scrub("token=abc1, retry 3 of 5"))
+
+
+POLICY_TEXT = (
+    "mail bob@example.com or +49 170 1234567 or (555) 123-4567 from 10.1.2.3 and 2001:db8::8a2e:370:7334 at 10:15:30"
+)
+
+
+def test_personal_data_is_kept_by_default() -> None:
+    """Sentry's user and Langfuse's text are of use with it."""
+    value = {
+        "email": "bob@example.com",
+        "note": POLICY_TEXT,
+        "ip_address": "10.1.2.3",
+        "phone": 49170,
+        "nested": {"mobile": ["1"]},
+    }
+    assert scrub(value) == value
+
+
+def test_personal_data_is_dropped_by_policy() -> None:
+    """By name and in free text; the kind stays."""
+    scrubber = Scrubber()
+    value = {
+        "email": "bob at home",
+        "note": POLICY_TEXT,
+        "client_ip": "10.1.2.3",
+        "bob@example.com": 1,
+        "phone": None,
+        "mobile": 49170,
+    }
+    scrubbed = scrubber.scrub(value, "track", "properties", personal="drop")
+    assert scrubbed["note"] == (
+        "mail [dropped email] or [dropped phone] or [dropped phone] from [dropped ip] and [dropped ip] at 10:15:30"
+    )
+    assert scrubbed["email"] == scrubbed["client_ip"] == "[dropped personal]"
+    assert "bob" not in str(scrubbed)
+    assert "49170" not in str(scrubbed)
+    assert scrubber.scrub(scrubbed, "track", "properties", personal="drop") == scrubbed
+
+
+def test_personal_data_is_hashed_by_policy() -> None:
+    """SHA-256 of the normalised value, as Google and Meta want it; hashing again changes nothing."""
+    scrubber = Scrubber()
+    value = {"email": " Bob@Example.com", "note": "write to BOB@example.com", "tel": "call +49 170 1234567"}
+    scrubbed = scrubber.scrub(value, "track", "properties", personal="hash")
+    bob = hashlib.sha256(b"bob@example.com").hexdigest()
+    assert scrubbed["email"] == bob
+    assert scrubbed["note"] == f"write to {bob}"
+    assert scrubbed["tel"] == f"call {hashlib.sha256(b'+491701234567').hexdigest()}"
+    assert scrubber.scrub(scrubbed, "track", "properties", personal="hash") == scrubbed
+
+
+def test_card_numbers_as_numbers_and_ids_that_look_like_them() -> None:
+    """Luhn's check, the issuers' prefixes, and a name that ends in `id`."""
+    scrubbed = scrub(
+        {"amount": 4111111111111111, "campaign_id": 4111111111111111, "n": 4111111111111112, "big_id": 1 << 70}
+    )
+    assert re.fullmatch(r"\[scrubbed int len=16 #\w{4}\]", scrubbed["amount"])
+    assert scrubbed["campaign_id"] == 4111111111111111
+    assert scrubbed["n"] == 4111111111111112
+    assert scrubbed["big_id"] == str(1 << 70)
+
+
+class Login(NamedTuple):
+    user: str
+    password: str
+
+
+@dataclass
+class Account:
+    name: str
+    api_key: str
+
+
+class Model(BaseModel):
+    name: str
+    token: str
+
+
+class Unreadable:
+    def __str__(self) -> str:
+        raise RuntimeError
+
+    __repr__ = __str__
+
+
+def test_objects_are_made_plain_first() -> None:
+    """Models, dataclasses, named tuples, sets, subclasses of dict, bytes and undecodable bytes."""
+    value = {
+        "a": Login("bob", "hunter2"),
+        "b": Account("x", "hunter2"),
+        "c": Model(name="x", token="hunter2"),
+        "d": {"only"},
+        "e": OrderedDict(password="hunter2"),
+        "f": b"password=hunter2",
+        "password": Model(name="hunter2", token=""),
+        b"token": b"hunter2",
+        5: {"pwd": bytearray(b"hunter2")},
+        ("password", 1): "x",
+        "secret": {"hunter2"},
+        "g": b"\xff\xfe",
+    }
+    scrubbed = scrub(value)
+    assert "hunter2" not in str(scrubbed)
+    assert scrubbed["a"]["user"] == "bob"
+    assert scrubbed["d"] == ["only"]
+    assert scrubbed["g"] == "[unreadable bytes]"
+    orjson.dumps(scrubbed)
+
+
+def test_it_fails_closed_per_field() -> None:
+    """What cannot be read is replaced, the rest goes on; the input stays as it was."""
+    value = {"bad": Unreadable(), "deep": [{"bad": Unreadable(), "password": "hunter2"}], "good": 1, "lone": "a\ud800b"}
+    before = copy.copy(value)
+    scrubbed = scrub(value)
+    assert scrubbed["good"] == 1
+    assert "hunter2" not in str(scrubbed)
+    assert scrubbed["bad"].startswith("[")
+    assert value == before
+    orjson.dumps(scrubbed)
+
+
+def test_json_that_is_none_is_read_as_text() -> None:
+    """Truncated JSON does not get through unread."""
+    scrubber = Scrubber()
+    assert b"hunter2" not in scrubber.scrub_json(b'{"password": "hunter2', "track", "properties")
+    assert orjson.loads(scrubber.scrub_json(b"\xff", "track", "properties")) == "[unreadable bytes]"
+
+
+def test_json_is_scrubbed_as_values_are() -> None:
+    """The bytes say the same as the value, and are the very same when there is nothing to scrub."""
+    scrubber = Scrubber(key=b"k")
+    value = {"password": "hunter2", "h": [["authorization", "x1"]], "note": "token=abc"}
+    data = scrubber.scrub_json(orjson.dumps(value), "track", "properties")
+    assert orjson.loads(data) == scrubber.scrub(value, "track", "properties")
+    clean = orjson.dumps({"plan": "pro", "n": 1732460000000000000, "list": [1, 2.5, None, True]})
+    assert scrubber.scrub_json(clean, "track", "properties") is clean
+
+
+def test_the_report_counts_by_signal_place_and_rule() -> None:
+    """Counts only: no value, no name."""
+    scrubber = Scrubber()
+    for _ in range(3):
+        scrubber.scrub({"password": "hunter2", "n": "Bearer abc.def.1"}, "error", "request.headers")
+    scrubber.scrub(["token=abc token=abc"] * 2, "log", "message")
+    assert scrubber.report.as_dict() == {
+        "error": {"request.headers": {"name": 3, "credentials": 3}},
+        "log": {"message": {"name": 4}},
+    }
+
+
+class Kept(Transport):
+    def __init__(self) -> None:
+        super().__init__()
+        self.events: list[Any] = []
+
+    def capture_envelope(self, envelope: Envelope) -> None:
+        self.events += [item.payload.json for item in envelope.items]
+
+
+def test_nothing_of_a_real_event_of_sentrys_sdk_gets_through() -> None:
+    """The SDK's own reprs of models, dataclasses, deep dicts and ASGI scopes, exception arguments and breadcrumbs."""
+
+    def fail(secret: str) -> None:
+        model, account = Model(name="bob", token=secret), Account("bob", secret)
+        deep = {"a": {"b": {"c": {"d": {"password": secret, "e": {"f": [{"token": secret}]}}}}}}
+        scope: dict[str, Any] = {
+            "headers": [(b"authorization", secret.encode()), (b"cookie", b"s=" + secret.encode())],
+            "path": "/ok",
+        }
+        scope["query_string"] = b"page=2&token=" + secret.encode()
+        db_url, stripe_key, body = (
+            f"postgresql://app:{secret}@db/app",
+            secret,
+            json.dumps({"password": secret}).encode(),
+        )
+        raise ValueError(
+            f"cannot use {Login('bob', secret)} {db_url}",
+            {"password": secret},
+            model,
+            account,
+            deep,
+            scope,
+            body,
+            stripe_key[:0],
+        )
+
+    kept = Kept()
+    client = sentry_sdk.Client("http://key@127.0.0.1:9/1", transport=kept, default_integrations=False)
+    with sentry_sdk.new_scope() as scope:
+        scope.set_client(client)
+        hidden = "zq" * 4  # so that it is in no line of this file
+        scope.add_breadcrumb({"message": f"GET https://u:{hidden}@x.io/?token={hidden}"})
+        try:
+            fail(hidden)
+        except ValueError as error:
+            scope.capture_event(*event_from_exception(error, client_options=client.options))
+    (event,) = kept.events
+    assert str(event).count(hidden) > 20
+    for frame in event["exception"]["values"][0]["stacktrace"]["frames"]:
+        frame.get("vars", {}).pop("hidden", None)  # a plain word under a plain name is nobody's secret
+    scrubbed = scrub(event)
+    assert re.findall(f".{{40}}{hidden}.{{20}}", str(scrubbed)) == []
+    assert "'/ok'" in str(scrubbed)
+
+
+secrets = st.text(st.characters(codec="utf-8", exclude_characters="[]"), min_size=6)
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.builds(Unreadable),
+    lambda children: (
+        st.lists(children)
+        | st.tuples(children, children)
+        | st.dictionaries(
+            st.text() | st.binary() | st.sampled_from(["password", "token", "code", "cookie", "email", "value"]),
+            children,
+        )
+    ),
+    max_leaves=20,
+)
+pieces = st.lists(
+    st.sampled_from(
+        [
+            "password",
+            "token",
+            "cookie",
+            "code",
+            "Authorization",
+            "=",
+            ": ",
+            "'",
+            '"',
+            "\\",
+            "[",
+            "]",
+            "{",
+            "}",
+            "(",
+            ")",
+            ", ",
+            "&",
+            ";",
+            " ",
+            "\n",
+            "b'",
+            "Bearer ",
+            "sk-",
+            "a" * 20,
+            "x1",
+            "[scrubbed str len=3 #abcd]",
+            "[scrubbed ",
+            "%3A%2F%2F",
+            "://u:p@",
+            "<",
+            ">",
+            "é",
+        ]
+    ),
+    max_size=14,
+).map("".join)
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(anything, st.sampled_from(["keep", "hash", "drop"]))
+def test_any_value_gives_json_and_scrubbing_it_again_changes_nothing(value: object, personal: Any) -> None:
+    """Never raises, idempotent, and the result is JSON."""
+    scrubber = Scrubber()
+    once = scrubber.scrub(value, "error", "extra", personal=personal)
+    data = orjson.dumps(once)
+    again = scrubber.scrub(once, "error", "extra", personal=personal)
+    assert orjson.dumps(again) == data
+
+
+@settings(deadline=None, max_examples=400)
+@given(pieces, st.booleans())
+@example("password=[scrubbed str len=3 #abcd]x1", False)
+@example("&code://u:p@", False)
+def test_any_text_scrubbed_twice_is_as_scrubbed_once(text: str, source: bool) -> None:
+    """Markers are recognised whatever stands around them."""
+    scrubber = Scrubber()
+    once = scrubber.scrub({"context_line" if source else "note": text}, "error", "extra")
+    assert scrubber.scrub(once, "error", "extra") == once
+
+
+@given(secrets)
+def test_the_marker_never_holds_the_value(value: str) -> None:
+    """Whatever the secret is, words of the marker itself apart."""
+    assume(value not in "[scrubbed str len=")
+    scrubbed = scrub({"password": value})["password"]
+    assert scrubbed == value or value not in scrubbed
+    if not re.fullmatch(MARK, scrubbed):
+        assert scrub({"token": value})["token"] == value  # it says nothing: a placeholder
