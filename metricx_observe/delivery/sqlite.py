@@ -20,6 +20,8 @@ from .sqlite_file import SqliteFile
 
 DEAD_LETTERS = 10_000
 """Kept at most; the oldest go first."""
+SPARE_PAGES = 512
+"""Free pages, of 16 KiB, that the file keeps; what is above goes back to the disk little by little."""
 Victim = tuple[int, Stream, str]
 """A row to drop, whose it is, and why."""
 
@@ -122,6 +124,8 @@ class SqliteOutbox(SqliteFile):
             victims += _surplus(connection, _waiting(connection), limits.outbox_rows, limits.outbox_bytes)
             oldest = connection.execute("SELECT died_at FROM dead ORDER BY id LIMIT 1").fetchone()
             too_old = self._now() - limits.max_age_s
+            if connection.execute("PRAGMA freelist_count").fetchone()[0] > SPARE_PAGES:
+                connection.executescript(f"PRAGMA incremental_vacuum({SPARE_PAGES // 8})")  # `execute` frees one page
             if not victims and (oldest is None or oldest[0] >= too_old):
                 return dropped
         with self.session(write=True) as connection:

@@ -137,6 +137,7 @@ class SqliteFile:
             if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
                 raise OutboxError("the file is another application's database")
             connection.execute("PRAGMA page_size = 16384")  # 8 us a row instead of 25 (measured)
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # an outage's backlog need not stay on the disk
         if connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] not in ("wal", "memory"):
             raise OutboxError("the file system does not support SQLite's write-ahead log")
         # NORMAL survives kill -9 of the process; only a crash of the machine may take the last commits.
