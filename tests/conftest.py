@@ -6,8 +6,12 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from .receiver_server import Receiver, running_receiver
+
+settings.register_profile("shared machine", deadline=None)
+settings.load_profile("shared machine")
 
 _PREFIXES = ("METRICX_", "SENTRY_", "RUDDERSTACK_", "LANGFUSE_", "OTEL_")
 

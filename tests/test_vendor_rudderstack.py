@@ -15,7 +15,7 @@ from uuid import UUID, uuid4
 import orjson
 import pytest
 from fastapi import FastAPI
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rudderstack.analytics.client import Client
 
@@ -38,14 +38,14 @@ LIMIT = 32 << 10
 """Of a message, says RudderStack."""
 
 
-def channel(**settings: Any) -> RudderStackChannel:
+def channel(**more: Any) -> RudderStackChannel:
     """A channel to a host that is never called."""
-    given = load_settings({"environment": "Production", "service": "shop", "release": "1.2.3", **settings})
+    given = load_settings({"environment": "Production", "service": "shop", "release": "1.2.3", **more})
     target = Vendor("on", url="https://rudder.example", key="write-key")
     return RudderStackChannel(given, target, Scrubber(), lambda call, faults: None)
 
 
-def messages(make: Callable[[Tracker], object], cell: Context | None = None, **settings: Any) -> list[dict[str, Any]]:
+def messages(make: Callable[[Tracker], object], cell: Context | None = None, **more: Any) -> list[dict[str, Any]]:
     """What the channel makes of the calls in `make`."""
     records: list[TrackRecord] = []
 
@@ -54,7 +54,7 @@ def messages(make: Callable[[Tracker], object], cell: Context | None = None, **s
         return size > 0
 
     make(Tracker(put, Boundary(), cell))
-    coder = channel(**settings)
+    coder = channel(**more)
     return [orjson.loads(message.payload) for record in records for message in coder.encode(record)]
 
 
@@ -217,6 +217,7 @@ def test_a_message_that_cannot_be_cut_is_refused() -> None:
         messages(lambda tracker: tracker.track("feature_used"), bound)
 
 
+@settings(max_examples=30)
 @given(st.dictionaries(st.text(), st.recursive(
     st.none() | st.integers() | st.floats() | st.text(st.characters(), max_size=2000) | st.decimals()
     | st.sampled_from([name for name in ODD_VALUES if "huge" not in name]).map(lambda name: ODD_VALUES[name]),

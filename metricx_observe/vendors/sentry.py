@@ -77,10 +77,8 @@ class Sentry:
         """Become the process's Sentry client. `web`: with Sentry's own web integrations, where no middleware is.
 
         Raises:
-            ConfigurationError: Another open Observability has another DSN, or an option is ours to set.
+            ConfigurationError: Another open Observability has another DSN.
         """
-        if refused := _OURS & set(options):
-            raise ConfigurationError(f"sentry_options: {', '.join(sorted(refused))} cannot be set there; leave it out")
         if any(other._target.url != self._target.url for other in Sentry._open):
             raise ConfigurationError("another open Observability has another SENTRY_DSN: close() it first")
         self._take_over(options)
@@ -138,6 +136,8 @@ class Sentry:
             processors.remove(self._process)
         if sentry_sdk.get_client() is self._client:
             scope.set_client(self._previous)
+        if self._client is not None:
+            self._client.close(timeout=0)  # its threads
         self._transport = None
 
     def replace_web_integrations(self) -> None:
