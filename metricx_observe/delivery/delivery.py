@@ -249,8 +249,13 @@ _alive: set[Delivery] = set()
 """Until they are closed: a script may let go of its delivery before it ends."""
 
 
+_forking = False
+"""Whether LOADING is ours while this process forks: it is not when somebody forks in the middle of an import."""
+
+
 def _each_before_fork() -> None:
-    LOADING.acquire()
+    global _forking
+    _forking = LOADING.acquire(timeout=5.0)
     for delivery in list(_alive):
         delivery._before_fork()
 
@@ -258,7 +263,8 @@ def _each_before_fork() -> None:
 def _each_after_fork(child: bool) -> None:
     for delivery in list(_alive):
         delivery._after_fork(child=child)
-    LOADING.release()
+    if _forking:
+        LOADING.release()
 
 
 @atexit.register
