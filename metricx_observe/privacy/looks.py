@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
 MARK = r"\[(?:scrubbed \w+ len=\d+ #[0-9a-f]{4}|cut|dropped \w+|unreadable \w+)\]"
@@ -37,18 +38,18 @@ _CREDENTIALS = (
     r"[Bb](?:(?<![A-Za-z0-9].)|(?<=\\[nrt].))(?:earer|asic|EARER|ASIC)[ ]{1,3}+"
     r"(?=[A-Za-z._~+/=\-]*+\d|[a-z]*+[A-Z]+[a-z]|[A-Za-z0-9._~+/]{20})[A-Za-z0-9._~+/\-]{6,}+=*+"
 )
-_SECRETS = (
-    _Kind("pem", r"-BEGIN (?<=-----BEGIN )", r"-----BEGIN [\w ]{1,40}-----(?s:.*?)(?:-----END [\w ]{1,40}-----|\Z)"),
+# These have at least 18 characters of this alphabet in a row, which prose seldom has: one look excludes them all.
+_KEYS = (
     _Kind("jwt", r"J(?<=eyJ)", rf"{_ALONE}eyJ{_T}{{8,}}+(?:\.{_T}*+=*+){{0,4}}+"),
     _Kind(
         "vendor_key",
         r"-(?!----)(?=[\w\-]{6})(?:(?<=sk-)|(?<=pk-)|(?<=pat-)|(?<=app-)|(?<=SPX-)|(?<=ypi-)|(?<=xox[a-z]-))",
-        rf"{_ALONE}(?:(?:sk|pk-lf|glpat|xapp|GOCSPX|pypi)-{_T}{{16,}}+|xox[a-z]-{_T}{{10,}}+)",
+        rf"{_ALONE}(?:(?:sk|pk-lf|glpat|xapp|GOCSPX|pypi)-{_T}{{16,}}+|xox[a-z]-{_T}{{16,}}+)",
     ),
     _Kind(
         "vendor_key",
         r"_(?=\w{10})(?:(?<=k_)|(?<=sec_)|(?<=shp.._)|(?<=shp..._)|(?<=gh._)|(?<=pat_)|(?<=hf_)|(?<=npm_))",
-        rf"{_ALONE}(?:[sprk]k_(?:live|test)_\w{{10,}}+|whsec_[\w+/=]{{16,}}+|shp[a-z]{{2,3}}_\w{{16,}}+|gh[pousr]_\w{{20,}}+"
+        rf"{_ALONE}(?:[sprk]k_(?:live|test)_\w{{16,}}+|whsec_[\w+/=]{{16,}}+|shp[a-z]{{2,3}}_\w{{16,}}+|gh[pousr]_\w{{20,}}+"
         r"|github_pat_\w{20,}+|(?:hf|npm|gsk)_\w{20,}+)",
     ),
     _Kind(
@@ -59,10 +60,15 @@ _SECRETS = (
     _Kind(
         "vendor_key",
         r"\.(?:(?<=ya29\.)|(?<=SG\.))",
-        rf"{_ALONE}(?:ya29\.{_T}{{10,}}+|SG\.{_T}{{16,}}+\.{_T}{{16,}}+)",
+        rf"{_ALONE}(?:ya29\.{_T}{{18,}}+|SG\.{_T}{{18,}}+\.{_T}{{18,}}+)",
     ),
     _Kind("vendor_key", r"/(?:/0|0A)", rf"{_ALONE}(?:1//0|4/0A){_T}{{20,}}+"),
     _Kind("vendor_key", r"/(?<=com/)services/", r"hooks\.slack\.com/services/[\w/]{20,}+"),
+)
+_LONG_RUN = b"x" * 18
+_RUNS = bytes(0x78 if re.match(_T, chr(byte)) and byte < 0x80 else 0x20 for byte in range(256))
+_SECRETS = (
+    _Kind("pem", r"-BEGIN (?<=-----BEGIN )", r"-----BEGIN [\w ]{1,40}-----(?s:.*?)(?:-----END [\w ]{1,40}-----|\Z)"),
     _Kind("credentials", r"b(?:earer|asic) ", _CREDENTIALS),
     _Kind("credentials", r"B(?:earer|asic|EARER|ASIC) ", _CREDENTIALS),
     _Kind("url_password", r"@(?<!\s@)", r"://(?:[^\s:/?#@'\"]{0,256}+:[^\s/?#'\"]{1,256}|[\w\-.%]{16,256}+)@"),
@@ -97,27 +103,30 @@ def _compiled(kinds: tuple[_Kind, ...]) -> tuple[_Search, ...]:
     )
 
 
-_FIND_SECRETS, _FIND_PERSONAL = _compiled(_SECRETS), _compiled(_PERSONAL)
+_FIND_KEYS, _FIND_SECRETS, _FIND_PERSONAL = _compiled(_KEYS), _compiled(_SECRETS), _compiled(_PERSONAL)
 
 
 def by_look(text: str) -> list[Finding]:
     """Credentials, vendors' keys, JWTs, PEM blocks, passwords in URLs, card numbers."""
-    found: list[Finding] = []
-    for rule, anchor, near, pattern in _FIND_SECRETS:
-        if anchor in text and near.search(text):
-            found += (_secret_part(rule, match) for match in pattern.finditer(text))
-    if _may_hold_card(text):
+    data = text.encode("utf-8", "replace")
+    found = [_secret_part(rule, match) for rule, match in _matches(_FIND_SECRETS, text)]
+    if _LONG_RUN in data.translate(_RUNS):
+        found += (_secret_part(rule, match) for rule, match in _matches(_FIND_KEYS, text))
+    if _may_hold_card(data):
         found += (Finding(*match.span(), "card") for match in _CARD.finditer(text) if _is_card(match[0]))
     return [part for part in found if part.end and MARKER.match(text, part.start) is None] if found else found
 
 
+def _matches(kinds: tuple[_Search, ...], text: str) -> Iterator[tuple[str, re.Match[str]]]:
+    for rule, anchor, near, pattern in kinds:
+        if anchor in text and near.search(text):
+            for match in pattern.finditer(text):
+                yield rule, match
+
+
 def personal(text: str) -> list[Finding]:
     """E-mail addresses, IP addresses and phone numbers, the last only in international or bracketed form."""
-    found: list[Finding] = []
-    for rule, anchor, near, pattern in _FIND_PERSONAL:
-        if anchor in text and near.search(text):
-            found += (Finding(*match.span(), rule) for match in pattern.finditer(text))
-    return found
+    return [Finding(*match.span(), rule) for rule, match in _matches(_FIND_PERSONAL, text)]
 
 
 def _secret_part(rule: str, match: re.Match[str]) -> Finding:
@@ -137,9 +146,9 @@ def _secret_part(rule: str, match: re.Match[str]) -> Finding:
     return Finding(start, end, rule)
 
 
-def _may_hold_card(text: str) -> bool:
-    digits = text.encode("utf-8", "replace").translate(_DIGITS)
-    return b"0000 0000" in digits or b"0" * 14 in digits
+def _may_hold_card(data: bytes) -> bool:
+    digits = data.translate(_DIGITS)
+    return b"0000" in digits and (b"0000 0000" in digits or b"0" * 14 in digits)
 
 
 def _is_card(text: str) -> bool:

@@ -128,7 +128,7 @@ class NamedSecrets:
             # one character first: memchr is a hundred times as fast as the search for two
             if separator[0] not in text or separator not in text:
                 continue
-            before = [piece[-64:].rpartition(" ")[2] for piece in text.split(separator)]
+            before = [piece[piece.rfind(" ") + 1 :] for piece in text.split(separator)]
             before.pop()
             if not self._harmless.issuperset(before):
                 found += self._suspicious(before, text, separator)
@@ -145,7 +145,7 @@ class NamedSecrets:
                 continue
             if not piece:  # a space stands before the separator
                 piece = text[max(0, at - 64) : at].rstrip(" !").rpartition(" ")[2]
-            if self._stem(piece.lower()):
+            if self._stem(piece[-64:].lower()):
                 yield at + len(separator) - 1
             elif 0 < len(piece) < 32:
                 harmless.add(piece)
