@@ -207,7 +207,8 @@ class Observability:
         return [channel]
 
     def _open_langfuse(self, target: Vendor) -> list[Channel]:
-        from .vendors.langfuse import Langfuse, LangfuseChannel, ScoreChannel
+        from .vendors.langfuse import Langfuse
+        from .vendors.langfuse_channel import LangfuseChannel, ScoreChannel
 
         self._langfuse = Langfuse(self.settings, target)
         self._langfuse.open(self._put)

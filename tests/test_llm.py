@@ -15,7 +15,8 @@ import pytest
 from metricx_observe import LLMTracer
 from metricx_observe.boundary import Boundary
 from metricx_observe.context import Context, RequestContext, use_cell
-from metricx_observe.llm import ObservationRecord, ScoreRecord, current_observation
+from metricx_observe.llm_records import ObservationRecord, ScoreRecord
+from metricx_observe.observation import current_observation
 
 
 class Sink:

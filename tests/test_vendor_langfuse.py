@@ -31,10 +31,10 @@ from metricx_observe import LLMTracer, LLMTracerDep, Observability
 from metricx_observe.boundary import Boundary
 from metricx_observe.context import Context, RequestContext
 from metricx_observe.delivery.channel import Importance
-from metricx_observe.llm import ObservationRecord, ScoreRecord
+from metricx_observe.llm_records import ObservationRecord, ScoreRecord
 from metricx_observe.privacy import Scrubber
 from metricx_observe.settings import Vendor, load_settings
-from metricx_observe.vendors.langfuse import LangfuseChannel, ScoreChannel, resource_attributes
+from metricx_observe.vendors.langfuse_channel import LangfuseChannel, ScoreChannel, resource_attributes
 
 from .odd_values import ODD_VALUES
 from .receiver_server import Receiver
