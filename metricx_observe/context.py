@@ -204,8 +204,8 @@ class Context:
         """
         user_id, new_workspace = text_id(id), text_id(workspace_id)
         given: dict[str, Any] = {}
-        with suppress(Exception):  # what is no mapping, or cannot be read
-            given.update(traits or {})
+        with suppress(Exception):  # a mapping that cannot be read
+            given.update(traits if isinstance(traits, Mapping) else {})
         with self._binding:
             old, workspace = self.state.user, self.state.workspace
             if user_id is None:
