@@ -16,6 +16,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
 from . import context as contexts
+from . import vendors
 from .boundary import Boundary
 from .context import Context, begin, job_cell
 from .delivery import Channel, Delivery, Limits
@@ -166,11 +167,11 @@ class Observability:
         set_level(settings.log_level)
         secret = settings.carry_secret
         contexts.carry_secret = None if secret is None else secret.get_secret_value().encode()
-        steps = (self._open_sentry, self._open_rudderstack, self._open_langfuse)
-        for name, step in zip(VENDORS, steps, strict=True):
-            if self.is_on(name):
+        for name, vendor in self.vendors.items():
+            if vendor.state in ("on", "local"):
                 try:
-                    channels += step(self.vendors[name])
+                    self._open_vendor(name, vendor)
+                    channels += vendors.channels(name, settings, vendor, self.scrubber, self.boundary.count)
                 except (ImportError, ConfigurationError) as error:
                     reason = not_installed(name, error.name) if isinstance(error, ImportError) else str(error)
                     if not self._tolerant:
@@ -184,48 +185,30 @@ class Observability:
             isolate=self._isolated,
         )
 
-    # A vendor's module is imported only when that vendor is configured: its SDK comes with it.
+    def _open_vendor(self, name: str, target: Vendor) -> None:
+        """A vendor's module is imported only when that vendor is configured: its SDK comes with it."""
+        if name == "rudderstack":
+            self._tracker = Tracker(partial(self._put, name), self.boundary)
+        elif name == "sentry":
+            from .vendors.sentry import Sentry
 
-    def _open_sentry(self, target: Vendor) -> list[Channel]:
-        from .vendors.sentry import Sentry
-        from .vendors.sentry_channel import SentryChannel
+            sentry = Sentry(self.settings, target)
+            sentry.open(partial(self._put, name), self._commit, self._sentry_options, self._web)
+            self._sentry, self._errors = sentry, ErrorReporter(sentry, self.boundary)
+            contexts.vendor_scope = sentry.scope
+            if not self._web:
+                sentry.replace_web_integrations()
+        else:
+            from .vendors.langfuse import Langfuse
 
-        channel = SentryChannel(target, self.scrubber)
-        sentry = Sentry(self.settings, target)
-        sentry.open(partial(self._put, "sentry"), self._commit, self._sentry_options, self._web)
-        self._sentry, self._errors = sentry, ErrorReporter(sentry, self.boundary)
-        contexts.vendor_scope = sentry.scope
-        if not self._web:
-            sentry.replace_web_integrations()
-        return [channel]
-
-    def _open_rudderstack(self, target: Vendor) -> list[Channel]:
-        from .vendors.rudderstack import RudderStackChannel
-
-        channel = RudderStackChannel(self.settings, target, self.scrubber, self.boundary.count)
-        self._tracker = Tracker(partial(self._put, "rudderstack"), self.boundary)
-        return [channel]
-
-    def _open_langfuse(self, target: Vendor) -> list[Channel]:
-        from .vendors.langfuse import Langfuse
-        from .vendors.langfuse_channel import LangfuseChannel, ScoreChannel
-
-        self._langfuse = Langfuse(self.settings, target)
-        self._langfuse.open(self._put)
-        self._llm = LLMTracer(self._langfuse, self.boundary)
-        return [
-            LangfuseChannel(self.settings, target, self.scrubber),
-            ScoreChannel(self.settings, target, self.scrubber),
-        ]
+            self._langfuse = Langfuse(self.settings, target)
+            self._langfuse.open(self._put)
+            self._llm = LLMTracer(self._langfuse, self.boundary)
 
     @property
     def is_open(self) -> bool:
         """Whether it was started and not closed."""
         return self._state == "open"
-
-    def is_on(self, vendor: str) -> bool:
-        """Whether this vendor's signals go anywhere."""
-        return self.vendors[vendor].state in ("on", "local")
 
     def _put(self, vendor: str, record: object, size: int) -> bool:
         taken = self._delivery is not None and self._delivery.put(vendor, record, size=size)
@@ -314,16 +297,16 @@ class Observability:
     def status(self) -> dict[str, Any]:
         """Per vendor its state and what delivery counted; faults of calls; what was scrubbed. No secret, no value."""
         delivery = self._delivery.status() if self._delivery is not None else {}
-        vendors = {
+        parts = {
             name: {"state": state_of(vendor, self.settings), **delivery.pop(name, {})}
             for name, vendor in self.vendors.items()
         }
         if self._sentry is not None:
-            vendors["sentry"] |= {"client_replaced": self._sentry.replaced, "merged": self._sentry.merged}
+            parts["sentry"] |= {"client_replaced": self._sentry.replaced, "merged": self._sentry.merged}
         return {
             "service": self.settings.service_name,
             "environment": self.settings.environment_name,
-            **vendors,
+            **parts,
             **delivery,
             "faults": dict(self.boundary.counts),
             "scrubbed": self.scrubber.report.as_dict(),
