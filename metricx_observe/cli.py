@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,9 +11,13 @@ try:
 except ImportError as error:  # the console script exists without the extra
     raise SystemExit("metricx-observe needs: pip install 'metricx-observe[cli]'") from error
 
+from . import cli_outbox as outbox
 from .exceptions import ObserveError
 
 app = typer.Typer(name="metricx-observe", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+app.add_typer(outbox.app, name="outbox")
 
 
 @app.callback()
@@ -42,6 +47,35 @@ def dev(
         allowed_hosts=allowed_host or (),
         on_listen=lambda url: typer.echo(f"metricx_observe receiver: {url} (Ctrl-C stops it)"),
     )
+
+
+@app.command()
+def scrub(
+    file: Annotated[Path, typer.Argument(help="A JSON file; - for standard input.", allow_dash=True, dir_okay=False)],
+) -> None:
+    """Show what the scrubber leaves of a JSON of yours, and its report."""
+    import orjson
+
+    from .observability import Observability
+    from .settings import load_settings
+
+    data = sys.stdin.buffer.read() if str(file) == "-" else _read(file)
+    scrubber = Observability(load_settings({}), tolerant=True).scrubber
+    try:
+        scrubbed = scrubber.scrub(orjson.loads(data), "file", "content")
+    except orjson.JSONDecodeError as error:
+        raise ObserveError(f"this is no JSON: line {error.lineno}, column {error.colno}") from None
+    typer.echo(orjson.dumps(scrubbed, option=orjson.OPT_INDENT_2))
+    for rules in scrubber.report.as_dict().get("file", {}).values():
+        for rule, count in rules.items():
+            typer.echo(f"{rule}: {count}", err=True)
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ObserveError(f"{file} cannot be read: {error.strerror}") from None
 
 
 def main() -> None:

@@ -148,8 +148,8 @@ def test_each_level_under_uvicorn(tmp_path: Path, receiver: Receiver) -> None:
         for event in (
             "tracker:identify",
             "tracker:track user_logged_in",
-            "llm:generation understand",
-            "llm:span copilot",
+            "observation:generation understand",
+            "observation:span copilot",
             "reporter:error ValueError",
         ):
             assert sum(line.startswith(f"INFO:metricx_observe.{event} ") for line in events) == 1, lines[case]

@@ -1,0 +1,139 @@
+"""`metricx-observe outbox`: what waits and what was refused, to be looked at, tried again or let go.
+
+Reads the same settings as the application, so it must run where the application runs: its environment and directory.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .delivery import Channel
+from .delivery.outbox import Outbox, OutboxError
+from .exceptions import ObserveError
+
+app = typer.Typer(no_args_is_help=True, help="Look after what waits for the vendors, and what they refused.")
+
+VendorOption = Annotated[str | None, typer.Option("--vendor", help="sentry, rudderstack, langfuse, langfuse_scores")]
+
+
+@contextmanager
+def _opened() -> Iterator[tuple[Outbox, list[Channel]]]:
+    """The application's outbox and the channels that it is configured for."""
+    from . import vendors
+    from .delivery.upkeep import opened
+    from .observability import Observability
+    from .settings import load_settings
+
+    observability = Observability(load_settings({}), tolerant=True)
+    url = observability.settings.outbox
+    path = Path(url.removeprefix("sqlite://").replace("//", "/"))
+    if url == "memory://":
+        raise ObserveError("the outbox is in memory, where only its own process sees it: set METRICX_OUTBOX_URL")
+    if not path.exists():
+        raise ObserveError(f"no outbox at {path}: run this where the application runs, or set METRICX_OUTBOX_URL")
+    channels: list[Channel] = []
+    for name, target in observability.vendors.items():
+        if target.state in ("on", "local"):
+            note = observability.boundary.count
+            channels += vendors.channels(name, observability.settings, target, observability.scrubber, note)
+    try:
+        with opened(url) as outbox:
+            yield outbox, channels
+    except OutboxError as error:
+        raise ObserveError(f"{path}: {error}") from error
+
+
+@app.command()
+def status() -> None:
+    """What waits, by vendor and kind, what is dead, and rows whose destination is gone (rotated keys)."""
+    from rich.table import Table
+
+    from .delivery.upkeep import overview
+
+    with _opened() as (outbox, channels):
+        table = Table("Vendor", "Kind", "Waiting", "Bytes", "Oldest", "Destination")
+        for stream, depth, known in overview(outbox, channels):
+            gone = "" if known else " (gone: outbox retry --to-current)"
+            oldest = f"{depth.oldest_s:.0f} s"
+            table.add_row(
+                stream.vendor, stream.kind, str(depth.messages), str(depth.size), oldest, stream.destination + gone
+            )
+        for vendor, count in outbox.dead_count().items():
+            table.add_row(vendor, "dead letters", str(count), "", "", "outbox list; outbox retry")
+        _show(table)
+
+
+@app.command("list")
+def list_messages(
+    vendor: VendorOption = None, limit: Annotated[int, typer.Option(help="At most so many.", min=1)] = 100
+) -> None:
+    """Dead letters, then what waits: ids and names, never contents."""
+    from itertools import islice
+
+    from rich.table import Table
+
+    from .delivery.upkeep import listed
+
+    with _opened() as (outbox, channels):
+        table = Table("Letter", "Vendor", "Kind", "Time (UTC)", "Id", "Name", "User", "Status")
+        for each in islice(listed(outbox, channels, vendor), limit):
+            letter = "" if each.letter is None else str(each.letter)
+            at = f"{datetime.fromtimestamp(each.at, UTC):%Y-%m-%d %H:%M:%S}"
+            status = "" if each.status is None else str(each.status)
+            shown = each.described
+            table.add_row(letter, each.vendor, each.kind, at, shown.id, shown.name, shown.user_id or "", status)
+        _show(table)
+
+
+@app.command()
+def retry(
+    letters: Annotated[list[int] | None, typer.Argument(help="Letters as `list` shows them; all when none.")] = None,
+    vendor: VendorOption = None,
+    to_current: Annotated[bool, typer.Option(help="To today's destination; with the rows of a former one.")] = False,
+) -> None:
+    """Put dead letters back: the running application, or its next start, delivers them."""
+    from .delivery.upkeep import retry as put_back
+
+    with _opened() as (outbox, channels):
+        count = put_back(outbox, channels, vendor, letters or (), to_current=to_current)
+    typer.echo(f"{count} messages will be tried again")
+
+
+@app.command()
+def purge(
+    vendor: VendorOption = None,
+    waiting: Annotated[bool, typer.Option(help="Also what waits to be delivered.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Delete the dead letters."""
+    from .delivery.upkeep import purge as delete
+
+    if not yes:
+        typer.confirm(f"Delete {'everything that waits and ' if waiting else ''}the dead letters?", abort=True)
+    with _opened() as (outbox, _):
+        count = delete(outbox, vendor, waiting=waiting)
+    typer.echo(f"{count} messages deleted")
+
+
+@app.command()
+def export(vendor: VendorOption = None) -> None:
+    """Write every message as a line of JSON, content included: mind the personal data in it."""
+    from .delivery.upkeep import export as messages
+
+    with _opened() as (outbox, _):
+        for message in messages(outbox, vendor):
+            typer.echo(json.dumps(message))
+
+
+def _show(table: object) -> None:
+    from rich.console import Console
+
+    terminal = Console().is_terminal
+    Console(width=None if terminal else 400).print(table)  # a pipe has no width: nothing is cut there
