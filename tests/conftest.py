@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
+from metricx_observe.observability import Observability
+
 from .receiver_server import Receiver, running_receiver
 
 settings.register_profile("shared machine", deadline=None)
@@ -29,3 +31,13 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith(_PREFIXES) or name in ("ENVIRONMENT", "LOG_LEVEL"):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _nothing_is_left_open(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A module that leaves an Observability open would lend its documented functions to the next one."""
+    yield
+    left = Observability.default
+    if left is not None and left.is_open:
+        left.close()
+        pytest.fail(f"{request.node.name} left an Observability open")

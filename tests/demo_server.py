@@ -21,6 +21,8 @@ from fastapi import FastAPI
 
 from demo_app.application import create_app
 from demo_app.settings import Settings
+from metricx_observe.middleware import InnerLayer
+from metricx_observe.observability import Observability
 
 PASSWORD = "correct horse battery"
 
@@ -31,6 +33,14 @@ class Demo:
     def __init__(self, url: str, app: FastAPI) -> None:
         self.url = url
         self.app = app
+
+    @property
+    def observability(self) -> Observability:
+        """The one that the demo has installed."""
+        inner = next(each for each in self.app.user_middleware if each.cls is InnerLayer)
+        found = inner.kwargs["observability"]
+        assert isinstance(found, Observability)
+        return found
 
     def browser(self, **more: Any) -> httpx.Client:
         """A client with a cookie jar that follows redirects, like a person's browser."""

@@ -11,7 +11,6 @@ import pytest
 from sqlmodel import Session, select
 
 from demo_app.models import User
-from metricx_observe import Observability
 from tests.demo_server import PASSWORD, Demo, callback, running_demo
 from tests.receiver_server import Receiver, running_receiver
 
@@ -216,6 +215,5 @@ def test_no_secret_of_the_demo_arrives(demo: Demo, receiver: Receiver) -> None:
 
 def settled(demo: Demo, receiver: Receiver) -> list[dict[str, Any]]:
     """The events, when everything that was put so far has arrived."""
-    assert Observability.default is not None
-    assert Observability.default.flush(20)
+    assert demo.observability.flush(20)
     return receiver.signals(kind="track")

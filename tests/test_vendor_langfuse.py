@@ -477,4 +477,6 @@ def test_the_clients_calls_reach_the_vendor(receiver: Receiver) -> None:
     """`llm.client` is the SDK's client: its authentication check talks to the same address."""
     with observed(receiver) as observability:
         assert observability.llm.client.auth_check()
-    assert Observability(load_settings({"environment": "production"})).llm.client is None
+    off = Observability(load_settings({"environment": "production"}))
+    assert off.llm.client is None
+    off.close()
