@@ -46,7 +46,8 @@ def test_what_is_imported_when(tmp_path: Path) -> None:
 
     def loaded(case: str) -> list[list[str]]:
         overrides = ", ".join(f"{name}={value!r}" for name, value in cases[case].items())
-        ended = run_python("-c", CODE.format(overrides=overrides), folder=tmp_path)
+        code = CODE.format(overrides=overrides)
+        ended = run_python("-c", code, folder=tmp_path, COVERAGE_PROCESS_CONFIG="")  # coverage itself loads sqlite3
         assert ended.returncode == 0, ended.stderr
         found: list[list[str]] = json.loads(ended.stdout)
         return found
