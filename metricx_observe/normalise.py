@@ -1,15 +1,15 @@
 """Anything an application hands to a facade, as JSON.
 
-Two ways, one result. `snapshot` is what a request pays: orjson reads the value in one go, and the bytes are a copy that
-later changes cannot reach. What orjson refuses, or turns into `null` (NaN), or what is too large, goes through `plain`,
-which replaces the one bad value by a marker in brackets, notes the kind of fault, and keeps the rest.
+`snapshot` is what a request pays: orjson reads the value in one go, and the bytes are a copy that later changes cannot
+reach. What orjson refuses, or turns into `null` (NaN), or what is too large, goes through `plain`, which replaces the
+one bad value by a marker in brackets, notes the kind of fault, and keeps the rest. Nothing here raises.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import suppress
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
@@ -21,21 +21,21 @@ from uuid import UUID
 import orjson
 from pydantic import BaseModel
 
-from .context import one_line
+from .context import one_line, text_id
 
 MAX_BYTES = 1_000_000
 """JSON bytes of one value: Langfuse takes some 4 MB a request, and a queue must not hold more of a single call."""
 MAX_DEPTH = 32
-MAX_ITEMS = 20_000
 _INT64 = 1 << 63
-_ITEM_BYTES = 8
+_ITEM_BYTES = 16
 """What a value takes in JSON beyond its text, about."""
 
 Notes = list[str]
+"""Kinds of fault that were found in what a call was given."""
 
 
 def snapshot(value: object, notes: Notes, max_bytes: int = MAX_BYTES) -> bytes:
-    """`value` as it is now, as JSON of about `max_bytes` at most. Never raises; adds each kind of fault to `notes`."""
+    """`value` as it is now, as JSON of about `max_bytes` at most."""
     try:
         data = orjson.dumps(value, option=orjson.OPT_PASSTHROUGH_DATACLASS)
     except Exception:
@@ -46,14 +46,31 @@ def snapshot(value: object, notes: Notes, max_bytes: int = MAX_BYTES) -> bytes:
     return b"%b" % data  # orjson's own bytes keep some 4 KB each while they are queued
 
 
+def mapping(value: object, notes: Notes, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
+    """`value` as a plain dict: empty for None, and what is no mapping stands under `value`."""
+    found = {} if value is None else plain(value, notes, max_bytes)
+    return found if isinstance(found, dict) else {"value": found}
+
+
+def as_text(value: object, notes: Notes, max_bytes: int = 10_000) -> str:
+    """`value` as text."""
+    found = plain(value, notes, max_bytes)
+    return found if isinstance(found, str) else orjson.dumps(found).decode()
+
+
 def line(value: object, notes: Notes, limit: int = 200) -> str:
-    """`value` as one line of at most `limit` characters, for names and labels. Never raises."""
+    """`value` as one line of at most `limit` characters, for names and labels; empty for None."""
     if type(value) is str and value.isprintable():
         return value[:limit]
-    if value is None:
-        return ""
-    found = plain(value, notes, limit * 4)
-    return one_line(found if isinstance(found, str) else orjson.dumps(found).decode())[:limit]
+    return "" if value is None else one_line(as_text(value, notes, limit * 4))[:limit]
+
+
+def identifier(value: object, notes: Notes) -> str | None:
+    """`value` as an id; None for None, and for what is no id."""
+    found = text_id(value)
+    if found is None and value is not None:
+        notes.append("unusable id")
+    return found
 
 
 def moment(value: object, notes: Notes) -> datetime | None:
@@ -69,7 +86,7 @@ def moment(value: object, notes: Notes) -> datetime | None:
 
 
 def plain(value: object, notes: Notes | None = None, max_bytes: int = MAX_BYTES) -> Any:
-    """`value` as dict, list, str, int, float, bool and None. Never raises.
+    """`value` as dict, list, str, int, float, bool and None.
 
     Args:
         value: Anything: pydantic models, dataclasses, sets, UUID, Decimal, cycles, an object whose `__str__` raises.
@@ -89,14 +106,11 @@ def plain(value: object, notes: Notes | None = None, max_bytes: int = MAX_BYTES)
 class _Walk:
     """One pass over one value, with what is left of its budget."""
 
-    __slots__ = ("bytes_left", "fair", "items_left", "notes", "open")
-
     def __init__(self, max_bytes: int, fair: bool) -> None:
         self.notes: Notes = []
+        self.left = max_bytes
         self.fair = fair
         """Whether each item gets at most half of what is left, so that what stands after a huge one arrives too."""
-        self.bytes_left = max_bytes
-        self.items_left = MAX_ITEMS
         self.open: set[int] = set()
 
     def marked(self, note: str, marker: str) -> str:
@@ -104,141 +118,113 @@ class _Walk:
         return marker
 
     def value(self, value: Any, depth: int) -> Any:
+        self.left -= _ITEM_BYTES
+        if self.left < 0:
+            return self.marked("too large", "[cut]")
         try:
             return self._value(value, depth)
         except Exception:
             return self.marked("unreadable", f"[unreadable {type(value).__name__}]")
 
     def _value(self, value: Any, depth: int) -> Any:
-        self.items_left -= 1
-        self.bytes_left -= _ITEM_BYTES
-        if self.spent:
-            return self.marked("too large", "[cut]")
         if value is None or value is True or value is False:
             return value
         # the base types' own methods: a subclass may have overridden them with anything
         if isinstance(value, str):
             return self._text(str.__str__(value))
-        if isinstance(value, Enum):
-            return self._value(value.value, depth)
         if isinstance(value, int):
-            number = int.__index__(value)
-            return number if -_INT64 <= number < _INT64 else str(number)
+            whole = int.__index__(value)
+            return whole if -_INT64 <= whole < _INT64 else str(whole)
         if isinstance(value, float):
-            fraction = float.__float__(value)
-            return fraction if math.isfinite(fraction) else self.marked("not finite", f"[{fraction}]")
-        if isinstance(value, (bytes, bytearray, memoryview)):
-            return self._bytes(bytes(value))
-        scalar = _scalar(value)
-        return self._container(value, depth) if scalar is None else self._value(scalar, depth)
-
-    @property
-    def spent(self) -> bool:
-        return self.items_left < 0 or self.bytes_left < 0
-
-    def _container(self, value: Any, depth: int) -> Any:
+            number = float.__float__(value)
+            return number if math.isfinite(number) else self.marked("not finite", f"[{number}]")
         if id(value) in self.open:
             return self.marked("cycle", "[cycle]")
         if depth >= MAX_DEPTH:
             return self.marked("too deep", "[too deep]")
         self.open.add(id(value))
         try:
-            if (fields := _fields(value)) is not None:
-                return self._mapping(fields, depth + 1)
-            if isinstance(value, (list, tuple, Set)):
-                return self._list(value, depth + 1)
-            return self.value(value.tolist(), depth + 1) if hasattr(type(value), "tolist") else self._object(value)
+            if isinstance(value, list):
+                return [self._item(item, depth + 1) for item in self._while_room(value)]
+            if isinstance(value, Mapping):
+                # the dict's own: a subclass may have overridden it
+                members = self._while_room(dict.items(value) if isinstance(value, dict) else value.items())
+                return {self._name(key, depth + 1): self._item(item, depth + 1) for key, item in members}
+            return self._value(self._simpler(value), depth + 1)
         finally:
             self.open.discard(id(value))
 
-    def _mapping(self, fields: Mapping[Any, Any], depth: int) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        # the dict's own: a subclass may have overridden it
-        for key, item in dict.items(fields) if isinstance(fields, dict) else fields.items():
-            if self.spent:
-                found["[cut]"] = self.marked("too large", "[cut]")
-                break
-            name = self.value(key, depth)
-            found[name if isinstance(name, str) else orjson.dumps(name).decode()] = self._item(item, depth)
-        return found
-
-    def _list(self, items: Iterable[Any], depth: int) -> list[Any]:
-        found: list[Any] = []
+    def _while_room(self, items: Iterable[Any]) -> Iterator[Any]:
         for item in items:
-            if self.spent:
-                found.append(self.marked("too large", "[cut]"))
-                break
-            found.append(self._item(item, depth))
-        return found
+            if self.left < 0:
+                return
+            yield item
+
+    def _name(self, key: Any, depth: int) -> str:
+        name = self.value(key, depth)
+        return name if isinstance(name, str) else orjson.dumps(name).decode()
 
     def _item(self, item: Any, depth: int) -> Any:
-        if not self.fair:
-            return self.value(item, depth)
-        kept_bytes, kept_items = self.bytes_left // 2, self.items_left // 2
-        self.bytes_left -= kept_bytes
-        self.items_left -= kept_items
+        kept = self.left // 2 if self.fair else 0
+        self.left -= kept
         found = self.value(item, depth)
         # what was cut costs something too, or there would be no end of half of what is left
-        self.bytes_left = max(self.bytes_left, -_ITEM_BYTES) + kept_bytes
-        self.items_left = max(self.items_left, -1) + kept_items
+        self.left = max(self.left, -_ITEM_BYTES) + kept
         return found
 
     def _text(self, text: str) -> str:
-        size = len(text)
-        if not text.isascii():
-            data = text.encode("utf-8", "replace")
-            clean, size = data.decode(), len(data)
-            if clean != text:
-                self.notes.append("lone surrogate")
-            text = clean
-        if size > self.bytes_left:
-            self.notes.append("too large")
-            text = f"{text.encode()[: self.bytes_left].decode(errors='ignore')}[cut: {len(text)} characters]"
-        self.bytes_left -= size
-        return text
+        data = text.encode("utf-8", "replace")
+        found = data.decode()
+        if found != text:
+            self.notes.append("lone surrogate")
+        if len(data) > self.left:
+            found = data[: self.left].decode(errors="ignore")
+            found += self.marked("too large", f"[cut: {len(text)} characters]")
+        self.left -= len(data)
+        return found
 
-    def _bytes(self, data: bytes) -> str:
-        try:
-            text = data.decode()
-        except UnicodeDecodeError:
-            return f"[bytes {len(data)}]"
-        return self._text(text) if text.isprintable() else f"[bytes {len(data)}]"
-
-    def _object(self, value: Any) -> str:
-        """An object we know nothing of: its text when its class wrote one. Never `__dict__`: passwords are there."""
+    def _simpler(self, value: Any) -> Any:
+        for types, simpler in _SIMPLER:
+            if isinstance(value, types):
+                return simpler(value)
         kind: Any = type(value)
-        if (kind.__str__ is object.__str__ and kind.__repr__ is object.__repr__) or callable(value):
+        if dataclasses.is_dataclass(kind):
+            return {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.repr}
+        if hasattr(kind, "tolist"):  # numpy's arrays and numbers, and their like
+            return value.tolist()
+        # an object we know nothing of: its text when it has one. Never `__dict__`: passwords are there
+        shown = str(value)[:10_000]
+        if callable(value) or (shown.startswith("<") and " at 0x" in shown):  # an address is another one each time
             return self.marked("unknown type", f"[{kind.__name__}]")
-        text = str(value)[:10_000]
-        if text.startswith("<") and " at 0x" in text:  # an address says nothing, and is another one each time
-            return self.marked("unknown type", f"[{kind.__name__}]")
-        return self._text(text)
+        return shown
 
 
-def _scalar(value: Any) -> str | float | int | None:
-    if isinstance(value, (UUID, PurePath)):
-        return str(value)
-    if isinstance(value, (date, time)):
-        return value.isoformat()
-    if isinstance(value, timedelta):
-        return value.total_seconds()
-    if isinstance(value, Decimal):
-        whole = value.is_finite() and value.adjusted() < 18 and value == value.to_integral_value()
-        return int(value) if whole else float(value)
-    if isinstance(value, BaseException):
-        return f"{type(value).__name__}: {value}"
-    return None
+def _shown_fields(model: BaseModel) -> dict[str, Any]:
+    hidden = {name for name, field in type(model).model_fields.items() if not field.repr}
+    return model.model_dump(warnings=False, exclude=hidden or None)
 
 
-def _fields(value: Any) -> Mapping[Any, Any] | None:
-    if isinstance(value, Mapping):
-        return value
-    if isinstance(value, BaseModel):
-        hidden = {name for name, field in type(value).model_fields.items() if not field.repr}
-        return value.model_dump(warnings=False, exclude=hidden or None)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.repr}
-    if isinstance(value, tuple) and (as_dict := getattr(value, "_asdict", None)) is not None:
-        named: Mapping[Any, Any] = as_dict()
-        return named
-    return None
+def _number(value: Decimal) -> int | float:
+    whole = value.is_finite() and value.adjusted() < 18 and value == value.to_integral_value()
+    return int(value) if whole else float(value)
+
+
+def _decoded(value: bytes | bytearray | memoryview) -> str:
+    data = bytes(value)
+    text = data.decode(errors="replace")
+    return text if text.isprintable() and "\ufffd" not in text else f"[bytes {len(data)}]"
+
+
+_SIMPLER: tuple[tuple[type | tuple[type, ...], Callable[[Any], Any]], ...] = (
+    (Enum, lambda value: value.value),
+    ((UUID, PurePath), str),
+    ((date, time), lambda value: value.isoformat()),
+    (timedelta, timedelta.total_seconds),
+    (Decimal, _number),
+    ((bytes, bytearray, memoryview), _decoded),
+    (BaseException, lambda error: f"{type(error).__name__}: {error}"),
+    (BaseModel, _shown_fields),
+    (tuple, lambda value: value._asdict() if hasattr(value, "_asdict") else list(value)),
+    (Set, list),
+)
+"""What JSON does not know, and what stands for it."""
