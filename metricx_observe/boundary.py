@@ -10,30 +10,37 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Generic, Self, TypeVar
 
+from .context import DETACHED, Context, current_cell
 from .exceptions import InputError
+from .normalise import Notes
 
 logger = logging.getLogger(__name__)
 
+S = TypeVar("S")
 _MAX_KINDS = 500
 """Kinds of fault hold names that the application chose, which may be without number."""
 
 
 class Boundary:
-    """`with boundary("track"): ...` swallows, counts and logs. `note` does so for faults that were mended."""
+    """`with boundary("track") as notes: ...` swallows, counts and logs exceptions, and faults that were noted."""
 
     def __init__(self, strict: bool = False) -> None:
         self.strict = strict
         self.counts: Counter[str] = Counter()
 
     @contextmanager
-    def __call__(self, call: str) -> Iterator[None]:
+    def __call__(self, call: str) -> Iterator[Notes]:
+        notes: Notes = []
         try:
-            yield
+            yield notes
         except InputError:
             raise
         except Exception as error:
-            self.note(call, [type(error).__name__], error)
+            self.note(call, [*notes, type(error).__name__], error)
+        else:
+            self.note(call, notes)
 
     def count(self, call: str, faults: Iterable[str]) -> None:
         """`note` for delivery's threads, where there is nobody to raise to."""
@@ -43,12 +50,12 @@ class Boundary:
             logger.warning("%s: %s", call, ", ".join(faults))
 
     def note(self, call: str, faults: Iterable[str], cause: BaseException | None = None) -> None:
-        """Count each fault of a call; log it the first time.
+        """Count each kind of fault of a call; log it the first time.
 
         Raises:
             InputError: With METRICX_STRICT only.
         """
-        for fault in faults:
+        for fault in dict.fromkeys(faults):
             kind = f"{call}: {fault}"
             if kind not in self.counts and len(self.counts) >= _MAX_KINDS:
                 kind = "other"
@@ -57,3 +64,25 @@ class Boundary:
                 raise InputError(kind) from cause
             if self.counts[kind] == 1:
                 logger.warning("%s (counted in status() from now on, not logged again)", kind)
+
+
+class Facade(Generic[S]):
+    """What Tracker, LLMTracer and ErrorReporter share: a vendor (None: off), and the cell of the request they are for.
+
+    No method of theirs raises into the caller, whatever it is given.
+    """
+
+    __slots__ = ("_boundary", "_cell", "_sink")
+
+    def __init__(self, sink: S | None, boundary: Boundary, cell: Context | None = None) -> None:
+        self._sink = sink
+        self._boundary = boundary
+        self._cell = cell
+
+    def bound(self, cell: Context) -> Self:
+        """The same for one request, whatever thread it is used from."""
+        return type(self)(self._sink, self._boundary, cell)
+
+    def _cell_now(self) -> Context | None:
+        cell = self._cell or current_cell()
+        return None if cell is DETACHED else cell

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any, Protocol
 
-from .boundary import Boundary
-from .context import DETACHED, Context, current_cell, use_cell
-from .normalise import Notes, line, plain
+from .boundary import Facade
+from .context import DETACHED, Context, use_cell
+from .normalise import Notes, as_text, line, mapping
 
 logger = logging.getLogger(__name__)
 
@@ -34,30 +34,21 @@ class ErrorSink(Protocol):
     def scope(self, cell: Context) -> AbstractContextManager[RequestStatus]: ...
 
     def capture(
-        self, error: BaseException, *, handled: bool, extra: Mapping[str, Any] | None = None, level: str | None = None
+        self, error: BaseException, *, handled: bool, extra: Mapping[str, Any], level: str | None
     ) -> str | None: ...
 
-    def message(self, text: str, level: str, extra: Mapping[str, Any] | None = None) -> str | None: ...
+    def message(self, text: str, level: str, extra: Mapping[str, Any]) -> str | None: ...
 
-    def breadcrumb(self, message: str, category: str | None, data: Mapping[str, Any] | None) -> None: ...
+    def breadcrumb(self, message: str, category: str | None, data: Mapping[str, Any]) -> None: ...
 
 
-class ErrorReporter:
+class ErrorReporter(Facade[ErrorSink]):
     """Reports to Sentry. Injected by `ErrorReporterDep`, or `Observability.errors`.
 
     No method raises into the caller; each returns the id on the wire, or None when nothing will be sent.
     """
 
-    __slots__ = ("_boundary", "_cell", "_sink")
-
-    def __init__(self, sink: ErrorSink | None, boundary: Boundary, cell: Context | None = None) -> None:
-        self._sink = sink
-        self._boundary = boundary
-        self._cell = cell
-
-    def bound(self, cell: Context) -> ErrorReporter:
-        """The same reporter for one request, whatever thread it is used from."""
-        return ErrorReporter(self._sink, self._boundary, cell)
+    __slots__ = ()
 
     def capture_exception(
         self, error: BaseException | None = None, *, extra: Mapping[str, Any] | None = None, level: str | None = None
@@ -72,34 +63,29 @@ class ErrorReporter:
         Returns:
             The event id (32 hex digits). An exception that was reported before in this request gives its first id.
         """
-        with self._boundary("capture_exception"):
+        with self._boundary("capture_exception") as notes:
             if error is None:
                 error = sys.exc_info()[1]
             if isinstance(error, BaseException):
-                return self.report(error, handled=True, extra=extra, level=level)
-            self._boundary.note("capture_exception", ["no exception given"])
+                given = mapping(extra, notes, _MAX_EXTRA)
+                return self.report(error, handled=True, extra=given, level=_level(level, notes))
+            notes.append("no exception given")
             if error is not None:  # what was meant as one is not lost
                 return self.capture_message(error, level="error" if level is None else level, extra=extra)
         return None
 
     def report(
-        self,
-        error: BaseException,
-        *,
-        handled: bool,
-        extra: Mapping[str, Any] | None = None,
-        level: str | None = None,
+        self, error: BaseException, *, handled: bool, extra: Mapping[str, Any] = {}, level: str | None = None
     ) -> str | None:
         """Report once by identity. What the middleware calls, with `handled=False` for what nobody caught."""
         if self._sink is None:
             return None
-        cell = self._own_cell()
+        cell = self._cell_now()
         known = reported_as(error, cell or DETACHED)
         if known is not None:
             return known or None
-        given, level = self._given("capture_exception", extra, level)
-        with use_cell(cell) if cell is not None else nullcontext():
-            event_id = self._sink.capture(error, handled=handled, extra=given, level=level)
+        with _current(cell):
+            event_id = self._sink.capture(error, handled=handled, extra=extra, level=level)
         mark_reported(error, cell or DETACHED, event_id or "")
         logger.info("error %s id=%s", type(error).__name__, event_id)
         return event_id
@@ -108,48 +94,33 @@ class ErrorReporter:
         self, text: object, *, level: str = "info", extra: Mapping[str, Any] | None = None
     ) -> str | None:
         """Report a message. Returns the event id."""
-        with self._boundary("capture_message"):
-            if self._sink is None:
-                return None
-            cell, notes = self._own_cell(), Notes()
-            message = _text(text, notes)
-            given, known = self._given("capture_message", extra, level, notes)
-            with use_cell(cell) if cell is not None else nullcontext():
-                return self._sink.message(message, known or "info", given)
+        with self._boundary("capture_message") as notes, _current(self._cell_now()):
+            if self._sink is not None:
+                given = mapping(extra, notes, _MAX_EXTRA)
+                return self._sink.message(as_text(text, notes, _MAX_TEXT), _level(level, notes) or "info", given)
         return None
 
     def add_breadcrumb(
         self, message: object, *, category: str | None = None, data: Mapping[str, Any] | None = None
     ) -> None:
         """Remember a step that shows on the next error of this request."""
-        with self._boundary("add_breadcrumb"):
+        with self._boundary("add_breadcrumb") as notes:
             if self._sink is not None:
-                notes: Notes = []
-                label = None if category is None else line(category, notes)
-                given, _ = self._given("add_breadcrumb", data, None, notes)
-                self._sink.breadcrumb(_text(message, notes), label, given)
-
-    def _given(
-        self, call: str, extra: object, level: object, notes: Notes | None = None
-    ) -> tuple[dict[str, Any] | None, str | None]:
-        """What a caller gave beside the error: read once here, since Sentry's SDK keeps references."""
-        notes = [] if notes is None else notes
-        fields = None if extra is None else plain(extra, notes, _MAX_EXTRA)
-        known = None if level is None else line(level, notes).lower()
-        if known not in (None, *_LEVELS):
-            notes.append("unknown level")
-            known = None
-        self._boundary.note(call, dict.fromkeys(notes))
-        return fields if fields is None or isinstance(fields, dict) else {"extra": fields}, known
-
-    def _own_cell(self) -> Context | None:
-        cell = self._cell or current_cell()
-        return None if cell is DETACHED else cell
+                given = mapping(data, notes, _MAX_EXTRA)
+                self._sink.breadcrumb(as_text(message, notes, _MAX_TEXT), line(category, notes) or None, given)
 
 
-def _text(value: object, notes: Notes) -> str:
-    found = plain(value, notes, _MAX_TEXT)
-    return found if isinstance(found, str) else str(found)
+def _current(cell: Context | None) -> AbstractContextManager[object]:
+    return nullcontext() if cell is None else use_cell(cell)
+
+
+def _level(level: object, notes: Notes) -> str | None:
+    known = line(level, notes).lower()
+    if known in _LEVELS:
+        return known
+    if level is not None:
+        notes.append("unknown level")
+    return None
 
 
 def mark_reported(error: BaseException, cell: Context, event_id: str) -> None:

@@ -28,16 +28,16 @@ class Sink:
         raise NotImplementedError
 
     def capture(
-        self, error: BaseException, *, handled: bool, extra: Mapping[str, Any] | None = None, level: str | None = None
+        self, error: BaseException, *, handled: bool, extra: Mapping[str, Any], level: str | None
     ) -> str | None:
         """Keep it."""
         return self._keep(error, handled, extra, level)
 
-    def message(self, text: str, level: str, extra: Mapping[str, Any] | None = None) -> str | None:
+    def message(self, text: str, level: str, extra: Mapping[str, Any]) -> str | None:
         """Keep it."""
         return self._keep(text, level, extra)
 
-    def breadcrumb(self, message: str, category: str | None, data: Mapping[str, Any] | None) -> None:
+    def breadcrumb(self, message: str, category: str | None, data: Mapping[str, Any]) -> None:
         """Keep it."""
         self._keep(message, category, data)
 
@@ -106,7 +106,7 @@ def test_the_exception_being_handled_is_the_default(errors: ErrorReporter, sink:
         raise error
     except ValueError:
         assert errors.capture_exception() is not None
-    assert sink.got == [(error, True, None, None)]
+    assert sink.got == [(error, True, {}, None)]
     assert errors.capture_exception() is None
     assert boundary.counts == {"capture_exception: no exception given": 1}
 
@@ -127,8 +127,8 @@ def test_extra_and_level_are_read_at_once(errors: ErrorReporter, sink: Sink, bou
     odd: Any = [1, 2]
     errors.capture_exception(ValueError(), extra=odd, level="fatal")
     assert sink.got[0] == ("text", "warning", {"a": [1]})
-    assert sink.got[1] == ("text", "info", None)
-    assert sink.got[2][2:] == ({"extra": [1, 2]}, "fatal")
+    assert sink.got[1] == ("text", "info", {})
+    assert sink.got[2][2:] == ({"value": [1, 2]}, "fatal")
     assert boundary.counts == {"capture_message: unknown level": 1}
 
 
@@ -136,7 +136,7 @@ def test_breadcrumbs(errors: ErrorReporter, sink: Sink) -> None:
     """Message, category and data are plain."""
     errors.add_breadcrumb(7, category="a\nb", data={"x": {1}})
     errors.add_breadcrumb("step")
-    assert sink.got == [("7", "a b", {"x": [1]}), ("step", None, None)]
+    assert sink.got == [("7", "a b", {"x": [1]}), ("step", None, {})]
 
 
 def test_a_bound_reporter_is_right_in_any_thread(errors: ErrorReporter, sink: Sink) -> None:
