@@ -79,11 +79,17 @@ class RequestContext(NamedTuple):
 class RequestInfo:
     """The facts of one HTTP request or websocket that outlive its scope. Read lazily, mostly off the event loop."""
 
-    __slots__ = ("_route", "_scope", "analytics", "client", "headers", "host", "method", "path", "query", "scheme")
+    __slots__ = (
+        "_params", "_route", "_scope", "analytics", "body", "client", "headers", "host", "method", "path", "query",
+        "scheme",
+    )  # fmt: skip
 
     def __init__(self, scope: Mapping[str, Any], host: str) -> None:
         self._scope: Mapping[str, Any] | None = scope
         self._route: str | None = None
+        self._params: dict[str, str] = {}
+        self.body = b""
+        """As much of it as the application has read so far, with METRICX_SEND_BODIES and while the request runs."""
         self.method: str = scope.get("method", "WEBSOCKET")
         self.scheme: str = scope.get("scheme", "http")
         self.path: str = scope["path"]
@@ -100,6 +106,13 @@ class RequestInfo:
         return self._route if self._scope is None else route_template(self._scope)
 
     @property
+    def params(self) -> dict[str, str]:
+        """The path's parameters by name: `{"token": "…"}` of `/reset/{token}`."""
+        if self._scope is None:
+            return self._params
+        return {name: str(value) for name, value in self._scope.get("path_params", {}).items()}
+
+    @property
     def url(self) -> str:
         """The address without query, fragment or credentials."""
         return f"{self.scheme}://{self.host}{self.path}"
@@ -110,7 +123,7 @@ class RequestInfo:
 
     def release(self) -> None:
         """Let go of the scope: the request has ended."""
-        self._route, self._scope = self.route, None
+        self._route, self._params, self._scope, self.body = self.route, self.params, None, b""
 
 
 def route_template(scope: Mapping[str, Any]) -> str | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,18 +18,8 @@ from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
-from .context import (
-    Consent,
-    Context,
-    Identity,
-    RequestContext,
-    RequestInfo,
-    Upstream,
-    use_cell,
-    valid_request_id,
-    valid_trace_id,
-)
-from .ids import new_id
+from .context import Consent, Context, Identity, RequestContext, use_cell
+from .inbound import client_behind, drop_foreign_baggage, keep_body, new_cell
 from .reporter import RequestStatus
 
 if TYPE_CHECKING:
@@ -44,7 +34,6 @@ SCOPE_KEY = "metricx_observe"
 _STARTS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
 _GONE = (ClientDisconnect, WebSocketDisconnect)
 """The client left: no error of the application."""
-_READ = frozenset({b"host", b"sentry-trace", b"traceparent", b"x-request-id"})
 
 
 class Installed(NamedTuple):
@@ -68,10 +57,21 @@ class ObserveMiddleware:
     neither limit.
     """
 
-    def __init__(self, app: ASGIApp, *, observability: Observability, identify: Identify | None = None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        observability: Observability,
+        identify: Identify | None = None,
+        consent_required: bool = False,
+    ) -> None:
         self.app = app
         self._observability = observability
         self._identify = identify
+        self._consent_required = consent_required
+        settings = observability.settings
+        self._send_bodies = settings.send_bodies
+        self._trusted = settings.trusted_proxies if settings.send_client_ip else ()
         observability.serve()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -87,7 +87,14 @@ class ObserveMiddleware:
             await self._request(scope, receive, send)
 
     async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
-        cell = new_cell(scope)
+        cell, info = new_cell(scope)
+        if self._trusted and info.client is not None:
+            info.client = client_behind(info.client, info.headers, self._trusted)
+        if self._send_bodies:
+            receive = keep_body(info, receive)
+        if self._consent_required:
+            cell.set_consent(analytics=False)  # until the inner layer has asked, which not every request reaches
+        drop_foreign_baggage()
         scope[SCOPE_KEY] = Installed(self._observability, cell)
         with use_cell(cell), self._scope(cell) as request:
             try:
@@ -167,9 +174,11 @@ class InnerLayer:
             await self.app(scope, receive, send)
             return
         cell: Context = installed.cell
-        if not cell.installed and (self._identify or self._consent):
+        drop_foreign_baggage()  # a middleware in between may have read it
+        identify = None if cell.installed else self._identify
+        if identify or self._consent:  # a mounted application's own rule of consent counts too
             cell.installed = True
-            await bind_identity(self._observability, self._identify, self._consent, scope, cell)
+            await bind_identity(self._observability, identify, self._consent, scope, cell)
         try:
             await self.app(scope, receive, self._sender(cell, send))
         except Exception as error:
@@ -239,40 +248,3 @@ def _bind(cell: Context, identity: Any) -> None:
         cell.bind_user(identity)
     else:
         raise TypeError("identify= must return an Identity, an id, or None")
-
-
-def new_cell(scope: MutableMapping[str, Any]) -> Context:
-    """The cell of a new request. Of the client's headers only ids and the trace have an effect here."""
-    found: dict[bytes, str] = {}
-    for name, value in scope["headers"]:
-        if name in _READ:
-            found.setdefault(name, value.decode("latin-1"))
-    trace_id, upstream = _upstream(found.get(b"traceparent", ""), found.get(b"sentry-trace", ""))
-    state = RequestContext(valid_request_id(found.get(b"x-request-id", "")) or new_id(), trace_id or new_id())
-    return Context(state, RequestInfo(scope, _host(scope, found.get(b"host", ""))), upstream)
-
-
-def _upstream(traceparent: str, sentry_trace: str) -> tuple[str | None, Upstream | None]:
-    """W3C `00-<trace>-<span>-<flags>`, else Sentry's `<trace>-<span>[-<sampled>]`."""
-    parts = traceparent.strip().split("-")
-    if len(parts) >= 4 and len(parts[0]) == 2 and parts[0] != "ff" and (trace_id := _trace(parts[1], parts[2])):
-        try:
-            return trace_id, Upstream(parts[2], bool(int(parts[3], 16) & 1))
-        except ValueError:
-            return None, None
-    parts = sentry_trace.strip().split("-")
-    if len(parts) in (2, 3) and (trace_id := _trace(parts[0], parts[1])):
-        return trace_id, Upstream(parts[1], {"0": False, "1": True}.get(parts[2]) if len(parts) == 3 else None)
-    return None, None
-
-
-def _trace(trace_id: str, span_id: str) -> str | None:
-    """The trace id when both ids are valid; a span id is half as long."""
-    return valid_trace_id(trace_id) if valid_trace_id(span_id * 2) and len(span_id) == 16 else None
-
-
-def _host(scope: MutableMapping[str, Any], header: str) -> str:
-    if header and len(header) <= 255 and header.isprintable() and not set(header) & set("/?#@\\ "):
-        return header
-    server = scope.get("server")
-    return f"{server[0]}:{server[1]}" if server and server[1] else "localhost"

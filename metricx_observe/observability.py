@@ -255,7 +255,7 @@ class Observability:
         build = app.build_middleware_stack
 
         def build_wrapped_stack() -> ObserveMiddleware:
-            return ObserveMiddleware(build(), observability=self)
+            return ObserveMiddleware(build(), observability=self, consent_required=consent is not None)
 
         # the one seam around ServerErrorMiddleware, which sends the 500 of unhandled errors outside user middleware
         app.build_middleware_stack = build_wrapped_stack  # type: ignore[method-assign]

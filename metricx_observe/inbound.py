@@ -1,0 +1,106 @@
+"""What a client's request may say: its ids, its trace, its address behind our proxies, its body when that is wanted.
+
+Nothing here binds a user or workspace, and nothing else of a client's headers has an effect on any signal, but for the
+analytics cookies (`vendors/browser.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import baggage  # FastAPI depends on it
+from opentelemetry import context as otel_context
+from starlette.types import Message, Receive
+
+from .context import Context, Headers, RequestContext, RequestInfo, Upstream, valid_request_id, valid_trace_id
+from .ids import new_id
+
+if TYPE_CHECKING:
+    from .settings import Network
+
+MAX_BODY = 16 << 10
+"""Of a larger body nothing is sent: where it is cut, the rest of a secret could no longer be told."""
+_READ = frozenset({b"host", b"sentry-trace", b"traceparent", b"x-request-id"})
+
+
+def new_cell(scope: MutableMapping[str, Any]) -> tuple[Context, RequestInfo]:
+    """The cell of a new request. Of the client's headers only ids and the trace have an effect here."""
+    found: dict[bytes, str] = {}
+    for name, value in scope["headers"]:
+        if name in _READ:
+            found.setdefault(name, value.decode("latin-1"))
+    trace_id, upstream = _upstream(found.get(b"traceparent", ""), found.get(b"sentry-trace", ""))
+    state = RequestContext(valid_request_id(found.get(b"x-request-id", "")) or new_id(), trace_id or new_id())
+    info = RequestInfo(scope, _host(scope, found.get(b"host", "")))
+    return Context(state, info, upstream), info
+
+
+def _upstream(traceparent: str, sentry_trace: str) -> tuple[str | None, Upstream | None]:
+    """W3C `00-<trace>-<span>-<flags>`, else Sentry's `<trace>-<span>[-<sampled>]`."""
+    parts = traceparent.strip().split("-")
+    if len(parts) >= 4 and len(parts[0]) == 2 and parts[0] != "ff" and (trace_id := _trace(parts[1], parts[2])):
+        try:
+            return trace_id, Upstream(parts[2], bool(int(parts[3], 16) & 1))
+        except ValueError:
+            return None, None
+    parts = sentry_trace.strip().split("-")
+    if len(parts) in (2, 3) and (trace_id := _trace(parts[0], parts[1])):
+        return trace_id, Upstream(parts[1], {"0": False, "1": True}.get(parts[2]) if len(parts) == 3 else None)
+    return None, None
+
+
+def _trace(trace_id: str, span_id: str) -> str | None:
+    """The trace id when both ids are valid; a span id is half as long."""
+    return valid_trace_id(trace_id) if valid_trace_id(span_id * 2) and len(span_id) == 16 else None
+
+
+def _host(scope: MutableMapping[str, Any], header: str) -> str:
+    if header and len(header) <= 255 and header.isprintable() and not set(header) & set("/?#@\\ "):
+        return header
+    server = scope.get("server")
+    return f"{server[0]}:{server[1]}" if server and server[1] else "localhost"
+
+
+def keep_body(info: RequestInfo, receive: Receive) -> Receive:
+    """Keep what the application reads of the body, for the event of an error in this request."""
+
+    async def receive_and_keep() -> Message:
+        message = await receive()
+        if len(info.body) <= MAX_BODY:  # one byte more says that there was more
+            info.body = (info.body + message.get("body", b""))[: MAX_BODY + 1]
+        return message
+
+    return receive_and_keep
+
+
+def client_behind(
+    client: tuple[str, int], headers: Headers, trusted: Sequence[Network]
+) -> tuple[str, int]:
+    """Who is behind our own proxies: a hop of `X-Forwarded-For` counts only where a trusted one wrote it."""
+    hops = b",".join(value for name, value in headers if name == b"x-forwarded-for").decode("latin-1").split(",")
+    try:
+        while any(ip_address(client[0]) in network for network in trusted):
+            client = str(ip_address(hops.pop().strip())), 0
+    except (IndexError, ValueError):  # no more hops, or one that is no address
+        pass
+    return client
+
+
+def drop_foreign_baggage() -> None:
+    """Langfuse's SDK takes user, session and tags from baggage, which OpenTelemetry reads from the client's header.
+
+    Whoever read it puts the context back, so nothing is left to undo here.
+    """
+    for name in baggage.get_all():
+        if name.startswith("langfuse_"):
+            otel_context.attach(baggage.remove_baggage(name))
+
+
+def scrub_path(address: str, params: Mapping[str, str], scrub: Callable[[dict[str, str]], Mapping[str, str]]) -> str:
+    """`address` without the secrets in its path: what `/reset/{token}` holds, only the route's template says."""
+    for value, clean in zip(params.values(), scrub(dict(params)).values(), strict=True):
+        if clean != value:
+            address = address.replace(f"/{value}", f"/{clean}")
+    return address
