@@ -9,6 +9,7 @@ import logging
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from hashlib import sha256
 from itertools import islice
 from typing import Any, Protocol, cast
@@ -18,6 +19,7 @@ import orjson
 from rudderstack.analytics.client import Client
 
 from metricx_observe.delivery.channel import Described, Importance, Message, Post
+from metricx_observe.inbound import scrub_path
 from metricx_observe.normalise import plain
 from metricx_observe.privacy import Personal, Scrubber
 from metricx_observe.settings import Settings, Vendor
@@ -124,11 +126,20 @@ class RudderStackChannel:
                 context["workspace_id"] = state.workspace.id
             if state.tags:
                 context["tags"] = self._clean(dict(islice(state.tags.items(), _MAX_TAGS)), record.type, "tags")
-        if browser is not None:
-            context |= browser.context
-            context["page"] = self._clean(browser.context["page"], record.type, "page")
-        if self._send_ip and record.info is not None and record.info.client is not None:
-            context["ip"] = record.info.client[0]
+            if answers := {name: given for name, given in state.consent._asdict().items() if given is not None}:
+                context["consentManagement"] = {
+                    "provider": "custom",
+                    "resolutionStrategy": "and",
+                    "allowedConsentIds": [name for name, given in answers.items() if given],
+                    "deniedConsentIds": [name for name, given in answers.items() if not given],
+                }
+        if (info := record.info) is not None and browser is not None:
+            page = self._clean(browser.context["page"], record.type, "page")
+            clean = partial(self._clean, signal=record.type, place="page")
+            page = {key: scrub_path(address, info.params, clean) for key, address in page.items()}
+            context |= {**browser.context, "page": page}
+            if self._send_ip and info.client is not None:
+                context["ip"] = info.client[0]
         return context
 
     def _clean(self, value: dict[str, str], signal: str, place: str) -> Any:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import orjson
+
 from metricx_observe.context import Context, RequestInfo, one_line
-from metricx_observe.privacy import Scrubber
+from metricx_observe.inbound import MAX_BODY, scrub_path
+from metricx_observe.privacy import Personal, Scrubber
 
 _DROPPED_HEADERS = frozenset({"authorization", "cookie", "proxy-authorization", "set-cookie"})
 _ADDRESS_HEADERS = frozenset({"x-forwarded-for", "x-real-ip", "forwarded", "cf-connecting-ip", "true-client-ip"})
@@ -17,6 +20,8 @@ _UNSCRUBBED = frozenset(
      "environment", "server_name", "transaction_info", "measurements", "_meta", "debug_meta", "user"}
 )  # fmt: skip
 """What the SDK or we fill in ourselves, with nothing of the application's data. `user` is who the application bound."""
+_RULES = "metricx_rules"
+"""What `enrich` knows of a request and `scrub_event`, in another thread, needs: no part of the event that is sent."""
 
 
 def route_name(cell: Context) -> str:
@@ -48,7 +53,22 @@ def enrich(event: dict[str, Any], cell: Context, send_ip: bool) -> dict[str, Any
         event["request"] = _request(cell.info, send_ip)
         if send_ip and cell.info.client is not None:
             event.setdefault("user", {})["ip_address"] = cell.info.client[0]
+        if cell.info.body and event.get("type") != "transaction":
+            event["request"]["data"] = _body(cell.info.body)
+    refused = state.consent.analytics is False
+    if refused:
+        event.pop("user", None)
+    event[_RULES] = {"refused": refused, "params": cell.info.params if cell.info is not None else {}}
     return event
+
+
+def _body(body: bytes) -> Any:
+    if len(body) > MAX_BODY:
+        return f"[body of more than {MAX_BODY} bytes]"
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return body.decode("utf-8", "replace")
 
 
 def _request(info: RequestInfo, send_ip: bool) -> dict[str, Any]:
@@ -70,10 +90,19 @@ def scrub_event(event: dict[str, Any], category: str, scrubber: Scrubber) -> dic
     for frame in _frames(event):
         if not frame.get("in_app"):
             frame.pop("vars", None)  # a framework frame's locals hold the raw request
-    return {
-        key: value if key in _UNSCRUBBED else scrubber.scrub({key: value}, category, key)[key]
+    rules = event.pop(_RULES, {"refused": False, "params": {}})
+    personal: Personal = "drop" if rules["refused"] else "hash"
+    scrubbed = {
+        key: value if key in _UNSCRUBBED else scrubber.scrub({key: value}, category, key, personal=personal)[key]
         for key, value in event.items()
     }
+    if isinstance(url := (scrubbed.get("request") or {}).get("url"), str):
+
+        def scrub(params: dict[str, str]) -> Any:
+            return scrubber.scrub(params, category, "request", personal=personal)
+
+        scrubbed["request"]["url"] = scrub_path(url, rules["params"], scrub)
+    return scrubbed
 
 
 def _frames(event: dict[str, Any]) -> Iterator[dict[str, Any]]:
