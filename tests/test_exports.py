@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 import metricx_observe
-from metricx_observe import context, dependencies, events, logs, telemetry
+from metricx_observe import context, dependencies, events, logs, propagation, telemetry
 
 SNAPSHOT = Path(__file__).with_name("public_api.txt")
 MODULES: dict[ModuleType, list[str]] = {
@@ -22,6 +22,7 @@ MODULES: dict[ModuleType, list[str]] = {
     dependencies: ["get_context", "get_error_reporter", "get_llm_tracer", "get_tracker"],
     events: ["Event", "Personal", *(event.__name__ for event in events.DOCUMENTED.values())],
     logs: ["ContextFilter", "ContextFormatter"],
+    propagation: ["Propagate"],
 }
 DOCUMENTED = (
     "init_observability", "track", "identify", "create_copilot_trace", "log_generation", "complete_copilot_trace",
