@@ -265,6 +265,8 @@ class Context:
 
 _cell: ContextVar[Context | None] = ContextVar("metricx_observe_context", default=None)
 
+_LEFT = "__metricx_observe_cell__"
+
 DETACHED = Context(RequestContext("", ""))
 """Marks a Context in which no request applies. Never written to."""
 
@@ -333,9 +335,23 @@ def use_cell(cell: Context) -> Iterator[Context]:
 
 @contextmanager
 def begin(cell: Context) -> Iterator[Context]:
-    """Make `cell` the current one for a block that is no request: a job, or what outlives its request."""
+    """Make `cell` the current one for a block that is no request: a job, or what outlives its request.
+
+    An exception that leaves the block says whose it was: a worker's or the interpreter's hook reports it only then.
+    """
     with use_cell(cell), vendor_scope(cell):
-        yield cell
+        try:
+            yield cell
+        except Exception as error:
+            with suppress(Exception):  # a class of the application's may refuse attributes
+                setattr(error, _LEFT, cell)
+            raise
+
+
+def left_by(error: BaseException | None) -> Context | None:
+    """The cell of the job that this exception ended, or None."""
+    cell: Context | None = getattr(error, _LEFT, None)
+    return cell
 
 
 def job_cell(

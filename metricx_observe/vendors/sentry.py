@@ -21,7 +21,7 @@ from sentry_sdk.integrations.logging import ignore_logger
 from sentry_sdk.tracing import Transaction
 from sentry_sdk.utils import event_from_exception
 
-from metricx_observe.context import DETACHED, Context, current_cell
+from metricx_observe.context import DETACHED, Context, current_cell, left_by
 from metricx_observe.exceptions import ConfigurationError
 from metricx_observe.ids import chance, new_id
 from metricx_observe.rate import TokenBucket
@@ -191,7 +191,8 @@ class Sentry:
     def _process(self, event: Any, hint: Any, cell: Context | None = None) -> Any:
         """Sentry's event processor: the cell of the running code, else the one that its scope is bound to.
 
-        A thread may have one without the other. An event under `detached()` belongs to no request.
+        A thread may have one without the other. An event under `detached()` belongs to no request. What ended a job is
+        reported after it.
         """
         running = current_cell()
         error = (hint.get("exc_info") or (None, None, None))[1]
@@ -203,7 +204,7 @@ class Sentry:
             return event
         if running is not None and cell is not None:
             return event  # the process's own processor, which has no cell, had it already
-        cell = running or cell or DETACHED
+        cell = running or cell or left_by(error) or DETACHED
         if not self._is_news(event, hint, error, cell):
             return None
         return event if cell is DETACHED else enrich(event, cell, self._send_ip)
