@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Generic, Self, TypeVar
 
 from .context import DETACHED, Context, current_cell
@@ -30,17 +29,8 @@ class Boundary:
         self.strict = strict
         self.counts: Counter[str] = Counter()
 
-    @contextmanager
-    def __call__(self, call: str) -> Iterator[Notes]:
-        notes: Notes = []
-        try:
-            yield notes
-        except InputError:
-            raise
-        except Exception as error:
-            self.note(call, [*notes, type(error).__name__], error)
-        else:
-            self.note(call, notes)
+    def __call__(self, call: str) -> _Block:
+        return _Block(self, call)
 
     def count(self, call: str, faults: Iterable[str]) -> None:
         """`note` for delivery's threads, where there is nobody to raise to."""
@@ -66,13 +56,33 @@ class Boundary:
                 logger.warning("%s (counted in status() from now on, not logged again)", kind)
 
 
+class _Block:
+    """One call of a facade. A class, since a generator costs a microsecond more and each call has several blocks."""
+
+    __slots__ = ("_boundary", "_call", "_notes")
+
+    def __init__(self, boundary: Boundary, call: str) -> None:
+        self._boundary = boundary
+        self._call = call
+        self._notes: Notes = []
+
+    def __enter__(self) -> Notes:
+        return self._notes
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
+        mine = isinstance(error, Exception) and not isinstance(error, InputError)
+        if mine:
+            self._notes.append(type(error).__name__)
+        if self._notes and (mine or error is None):
+            self._boundary.note(self._call, self._notes, error)
+        return mine
+
+
 class Facade(Generic[S]):
     """What Tracker, LLMTracer and ErrorReporter share: a vendor (None: off), and the cell of the request they are for.
 
     No method of theirs raises into the caller, whatever it is given.
     """
-
-    __slots__ = ("_boundary", "_cell", "_sink")
 
     def __init__(self, sink: S | None, boundary: Boundary, cell: Context | None = None) -> None:
         self._sink = sink

@@ -6,28 +6,16 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from .boundary import Boundary
-from .context import Context, current_cell
+from .boundary import Facade
 from .ids import new_id
-from .llm_records import LLMSink
+from .llm_records import LLMSink, TraceFacts
 from .observation import Generation, Observation, Shared, Trace, current_observation
 
 __all__ = ["Generation", "LLMTracer", "Observation", "Trace"]
 
 
-class LLMTracer:
+class LLMTracer(Facade[LLMSink]):
     """Makes LLM traces. Injected by `LLMTracerDep`, or `Observability.llm`. No method raises into the caller."""
-
-    __slots__ = ("_boundary", "_cell", "_sink")
-
-    def __init__(self, sink: LLMSink | None, boundary: Boundary, cell: Context | None = None) -> None:
-        self._sink = sink
-        self._boundary = boundary
-        self._cell = cell
-
-    def bound(self, cell: Context) -> LLMTracer:
-        """The same tracer for one request, whatever thread it is used from."""
-        return LLMTracer(self._sink, self._boundary, cell)
 
     @property
     def client(self) -> Any:
@@ -51,21 +39,16 @@ class LLMTracer:
         Inside the block of another trace of the same request it becomes a part of that one. Without `user_id` and
         `workspace_id` it belongs to those that are bound when it ends.
         """
-        cell = self._cell or current_cell()
-        parent = current_observation()
-        if parent is not None and parent._tracer._cell_now() is cell:
-            shared, trace_id, parent_id = parent._shared, parent.trace_id, parent.id
-        else:
-            shared, trace_id, parent_id = Shared(), new_id(), None
-            if cell is not None and cell.state.request_id:
-                cell.llm_trace_id = trace_id
+        cell, parent = self._cell_now(), current_observation()
+        if parent is not None and parent._tracer._cell is not cell:
+            parent = None
         tracer = LLMTracer(self._sink, self._boundary, cell)
-        trace = Trace(tracer, shared, trace_id, parent_id, "span", name, start_time)
-        if parent_id is None:
-            shared.name = trace.name
-        owner: dict[str, Any] = {"user_id": user_id, "workspace_id": workspace_id, "session_id": session_id}
-        trace.update(input=input, metadata=metadata, tags=tags, **owner)
-        return trace
-
-    def _cell_now(self) -> Context | None:
-        return self._cell
+        shared = Shared(new_id()) if parent is None else parent._shared
+        trace = Trace(tracer, shared, None if parent is None else parent.id, "span", name, start_time)
+        if parent is None:
+            shared.facts = TraceFacts(trace.name)
+            if cell is not None:
+                cell.llm_trace_id = trace.trace_id
+        return trace.update(
+            input=input, metadata=metadata, tags=tags, user_id=user_id, workspace_id=workspace_id, session_id=session_id
+        )

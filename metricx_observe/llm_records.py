@@ -12,24 +12,25 @@ from .context import RequestContext
 class TraceFacts(NamedTuple):
     """What stands on every observation of a trace."""
 
-    name: str
-    user_id: str | None
-    workspace_id: str | None
-    session_id: str | None
-    tags: tuple[str, ...]
-    metadata: bytes | None
-    state: RequestContext | None
+    name: str = ""
+    user_id: str | None = None
+    workspace_id: str | None = None
+    session_id: str | None = None
+    tags: tuple[str, ...] = ()
+    metadata: Mapping[str, Any] = {}
+    state: RequestContext | None = None
 
-
-def facts_of(state: RequestContext | None) -> TraceFacts:
-    """What a request or job says of any observation in it."""
-    user = state.user.id if state is not None and state.user is not None else None
-    workspace = state.workspace.id if state is not None and state.workspace is not None else None
-    return TraceFacts("", user, workspace, None, (), None, state)
+    def within(self, state: RequestContext | None) -> TraceFacts:
+        """The same in a request or job, whose user and workspace fill in what was not given."""
+        user = state.user.id if state is not None and state.user is not None else None
+        workspace = state.workspace.id if state is not None and state.workspace is not None else None
+        return self._replace(
+            user_id=self.user_id or user, workspace_id=self.workspace_id or workspace, state=state
+        )
 
 
 class ObservationRecord(NamedTuple):
-    """One observation that ended. JSON values are bytes, as they were when they were given."""
+    """One observation that ended."""
 
     trace: TraceFacts
     trace_id: str
@@ -39,14 +40,13 @@ class ObservationRecord(NamedTuple):
     name: str
     start_ns: int
     end_ns: int
-    fields: Mapping[str, bytes]
-    """JSON of input, output, metadata, model_parameters, usage, cost."""
-    texts: Mapping[str, str]
-    """level, status_message, model, completion_start_time."""
+    fields: Mapping[str, bytes | str]
+    """As they were when they were given. JSON: input, output, metadata, model_parameters, usage, cost. Text: level,
+    status_message, model, completion_start_time."""
 
 
 class ScoreRecord(NamedTuple):
-    """A score of a trace or observation."""
+    """A score of an observation."""
 
     id: str
     trace: TraceFacts

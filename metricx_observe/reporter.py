@@ -48,8 +48,6 @@ class ErrorReporter(Facade[ErrorSink]):
     No method raises into the caller; each returns the id on the wire, or None when nothing will be sent.
     """
 
-    __slots__ = ()
-
     def capture_exception(
         self, error: BaseException | None = None, *, extra: Mapping[str, Any] | None = None, level: str | None = None
     ) -> str | None:

@@ -49,8 +49,6 @@ class Tracker(Facade[Callable[[TrackRecord, int], bool]]):
     nothing will be sent: analytics are off, the user did not consent, or the call had no name or id.
     """
 
-    __slots__ = ()
-
     def track(
         self,
         event: Event | str,

@@ -1,15 +1,19 @@
-"""Token usage as Langfuse counts it, and what a provider's response says.
+"""Token usage and costs as Langfuse counts them, and what a provider's response says.
 
 Langfuse adds up every key that contains `input`, so a count that includes its cached part must not stand beside it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from typing import Any
+
+from .normalise import plain
 
 _NAMES = {"input_tokens": "input", "prompt_tokens": "input", "output_tokens": "output", "completion_tokens": "output",
           "total_tokens": "total"}  # fmt: skip
+_DETAILS = {"prompt_tokens_details": "input", "input_tokens_details": "input",
+            "completion_tokens_details": "output", "output_tokens_details": "output"}  # fmt: skip
+_PARTS = ("cached_tokens", "reasoning_tokens")
 
 
 def usage_details(usage: object) -> dict[str, int]:
@@ -18,36 +22,37 @@ def usage_details(usage: object) -> dict[str, int]:
     Anthropic's `input_tokens` leaves out what was cached; OpenAI's `prompt_tokens` and `input_tokens` include it when
     there are `…_tokens_details`, so the cached part is taken off.
     """
-    details = {_NAMES.get(key, key): count for key, count in _counts(usage)}
-    for side, total in (("input", ("prompt", "input")), ("output", ("completion", "output"))):
-        for prefix in total:
-            parts = {key: count for key, count in _counts(_get(usage, f"{prefix}_tokens_details")) if count}
-            kept = {key: count for key, count in parts.items() if key in ("cached_tokens", "reasoning_tokens")}
-            for key, count in kept.items():
+    fields = plain(usage)
+    details = {_NAMES.get(key, key): int(count) for key, count in _numbers(fields).items()}
+    for name, side in _DETAILS.items():
+        parts = _numbers(fields.get(name)) if isinstance(fields, dict) else {}
+        for key in _PARTS:
+            if count := int(parts.get(key, 0)):
                 details[f"{side}_{key}"] = count
                 details[side] = max(details.get(side, 0) - count, 0)
     return details
 
 
+def cost_details(cost: object) -> dict[str, float]:
+    """Costs in USD by kind; a plain number is the total."""
+    found = plain(cost)
+    return _numbers(found if isinstance(found, dict) else {"total": found})
+
+
 def read_response(response: object) -> dict[str, Any]:
-    """`model`, `output` and `usage` of a provider's response, for `Generation.update`."""
-    found: dict[str, Any] = {"model": _get(response, "model"), "usage": _get(response, "usage")}
-    choices = _get(response, "choices")
-    if choices:  # OpenAI chat completions
-        found["output"] = _get(choices[0], "message") or _get(choices[0], "text")
-    else:  # Anthropic messages, OpenAI responses
-        found["output"] = _get(response, "content") or _get(response, "output")
-    parameters = {"stop_reason": _get(response, "stop_reason")}
-    metadata = {key: value for key, value in parameters.items() if value is not None}
-    return {key: value for key, value in {**found, "metadata": metadata or None}.items() if value is not None}
+    """`model`, `output`, `usage` and the stop reason of a provider's response, for `Generation.update`."""
+    fields = plain(response)
+    if not isinstance(fields, dict):
+        return {}
+    output = fields.get("content") or fields.get("output")  # Anthropic messages, OpenAI responses
+    choices = fields.get("choices")  # OpenAI chat completions
+    if isinstance(choices, list) and choices and isinstance(choices[0], dict):
+        output = choices[0].get("message") or choices[0].get("text")
+    stopped = {"stop_reason": fields["stop_reason"]} if fields.get("stop_reason") else None
+    found = {"model": fields.get("model"), "usage": fields.get("usage"), "output": output, "metadata": stopped}
+    return {key: value for key, value in found.items() if value is not None}
 
 
-def _counts(usage: object) -> Iterator[tuple[str, int]]:
-    fields: Any = usage if isinstance(usage, Mapping) else getattr(usage, "__dict__", {})
-    for key, count in fields.items():
-        if isinstance(count, (int, float)) and not isinstance(count, bool) and 0 <= count < 2**53:
-            yield str(key), int(count)
-
-
-def _get(value: object, name: str) -> Any:
-    return value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)
+def _numbers(fields: object) -> dict[str, float]:
+    found = fields.items() if isinstance(fields, dict) else ()
+    return {key: n for key, n in found if isinstance(n, (int, float)) and not isinstance(n, bool) and 0 <= n < 2**53}

@@ -133,7 +133,6 @@ def test_an_observation_ends_once(llm: LLMTracer, sink: Sink, boundary: Boundary
     trace.end()
     assert len(sink.records) == 1
     assert sink.records[0].fields.keys() == {"input"}
-    assert not sink.records[0].texts
     assert boundary.counts == {"span: updated after its end": 1}
 
 
@@ -147,9 +146,9 @@ def test_fields_are_read_when_they_are_given(llm: LLMTracer, sink: Sink) -> None
         generation.update(usage={"input": 1}, cost=0.5, model="m", model_parameters={"t": 1}, level="warning")
     record = sink.records[0]
     assert field(record, "input") == [{"role": "user", "content": "why?"}]
-    assert record.trace.metadata == b'{"a":{"b":1}}'
+    assert record.trace.metadata == {"a": {"b": 1}}
     assert (field(record, "usage"), field(record, "cost")) == ({"input": 1}, {"total": 0.5})
-    assert record.texts == {"model": "m", "level": "WARNING"}
+    assert (record.fields["model"], record.fields["level"]) == ("m", "WARNING")
 
 
 def test_the_owner_is_the_bound_user_unless_given(llm: LLMTracer, sink: Sink) -> None:
@@ -176,7 +175,7 @@ def test_a_failure_has_its_reason_and_goes_on(llm: LLMTracer, sink: Sink) -> Non
     with pytest.raises(asyncio.CancelledError), llm.trace("cancelled"):
         raise asyncio.CancelledError
     llm.trace("by hand").fail("it was wrong").end()
-    assert [dict(record.texts) for record in sink.records] == [
+    assert [record.fields for record in sink.records] == [
         {"level": "ERROR", "status_message": "ValueError: no"},
         {"level": "WARNING", "status_message": "cancelled"},
         {"level": "ERROR", "status_message": "it was wrong"},
@@ -250,6 +249,17 @@ async def test_generators_in_one_context_may_end_in_any_order(llm: LLMTracer, si
     assert llm.trace("later").parent_id is None
 
 
+def test_a_block_within_itself_ends_with_the_inner_one(llm: LLMTracer, sink: Sink) -> None:
+    """`with trace:` around `with trace:` is one block, and leaves nothing current."""
+    with llm.trace("outer") as trace:
+        with trace:
+            pass
+        assert current_observation() is None
+    assert current_observation() is None
+    assert [record.name for record in sink.records] == ["outer"]
+    assert sink.attached == []
+
+
 def test_a_block_that_ends_elsewhere_leaves_that_place_alone(llm: LLMTracer, sink: Sink) -> None:
     """A generator that another thread finishes does not take that thread's own trace away."""
 
@@ -272,16 +282,6 @@ def test_a_block_that_ends_elsewhere_leaves_that_place_alone(llm: LLMTracer, sin
     assert seen == [True]
     assert [record.name for record in sink.records] == ["streamed", "mine"]
     assert current_observation() is None
-
-
-def test_without_consent_there_is_no_content(llm: LLMTracer, sink: Sink) -> None:
-    """Input and output are not even kept; the rest is."""
-    cell = request_of()
-    cell.set_consent(llm_content=False)
-    with llm.bound(cell).trace("t", input="x") as trace:
-        trace.update(output="y", metadata={"a": 1})
-    assert sink.records[0].fields == {}
-    assert sink.records[0].trace.metadata == b'{"a":1}'
 
 
 def test_key_events_are_logged_without_content(llm: LLMTracer, caplog: pytest.LogCaptureFixture) -> None:

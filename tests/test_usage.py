@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from anthropic.types import CacheCreation, Message, TextBlock, ToolUseBlock, Usage
+from pydantic import BaseModel, ConfigDict
 
 from metricx_observe.usage import read_response, usage_details
 
@@ -44,7 +44,7 @@ def test_anthropics_message() -> None:
     )  # fmt: skip
     found = read_response(message)
     assert (found["model"], found["metadata"]) == ("claude-x", {"stop_reason": "end_turn"})
-    assert found["output"] == message.content
+    assert found["output"] == [block.model_dump() for block in message.content]
     details = usage_details(found["usage"])
     assert details == {
         "input": 10, "output": 5, "cache_read_input_tokens": 100, "cache_creation_input_tokens": 20,
@@ -71,14 +71,20 @@ RESPONSE: dict[str, Any] = {
 }  # fmt: skip
 
 
-def as_object(value: Any) -> Any:
+class Loose(BaseModel):
+    """As the SDKs' models: whatever came is an attribute."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+def as_model(value: Any) -> Any:
     """The same as the SDK's objects: attributes instead of keys."""
     if isinstance(value, dict):
-        return SimpleNamespace(**{key: as_object(item) for key, item in value.items()})
-    return [as_object(item) for item in value] if isinstance(value, list) else value
+        return Loose(**{key: as_model(item) for key, item in value.items()})
+    return [as_model(item) for item in value] if isinstance(value, list) else value
 
 
-@pytest.mark.parametrize("make", [dict, as_object], ids=["dict", "object"])
+@pytest.mark.parametrize("make", [dict, as_model], ids=["dict", "model"])
 @pytest.mark.parametrize("response", [CHAT, RESPONSE], ids=["chat", "responses"])
 def test_openais_responses(response: dict[str, Any], make: Any) -> None:
     """Cached and reasoning tokens are part of the totals there: each token is counted once."""

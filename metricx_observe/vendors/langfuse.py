@@ -23,8 +23,8 @@ from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerPro
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
-from metricx_observe.context import current_cell
-from metricx_observe.llm_records import ObservationRecord, ScoreRecord, facts_of
+from metricx_observe.context import DETACHED, current_cell
+from metricx_observe.llm_records import ObservationRecord, ScoreRecord, TraceFacts
 from metricx_observe.observation import current_observation
 from metricx_observe.settings import Settings, Vendor
 
@@ -154,10 +154,10 @@ class _Identify(SpanProcessor):
         observation, cell = current_observation(), current_cell()
         if observation is not None:
             facts = observation._facts()
-        elif cell is not None and cell.state.request_id:
-            facts = facts_of(cell.state)
+        elif cell is not None and cell is not DETACHED:
+            facts = TraceFacts().within(cell.state)
         else:
             return
-        span.set_attributes({key: value for key, value in trace_attributes(facts, None).items() if value})
+        span.set_attributes(trace_attributes(facts, None))
         if facts.state is not None and facts.state.consent.llm_content is False:
             span.set_attribute(NO_CONTENT, True)

@@ -26,20 +26,18 @@ from metricx_observe.llm_records import ObservationRecord, TraceFacts
 from metricx_observe.privacy import Scrubber
 from metricx_observe.settings import Settings, Vendor
 
-_JSON_KEYS = {
+_KEYS = {
     "input": Key.OBSERVATION_INPUT,
     "output": Key.OBSERVATION_OUTPUT,
     "model_parameters": Key.OBSERVATION_MODEL_PARAMETERS,
     "usage": Key.OBSERVATION_USAGE_DETAILS,
     "cost": Key.OBSERVATION_COST_DETAILS,
-}
-_TEXT_KEYS = {
     "level": Key.OBSERVATION_LEVEL,
     "status_message": Key.OBSERVATION_STATUS_MESSAGE,
     "model": Key.OBSERVATION_MODEL,
     "completion_start_time": Key.OBSERVATION_COMPLETION_START_TIME,
 }
-_CONTENT = frozenset({"input", "output", "status_message"})
+_CONTENT = frozenset({"input", "output"})
 _CONTENT_KEYS = (
     Key.OBSERVATION_INPUT, Key.OBSERVATION_OUTPUT, "gen_ai.prompt", "gen_ai.completion", "gen_ai.input.messages",
     "gen_ai.output.messages",
@@ -102,67 +100,66 @@ class LangfuseChannel(_Channel):
     def encode(self, record: Any) -> Sequence[Message]:
         """An `ObservationRecord`, or a span of the application's own Langfuse code."""
         span = self._ours(record) if isinstance(record, ObservationRecord) else self._theirs(record)
-        return [Message("trace", orjson.dumps(span))]
+        return [Message("trace", orjson.dumps(_given(span)))]
 
     def _ours(self, record: ObservationRecord) -> dict[str, Any]:
-        values: dict[str, Any] = {Key.OBSERVATION_TYPE: record.type, **trace_attributes(record.trace, self._scrubber)}
-        for name, data in record.fields.items():
+        fields, trace, scrubber = record.fields, record.trace, self._scrubber
+        values: dict[str, Any] = {Key.OBSERVATION_TYPE: record.type, **trace_attributes(trace, scrubber)}
+        no_content = trace.state is not None and trace.state.consent.llm_content is False
+        for name, value in fields.items():
             if name == "metadata":
-                values |= _flat(Key.OBSERVATION_METADATA, self._scrubber.scrub(orjson.loads(data), record.type, name))
-            else:
-                clean = self._scrubber.scrub_json(data, record.type, name) if name in _CONTENT else data
-                values[_JSON_KEYS[name]] = _as_text(clean)
-        for name, text in record.texts.items():
-            clean_text = self._scrubber.text(text, record.type, name) if name in _CONTENT else text
-            # a time is JSON as the SDK writes it, in quotes
-            values[_TEXT_KEYS[name]] = _quoted(clean_text) if name == "completion_start_time" else clean_text
-        if (usage := record.fields.get("usage")) is not None:
-            values |= _gen_ai(record.texts.get("model"), orjson.loads(usage))
-        status = {"code": 2, "message": values.get(Key.OBSERVATION_STATUS_MESSAGE, "")}
+                values |= _flat(Key.OBSERVATION_METADATA, scrubber.scrub(orjson.loads(value), record.type, name))
+            elif isinstance(value, str):
+                values[_KEYS[name]] = scrubber.text(value, record.type, name) if name == "status_message" else value
+            elif name not in _CONTENT:
+                values[_KEYS[name]] = value.decode()
+            elif not no_content:
+                values[_KEYS[name]] = _as_text(scrubber.scrub_json(value, record.type, name))
+        if "usage" in fields:
+            values |= _gen_ai(fields.get("model"), orjson.loads(fields["usage"]))
+        failed = {"code": 2, "message": values.get(Key.OBSERVATION_STATUS_MESSAGE, "")}
         return {
             "traceId": record.trace_id,
             "spanId": record.id,
-            **({"parentSpanId": record.parent_id} if record.parent_id else {}),
-            "name": self._scrubber.text(record.name, record.type, "name"),
+            "parentSpanId": record.parent_id,
+            "name": scrubber.text(record.name, record.type, "name"),
             "kind": 1,
             "startTimeUnixNano": str(record.start_ns),
             "endTimeUnixNano": str(record.end_ns),
             "attributes": _attributes(values) + self._base,
-            "status": status if record.texts.get("level") == "ERROR" else {},
+            "status": failed if fields.get("level") == "ERROR" else {},
         }
 
     def _theirs(self, span: ReadableSpan) -> dict[str, Any]:
         context = span.get_span_context() or otel_trace.INVALID_SPAN_CONTEXT
         given = dict(span.attributes or {})
         dropped = _CONTENT_KEYS if given.pop(NO_CONTENT, False) else ()
-        values = {
-            key: self._scrubber.scrub(value, "observation", key)
-            for key, value in given.items()
-            if not key.startswith(tuple(dropped))
-        }
-        events = [
-            {"name": event.name, "timeUnixNano": str(event.timestamp), "attributes": _attributes(self._event(event))}
-            for event in span.events
-        ]
+        kept = {key: value for key, value in given.items() if not key.startswith(dropped)}
         return {
             "traceId": format_trace_id(context.trace_id),
             "spanId": format_span_id(context.span_id),
-            **({"parentSpanId": format_span_id(span.parent.span_id)} if span.parent else {}),
+            "parentSpanId": format_span_id(span.parent.span_id) if span.parent else None,
             "name": self._scrubber.text(span.name, "observation", "name"),
             "kind": span.kind.value + 1,  # OTLP counts from unspecified = 0
             "startTimeUnixNano": str(span.start_time or 0),
             "endTimeUnixNano": str(span.end_time or 0),
-            "attributes": _attributes(values) + self._base,
-            "events": events,
+            "attributes": self._scrubbed(kept, "attributes") + self._base,
+            "events": [
+                {
+                    "name": event.name,
+                    "timeUnixNano": str(event.timestamp),
+                    "attributes": self._scrubbed(event.attributes, "events"),
+                }
+                for event in span.events
+            ],
             "status": {
                 "code": span.status.status_code.value,
                 "message": self._scrubber.text(span.status.description or "", "observation", "status"),
             },
         }
 
-    def _event(self, event: Any) -> dict[str, Any]:
-        scrubbed: dict[str, Any] = self._scrubber.scrub(dict(event.attributes or {}), "observation", "events")
-        return scrubbed
+    def _scrubbed(self, attributes: Mapping[str, Any] | None, place: str) -> list[dict[str, Any]]:
+        return _attributes(self._scrubber.scrub(dict(attributes or {}), "observation", place))
 
     def post(self, payloads: Sequence[bytes]) -> Post:
         """Spans as one export request, joined as they were stored."""
@@ -192,12 +189,12 @@ class ScoreChannel(_Channel):
 
     def encode(self, record: Any) -> Sequence[Message]:
         """A `ScoreRecord` in the field names of the API, which has no place for user and request but its metadata."""
-        trace = record.trace
+        trace, state = record.trace, record.trace.state
         about = {
             "user_id": trace.user_id,
             "workspace_id": trace.workspace_id,
-            "request_id": trace.state and trace.state.request_id,
-            "request_trace_id": trace.state and trace.state.trace_id,
+            "request_id": state and state.request_id,
+            "request_trace_id": state and state.trace_id,
             "release": self._release,
         }
         score = {
@@ -209,10 +206,10 @@ class ScoreChannel(_Channel):
             "dataType": record.data_type,
             "comment": record.comment and self._scrubber.text(record.comment, "score", "comment"),
             "environment": self._environment,
-            "metadata": {key: value for key, value in about.items() if value is not None},
+            "metadata": _given(about),
             "timestamp": record.timestamp.isoformat(),
         }
-        return [Message("score", orjson.dumps({key: value for key, value in score.items() if value is not None}))]
+        return [Message("score", orjson.dumps(_given(score)))]
 
     def post(self, payloads: Sequence[bytes]) -> Post:
         """Scores as one request."""
@@ -226,43 +223,39 @@ class ScoreChannel(_Channel):
 
 def resource_attributes(settings: Settings) -> dict[str, str]:
     """Environment and release, as the SDK puts them."""
-    values = {Key.ENVIRONMENT: settings.environment_name, Key.RELEASE: settings.release}
-    return {key: value for key, value in values.items() if value}
+    return _given({Key.ENVIRONMENT: settings.environment_name, Key.RELEASE: settings.release})
 
 
 def trace_attributes(facts: TraceFacts, scrubber: Scrubber | None) -> dict[str, Any]:
     """User, session, name, tags and metadata of the trace; Langfuse wants them on every observation."""
-    tags: list[str] = list(facts.tags)
-    metadata: dict[str, Any] = orjson.loads(facts.metadata) if facts.metadata is not None else {}
-    if facts.state is not None:
-        metadata |= facts.state.tags
+    state, tags = facts.state, list(facts.tags)
+    metadata: dict[str, Any] = {**facts.metadata, **(state.tags if state is not None else {})}
     if scrubber is not None:
         tags, metadata = scrubber.scrub(tags, "trace", "tags"), scrubber.scrub(metadata, "trace", "metadata")
-    if (state := facts.state) is not None:
+    if state is not None:
         metadata |= {"request_id": state.request_id, "request_trace_id": state.trace_id}
     if facts.workspace_id is not None:
         # in a tag as well: the SDK encodes metadata as JSON, which Langfuse's filters do not all look into
         tags.append(f"workspace:{facts.workspace_id}"[:200])
         metadata["workspace_id"] = facts.workspace_id
     values = {
-        Key.TRACE_NAME: facts.name,
+        Key.TRACE_NAME: facts.name or None,
         Key.TRACE_USER_ID: facts.user_id,
         Key.TRACE_SESSION_ID: facts.session_id,
         Key.TRACE_TAGS: tags or None,
-        **_flat(Key.TRACE_METADATA, metadata),
     }
+    return _given(values) | _flat(Key.TRACE_METADATA, metadata)
+
+
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None}
-
-
-def _quoted(value: object) -> str:
-    return orjson.dumps(value).decode()
 
 
 def _flat(prefix: str, metadata: Any) -> dict[str, str]:
     """Metadata as the SDK writes it: an attribute a key, each value as JSON, strings in quotes too."""
     if not isinstance(metadata, dict):
-        return {prefix: _quoted(metadata)}
-    return {f"{prefix}.{key}": _quoted(item) for key, item in metadata.items() if item is not None}
+        return {prefix: orjson.dumps(metadata).decode()}
+    return {f"{prefix}.{key}": orjson.dumps(item).decode() for key, item in metadata.items() if item is not None}
 
 
 def _as_text(data: bytes) -> str:
@@ -270,14 +263,13 @@ def _as_text(data: bytes) -> str:
     return orjson.loads(data) if data.startswith(b'"') else data.decode()
 
 
-def _gen_ai(model: str | None, usage: Any) -> dict[str, Any]:
+def _gen_ai(model: object, usage: Mapping[str, int]) -> dict[str, Any]:
     """OpenTelemetry's GenAI names (still in development there: this is their one place)."""
-    values = {
+    return _given({
         "gen_ai.request.model": model,
         "gen_ai.usage.input_tokens": usage.get("input"),
         "gen_ai.usage.output_tokens": usage.get("output"),
-    }
-    return {key: value for key, value in values.items() if value is not None}
+    })  # fmt: skip
 
 
 def _attributes(values: Mapping[str, Any]) -> list[dict[str, Any]]:
