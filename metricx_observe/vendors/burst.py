@@ -10,10 +10,11 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from contextvars import Context
 from math import ceil
 from time import monotonic
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from metricx_observe.ids import new_id
 
@@ -31,24 +32,16 @@ class Admission(NamedTuple):
     event_id: str | None
 
 
-class _Carrier(Generic[T]):
-    """The last event that is sent of a run: held until its second is over, because it says how many more came."""
-
-    __slots__ = ("event", "event_id", "more", "over")
-
-    def __init__(self, event_id: str) -> None:
-        self.event_id = event_id
-        self.event: T | None = None
-        self.more = 0
-        self.over = False
-
-
 class _Run(Generic[T]):
-    __slots__ = ("carrier", "left")
+    """The errors of one key in this second, or all of them."""
 
     def __init__(self, left: int) -> None:
         self.left = left
-        self.carrier: _Carrier[T] | None = None
+        self.event_id: str | None = None
+        """Of the last that is sent. It is held until the second is over, because it says how many more came."""
+        self.event: T | None = None
+        self.more = 0
+        self.over = False
 
 
 class Burst(Generic[T]):
@@ -65,39 +58,44 @@ class Burst(Generic[T]):
     def _start(self) -> None:
         self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._held: dict[str, _Carrier[T]] = {}
-        self._timer: threading.Timer | None = None
-        self._begin(monotonic())
+        self._held: dict[str, _Run[T]] = {}
+        self._begin()
 
-    def _begin(self, now: float) -> None:
-        self._ends = now + 1.0
+    def _begin(self) -> None:
+        self._timer: threading.Timer | None = None
+        self._ends = monotonic() + 1.0
         self._runs: dict[Hashable, _Run[T]] = {}
         self._all = _Run[T](self._most)
 
-    def admit(self, key: Hashable, event_id: str | None = None) -> Admission:
-        """Whether an error of this key is to be sent. `event_id`: of one that is built already."""
+    def _locked(self) -> threading.Lock:
         if self._pid != os.getpid():  # a fork: what is held is the parent's, and its lock may be taken
             self._start()
+        return self._lock
+
+    def admit(self, key: Hashable, event_id: str | None = None) -> Admission:
+        """Whether an error of this key is to be sent. `event_id`: of one that is built already."""
         if monotonic() >= self._ends:
             self.turn()
-        with self._lock:
+        with self._locked():
             run = self._runs.get(key) or _Run[T](IDENTICAL)
             for full in (run, self._all):
                 if not full.left:
+                    full.more += 1
                     self.merged += 1
-                    if full.carrier is None:
-                        return Admission(False, None)
-                    full.carrier.more += 1
-                    return Admission(False, full.carrier.event_id)
+                    return Admission(False, full.event_id)
             self._runs[key] = run
-            event_id = event_id or new_id()
             run.left -= 1
             self._all.left -= 1
-            if not (run.left and self._all.left):
-                self._carry(event_id, [each for each in (run, self._all) if not each.left])
+            event_id = event_id or new_id()
+            if not run.left:
+                self._carry(run, event_id)
+            if not self._all.left and run.left:
+                self._carry(self._all, event_id)
+            elif not self._all.left:
+                self._all = run  # one event counts for both
             return Admission(True, event_id)
 
-    def _carry(self, event_id: str, runs: list[_Run[T]]) -> None:
+    def _carry(self, run: _Run[T], event_id: str) -> None:
         if self._timer is None:
             self._timer = threading.Timer(max(self._ends - monotonic(), 0.0), self.turn)
             self._timer.daemon = True
@@ -105,43 +103,36 @@ class Burst(Generic[T]):
                 Context().run(self._timer.start)
             except RuntimeError:  # the interpreter is ending: nothing would send it later
                 return
-        self._held[event_id] = carrier = _Carrier[T](event_id)
-        for run in runs:
-            run.carrier = carrier
+        run.event_id = event_id
+        self._held[event_id] = run
 
     def hold(self, event_id: str, event: T) -> bool:
         """Keep the event until its second is over, if it is one that counts others. False: send it."""
-        carrier = self._held.get(event_id)
-        if carrier is None:
-            return False
-        with self._lock:
-            carrier.event = event
-        if carrier.over:
-            self._release(carrier)
+        with self._locked():
+            run = self._held.get(event_id)
+            if run is None:
+                return False
+            run.event = event
+            if not run.over:
+                return True
+            del self._held[event_id]
+        self._send(event, run.more)
         return True
 
     def turn(self) -> None:
         """Begin a new second: what was held is sent. One that is still being built is sent when it is."""
-        with self._lock:
+        with self._locked():
             if self._timer is not None:
                 self._timer.cancel()
-                self._timer = None
-            self._begin(monotonic())
-            ending = list(self._held.values())
-            for carrier in ending:
-                if carrier.over:  # its event never came: the SDK or the application dropped it
-                    del self._held[carrier.event_id]
-                carrier.over = True
-        for carrier in ending:
-            self._release(carrier)
-
-    def _release(self, carrier: _Carrier[T]) -> None:
-        with self._lock:
-            event, carrier.event = carrier.event, None
-            if event is None:
-                return
-            self._held.pop(carrier.event_id, None)
-        self._send(event, carrier.more)
+            self._begin()
+            held = self._held.items()
+            ready = [(run.event, run.more) for _, run in held if run.event is not None]
+            # what was not there a second ago either never comes: the SDK or the application dropped it
+            self._held = {event_id: run for event_id, run in held if run.event is None and not run.over}
+            for run in self._held.values():
+                run.over = True
+        for event, more in ready:
+            self._send(event, more)
 
 
 def error_key(error: BaseException) -> Hashable:
@@ -151,11 +142,7 @@ def error_key(error: BaseException) -> Hashable:
     while traceback is not None:
         frames.append((traceback.tb_frame.f_code.co_filename, traceback.tb_lineno))
         traceback = traceback.tb_next
-    return type(error), _message(error), tuple(frames)
-
-
-def _message(error: Any) -> str:
-    try:
-        return str(error)
-    except Exception:
-        return "?"
+    message = "?"
+    with suppress(Exception):
+        message = str(error)
+    return type(error), message, tuple(frames)
