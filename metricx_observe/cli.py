@@ -12,12 +12,14 @@ except ImportError as error:  # the console script exists without the extra
     raise SystemExit("metricx-observe needs: pip install 'metricx-observe[cli]'") from error
 
 from . import cli_outbox as outbox
+from .cli_forget import forget
 from .exceptions import ObserveError
 
 app = typer.Typer(name="metricx-observe", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
 app.add_typer(outbox.app, name="outbox")
+app.command()(forget)
 
 
 @app.callback()

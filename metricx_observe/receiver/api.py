@@ -84,7 +84,14 @@ class Api:
 
         return Response(await run_in_threadpool(work), media_type="application/json")
 
-    async def _clear(self, _: Request) -> Response:
+    async def _clear(self, request: Request) -> Response:
+        """All of it, or with `?user=` what is one user's."""
+        if request.query_params:
+            user = request.query_params.get("user")
+            if not user or len(request.query_params) > 1:
+                raise Refused(400, "DELETE takes user, or no parameter at all")
+            deleted = await run_in_threadpool(self._store.forget, user)
+            return Response(orjson.dumps({"deleted": deleted}), media_type="application/json")
         await run_in_threadpool(self._store.clear)
         return Response(status_code=204, headers={"HX-Refresh": "true"})
 

@@ -159,6 +159,15 @@ class Store:
             self.others.clear()
             self.version += 1
 
+    def forget(self, user_id: str) -> int:
+        """Delete a user's rows, from the disk too. Returns how many."""
+        with self._lock:
+            deleted = self._database.execute("DELETE FROM signals WHERE user_id = ?", (user_id,)).rowcount
+            self._database.executescript("VACUUM; PRAGMA wal_checkpoint(TRUNCATE)")
+            self._sum()
+            self.version += 1
+        return deleted
+
     def count(self) -> int:
         """How many rows there are."""
         with self._lock:
