@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
+import orjson
 from opentelemetry import baggage  # FastAPI depends on it
 from opentelemetry import context as otel_context
 from starlette.types import Message, Receive
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 MAX_BODY = 16 << 10
 """Of a larger body nothing is sent: where it is cut, the rest of a secret could no longer be told."""
+_TELLING = 8
+"""Characters from which on a part of the path is looked for everywhere; a shorter one may stand there by chance."""
 _READ = frozenset({b"host", b"sentry-trace", b"traceparent", b"x-request-id"})
 
 
@@ -98,9 +101,12 @@ def drop_foreign_baggage() -> None:
             otel_context.attach(baggage.remove_baggage(name))
 
 
-def scrub_path(address: str, params: Mapping[str, str], scrub: Callable[[dict[str, str]], Mapping[str, str]]) -> str:
-    """`address` without the secrets in its path: what `/reset/{token}` holds, only the route's template says."""
+def without_path_secrets(
+    data: bytes, params: Mapping[str, str], scrub: Callable[[dict[str, str]], Mapping[str, str]]
+) -> bytes:
+    """JSON without the secrets of the request's path: what `/reset/{token}` holds, only the route's template says."""
     for value, clean in zip(params.values(), scrub(dict(params)).values(), strict=True):
         if clean != value:
-            address = address.replace(f"/{value}", f"/{clean}")
-    return address
+            before = "" if len(value) >= _TELLING else "/"
+            data = data.replace(orjson.dumps(before + value)[1:-1], orjson.dumps(before + clean)[1:-1])
+    return data

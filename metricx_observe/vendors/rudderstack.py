@@ -19,7 +19,7 @@ import orjson
 from rudderstack.analytics.client import Client
 
 from metricx_observe.delivery.channel import Described, Importance, Message, Post
-from metricx_observe.inbound import scrub_path
+from metricx_observe.inbound import without_path_secrets
 from metricx_observe.normalise import plain
 from metricx_observe.privacy import Personal, Scrubber
 from metricx_observe.settings import Settings, Vendor
@@ -134,10 +134,9 @@ class RudderStackChannel:
                     "deniedConsentIds": [name for name, given in answers.items() if not given],
                 }
         if (info := record.info) is not None and browser is not None:
-            page = self._clean(browser.context["page"], record.type, "page")
+            page = orjson.dumps(self._clean(browser.context["page"], record.type, "page"))
             clean = partial(self._clean, signal=record.type, place="page")
-            page = {key: scrub_path(address, info.params, clean) for key, address in page.items()}
-            context |= {**browser.context, "page": page}
+            context |= {**browser.context, "page": orjson.loads(without_path_secrets(page, info.params, clean))}
             if self._send_ip and info.client is not None:
                 context["ip"] = info.client[0]
         return context

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import orjson
 
 from metricx_observe.context import Context, RequestInfo, one_line
-from metricx_observe.inbound import MAX_BODY, scrub_path
+from metricx_observe.inbound import MAX_BODY, without_path_secrets
 from metricx_observe.privacy import Personal, Scrubber
 
 _DROPPED_HEADERS = frozenset({"authorization", "cookie", "proxy-authorization", "set-cookie"})
@@ -35,7 +36,10 @@ def enrich(event: dict[str, Any], cell: Context, send_ip: bool) -> dict[str, Any
     state = cell.state
     tags = {**(event.get("tags") or {}), **state.tags, "request_id": state.request_id}
     contexts = event.setdefault("contexts", {})
-    if state.user is not None:
+    rules = event[_RULES] = {"refused": state.consent.analytics is False}
+    if rules["refused"]:
+        event.pop("user", None)
+    elif state.user is not None:
         user = {"id": state.user.id, "email": state.user.email}
         event["user"] = {key: value for key, value in user.items() if value is not None}
     if state.workspace is not None:
@@ -50,16 +54,17 @@ def enrich(event: dict[str, Any], cell: Context, send_ip: bool) -> dict[str, Any
     if cell.info is not None:
         event["transaction"] = route_name(cell)  # inside an open transaction the SDK has put its provisional name
         event["transaction_info"] = {"source": "route"}
-        event["request"] = _request(cell.info, send_ip)
-        if send_ip and cell.info.client is not None:
-            event.setdefault("user", {})["ip_address"] = cell.info.client[0]
-        if cell.info.body and event.get("type") != "transaction":
-            event["request"]["data"] = _body(cell.info.body)
-    refused = state.consent.analytics is False
-    if refused:
-        event.pop("user", None)
-    event[_RULES] = {"refused": refused, "params": cell.info.params if cell.info is not None else {}}
+        _put_request(event, cell.info, send_ip and not rules["refused"])
     return event
+
+
+def _put_request(event: dict[str, Any], info: RequestInfo, send_ip: bool) -> None:
+    event["request"] = _request(info, send_ip)
+    if info.body and event.get("type") != "transaction":
+        event["request"]["data"] = _body(info.body)
+    event[_RULES]["params"] = info.params
+    if send_ip and info.client is not None:
+        event[_RULES]["ip"] = info.client[0]  # in `user` the SDK would take it off
 
 
 def _body(body: bytes) -> Any:
@@ -77,7 +82,7 @@ def _request(info: RequestInfo, send_ip: bool) -> dict[str, Any]:
     request: dict[str, Any] = {
         "method": info.method,
         "url": info.url,
-        "query_string": info.query.decode("latin-1"),
+        "query_string": info.query.decode("latin-1").replace("%40", "@"),  # by it an address is told
         "headers": {key: value for key, value in headers.items() if key not in dropped},
     }
     if send_ip and info.client is not None:
@@ -90,19 +95,19 @@ def scrub_event(event: dict[str, Any], category: str, scrubber: Scrubber) -> dic
     for frame in _frames(event):
         if not frame.get("in_app"):
             frame.pop("vars", None)  # a framework frame's locals hold the raw request
-    rules = event.pop(_RULES, {"refused": False, "params": {}})
-    personal: Personal = "drop" if rules["refused"] else "hash"
+    rules = event.pop(_RULES, {})
+    personal: Personal = "drop" if rules.get("refused") else "hash"
     scrubbed = {
         key: value if key in _UNSCRUBBED else scrubber.scrub({key: value}, category, key, personal=personal)[key]
         for key, value in event.items()
     }
-    if isinstance(url := (scrubbed.get("request") or {}).get("url"), str):
-
-        def scrub(params: dict[str, str]) -> Any:
-            return scrubber.scrub(params, category, "request", personal=personal)
-
-        scrubbed["request"]["url"] = scrub_path(url, rules["params"], scrub)
-    return scrubbed
+    if "ip" in rules:
+        scrubbed["user"] = {**(scrubbed.get("user") or {}), "ip_address": rules["ip"]}
+    if not rules.get("params"):
+        return scrubbed
+    scrub = partial(scrubber.scrub, signal=category, place="request", personal=personal)
+    clean: dict[str, Any] = orjson.loads(without_path_secrets(orjson.dumps(scrubbed), rules["params"], scrub))
+    return clean
 
 
 def _frames(event: dict[str, Any]) -> Iterator[dict[str, Any]]:
