@@ -317,7 +317,8 @@ async def test_the_address_behind_trusted_proxies(receiver: Receiver) -> None:
 
 async def test_by_default_no_address_of_the_client_is_sent(receiver: Receiver) -> None:
     """Neither the peer's nor one that a header names."""
-    request_id = secrets.token_hex(16)
+    request_id, hidden = secrets.token_hex(16), Marked()
+    hidden.values = {"peer": f"10.1.{secrets.randbelow(200)}.77", "named": f"203.0.{secrets.randbelow(200)}.77"}
     with observed(receiver, trusted_proxies="10.0.0.0/8") as observability:
         app = FastAPI()
         observability.install(app)
@@ -329,12 +330,11 @@ async def test_by_default_no_address_of_the_client_is_sent(receiver: Receiver) -
             raise ValueError(f"refused {peer}")
 
         names = ("x-forwarded-for", "x-real-ip", "forwarded", "cf-connecting-ip", "true-client-ip", "x-client-ip")
-        headers = {"x-request-id": request_id, **dict.fromkeys(names, "203.0.113.9")}
-        await call(app, "/", headers=headers, client=("10.1.1.1", 5000))
+        headers = {"x-request-id": request_id, **dict.fromkeys(names, hidden["named"])}
+        await call(app, "/", headers=headers, client=(hidden["peer"], 5000))
         observability.flush()
         found = json.dumps(receiver.signals(request_id=request_id))
-    assert "203.0.113.9" not in found
-    assert "10.1.1.1" not in found
+    assert hidden.arrived(found) == {}
 
 
 @pytest.mark.parametrize(
@@ -344,21 +344,45 @@ async def test_by_default_no_address_of_the_client_is_sent(receiver: Receiver) -
         pytest.param("local", marks=pytest.mark.xfail(reason="the scrubber reads no @ in %40, but in a query string")),
     ],
 )
-async def test_an_encoded_address_is_no_address_that_arrives(receiver: Receiver, place: str) -> None:
-    """Browsers write `?email=ann%40example.com`."""
-    request_id, name = secrets.token_hex(16), secrets.token_hex(10)
+def test_an_encoded_address_does_not_arrive(receiver: Receiver, place: str) -> None:
+    """Browsers write `?email=ann%40example.com`, and an application's own ASGI middleware has that in its frames."""
+    request_id, values = secrets.token_hex(16), Marked()
+    with observed(receiver, **keys_for(receiver)) as observability:
+        app = FastAPI()
+        observability.install(app)
+
+        @app.get("/")
+        async def fails() -> None:
+            query_string = f"email={quote(values['email'])}" if place == "local" else ""
+            raise ValueError(query_string[:0])
+
+        path = f"/?email={quote(values['email'])}" if place == "query" else "/"
+        with serving(app) as url:
+            httpx.get(url + path, headers={"x-request-id": request_id}, trust_env=False)
+    (error,) = receiver.signals(request_id=request_id, kind="error")
+    assert values.arrived(json.dumps(error)) == {}
+
+
+@pytest.mark.xfail(reason="the scrubber takes Chrome/120.0.0.0, [0::2] in code and 127.0.0.1 for addresses")
+async def test_what_only_looks_like_somebodys_address_stays(receiver: Receiver) -> None:
+    """A browser's version, source code and this machine are nobody's address, and needed to understand an error."""
+    request_id = secrets.token_hex(16)
     with observed(receiver) as observability:
         app = FastAPI()
         observability.install(app)
 
         @app.get("/")
         async def fails() -> None:
-            query = f"email={name}%40example.com" if place == "local" else ""
-            raise ValueError(query[:0])
+            every_second = [1, 2, 3][0::2]
+            raise ValueError(f"{every_second} of http://127.0.0.1:8000/x")
 
-        with_query = f"/?email={name}%40example.com" if place == "query" else "/"
-        await call(app, with_query, headers={"x-request-id": request_id})
+        headers = {"x-request-id": request_id, "host": "127.0.0.1:8000", "user-agent": "Chrome/120.0.0.0 Safari/537.36"}
+        await call(app, "/", headers=headers)
         observability.flush()
         (error,) = receiver.signals(request_id=request_id, kind="error")
-    assert name not in json.dumps(error["payload"].get("request") if place == "query" else error)
-
+    payload = error["payload"]
+    assert payload["request"]["headers"]["user-agent"] == headers["user-agent"]
+    assert payload["request"]["url"] == "http://127.0.0.1:8000/"
+    raised = payload["exception"]["values"][0]
+    assert "http://127.0.0.1:8000/x" in raised["value"]
+    assert "[0::2]" in json.dumps(raised["stacktrace"]["frames"][-1]["pre_context"])
