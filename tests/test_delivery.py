@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 
 from metricx_observe.delivery import Delivery, Limits, Message
-from metricx_observe.delivery.outbox import Stream
 from metricx_observe.exceptions import ConfigurationError
 from tests.faults import FaultyVendor, LineChannel, until
 
@@ -402,21 +401,6 @@ def test_a_full_disk_means_memory(
     assert open_delivery().flush(5)
     assert set(numbers(vendor)) == set(range(1000))
     assert sum(record.levelno == logging.ERROR for record in caplog.records) == 1
-
-
-def test_the_file_shrinks_after_a_backlog(open_delivery: Open, tmp_path: Path) -> None:
-    """What an outage took of the disk is given back when it is delivered, and the file stays whole."""
-    outbox = open_delivery(deliver=False)._process.spool.outbox
-    stream = Stream("rudderstack", "loopback", "track", 1)
-    outbox.add([(stream, [b"x" * 500_000]) for _ in range(100)])
-    rows, _ = outbox.take("loopback", max_messages=100, max_bytes=1 << 30, skip=set(), without=set())
-    outbox.remove(rows)
-    for _ in range(100):
-        outbox.trim(Limits(), set())
-    outbox.add([(stream, [b"after"])])
-    outbox.close()
-    assert (tmp_path / "state/outbox.db").stat().st_size < 20_000_000
-    assert [message.payload for message in open_delivery(deliver=False).rows("rudderstack")] == [b"after"]
 
 
 def test_memory_holds_no_more_than_memory_may(open_delivery: Open) -> None:

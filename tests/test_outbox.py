@@ -108,7 +108,7 @@ def test_split_gives_a_row_for_each_message(outbox: Outbox) -> None:
     [row] = take(outbox)
     singles = outbox.split(row)
     assert [single.payloads for single in singles] == [[b"1"], [b"2"], [b"3"]]
-    assert {single.put_at for single in singles} == {row.put_at}
+    assert {single.at for single in singles} == {row.at}
     outbox.remove(singles[:1])
     assert payloads(take(outbox)) == [b"2", b"3"]
     assert outbox.split(row) == []
@@ -121,13 +121,13 @@ def test_buried_messages_are_dead_letters_with_status_and_reason(outbox: Outbox)
     outbox.bury(row, 400, "no")
     outbox.bury(row, 400, "no")
     assert take(outbox) == []
-    [letter] = outbox.dead_letters("rudderstack")
-    assert letter[1:5] == ("rudderstack", "track", 400, "no")
-    assert (letter.payload, outbox.dead_count()) == (b"bad", {"rudderstack": 1})
+    [(stream, letter)] = outbox.scan("rudderstack", dead=True)
+    assert (stream, letter.status, letter.reason) == (TRACK, 400, "no")
+    assert (letter.payloads, outbox.dead_count()) == ([b"bad"], {"rudderstack": 1})
     assert outbox.revive([letter]) == 1
     assert outbox.revive([letter]) == 0
     assert payloads(take(outbox)) == [b"bad"]
-    assert list(outbox.dead_letters()) == []
+    assert list(outbox.scan(dead=True)) == []
 
 
 def test_dead_letters_can_be_sent_elsewhere_or_forgotten(outbox: Outbox) -> None:
@@ -135,9 +135,9 @@ def test_dead_letters_can_be_sent_elsewhere_or_forgotten(outbox: Outbox) -> None
     outbox.add([(TRACK, [b"1"]), (PAGE, [b"2"])])
     for row in take(outbox):
         outbox.bury(row, 400, "")
-    first, second = outbox.dead_letters()
+    first, second = (letter for _, letter in outbox.scan(dead=True))
     outbox.revive([first], "new")
-    outbox.discard([second])
+    outbox.remove([second])
     assert payloads(take(outbox, "new")) == [b"1"]
     assert outbox.dead_count() == {}
 
@@ -147,9 +147,17 @@ def test_dead_letters_are_bounded_by_age(outbox: Outbox) -> None:
     outbox.add([(TRACK, [b"1"])])
     outbox.bury(take(outbox)[0], 400, "")
     outbox.trim(Limits(), set())
-    assert len(list(outbox.dead_letters())) == 1
-    outbox.trim(Limits(max_age_s=-1.0), set())
-    assert list(outbox.dead_letters()) == []
+    assert outbox.dead_count() == {"rudderstack": 1}
+    assert outbox.trim(Limits(max_age_s=-1.0), set()) == {}
+    assert outbox.dead_count() == {}
+
+
+def test_at_the_bound_dead_letters_go_first(outbox: Outbox) -> None:
+    """What was refused is worth less than what may still arrive; it was counted when it died."""
+    outbox.add([(ERROR, [b"1"]), (TRACK, [b"2"])])
+    outbox.bury(take(outbox, "b")[0], 400, "")
+    assert outbox.trim(Limits(outbox_rows=1), set()) == {}
+    assert (outbox.dead_count(), payloads(take(outbox))) == ({}, [b"2"])
 
 
 def test_depths_tell_messages_bytes_and_age(outbox: Outbox) -> None:
@@ -161,7 +169,7 @@ def test_depths_tell_messages_bytes_and_age(outbox: Outbox) -> None:
     assert depths[TRACK].size >= 6
     assert depths[TRACK].mine
     assert 0 <= depths[TRACK].oldest_s < 60
-    assert set(dict(outbox.depths("b"))) == {ERROR}
+    assert set(depths) == {TRACK, ERROR}
 
 
 def test_at_the_bound_the_oldest_of_the_least_important_goes_first(outbox: Outbox) -> None:

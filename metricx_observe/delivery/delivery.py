@@ -11,7 +11,8 @@ import atexit
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from typing import Any
@@ -36,36 +37,32 @@ class _Process:
     def __init__(self, channels: Sequence[Channel], url: str, limits: Limits, deliver: bool, isolate: Isolate) -> None:
         self.tally = Tally()
         self.spool = Spool(url, self.tally)
-        self.limits = limits
-        self._memory_limits = replace(limits, outbox_bytes=min(limits.outbox_bytes, limits.memory_bytes))
-        self.couriers = {
-            channel.vendor: Courier(channel, self.spool, self.tally, limits, isolate) for channel in channels if deliver
-        }
         self.channels = {channel.vendor: channel for channel in channels}
-        self._untrimmed = 0
-        self._local = {channel.destination for channel in channels if channel.local}
+        self.couriers = [Courier(channel, self.spool, self.tally, limits, isolate) for channel in channels if deliver]
         self.writer = Writer(self.channels, self.spool, self.tally, limits, isolate, self._stored, self._tick)
+        self._limits, self._untrimmed = limits, 0
 
     def _stored(self, messages: Mapping[str, int]) -> None:
-        for vendor, n in messages.items():
-            if vendor in self.couriers:
-                self.couriers[vendor].wake(n)
+        for courier in self.couriers:
+            if courier.channel.vendor in messages:
+                courier.wake(linger=True)
         self._untrimmed += sum(messages.values())
         if self._untrimmed >= TRIM_EACH:
             self._trim()
 
     def _trim(self) -> None:
-        self._untrimmed = 0
+        self._untrimmed, limits = 0, self._limits
         with self.spool.use() as outbox:
-            limits = self._memory_limits if outbox.kind == "memory" else self.limits
-            dropped = outbox.trim(limits, self._local)
+            if outbox.kind == "memory":
+                limits = replace(limits, outbox_bytes=min(limits.outbox_bytes, limits.memory_bytes))
+            dropped = outbox.trim(limits, {each.destination for each in self.channels.values() if each.local})
         for (stream, reason), n in dropped.items():
             self.tally.count(stream.vendor, "dropped", f"{reason} {stream.kind}", n)
             key = ("dropped", stream.vendor, reason)
             self.tally.say(logging.WARNING, key, "%s: %d messages dropped (%s)", stream.vendor, n, reason)
 
     def _tick(self) -> None:
-        for courier in self.couriers.values():
+        for courier in self.couriers:
             courier.check(time.monotonic())
         self._trim()
         self.adopt()
@@ -73,19 +70,27 @@ class _Process:
     def adopt(self) -> None:
         """Take over what dead processes left for our vendors."""
         with self.spool.use() as outbox:
-            adopted = outbox.adopt([courier.channel.destination for courier in self.couriers.values()])
-        if adopted:
-            for courier in self.couriers.values():
-                courier.wake()
+            adopted = outbox.adopt([courier.channel.destination for courier in self.couriers])
+        for courier in self.couriers if adopted else ():
+            courier.wake()
 
-    def pending(self, couriers: Sequence[Courier]) -> bool:
-        """Whether rows of this process wait for one of these."""
-        wanted = {courier.channel.destination for courier in couriers}
-        try:
-            with self.spool.use() as outbox:
-                return any(depth.mine and stream.destination in wanted for stream, depth in outbox.depths())
-        except OutboxError:
-            return not self.spool.closed  # asked again soon, of another outbox if this one failed
+    def drain(self, waits_for: Callable[[Courier], bool], timeout_s: float) -> bool:
+        """Wait until no row of this process is left for these couriers."""
+
+        def drained() -> bool:
+            wanted = {courier.channel.destination for courier in self.couriers if waits_for(courier)}
+            try:
+                with self.spool.use() as outbox:
+                    return not any(depth.mine and stream.destination in wanted for stream, depth in outbox.depths())
+            except OutboxError:
+                return False  # asked again soon, of another outbox if this one failed
+
+        return self.tally.wait_for(drained, timeout_s)
+
+    def rest(self, timeout_s: float) -> None:
+        """Wait for answers that are on their way, then let go of the outbox."""
+        self.tally.wait_for(lambda: not any(courier.busy for courier in self.couriers), timeout_s)
+        self.spool.close()
 
 
 class Delivery:
@@ -139,18 +144,14 @@ class Delivery:
         self.start()
         if not self.commit(timeout_s):
             return False
-        couriers = list(process.couriers.values())
-        for courier in couriers:
+        for courier in process.couriers:
             courier.hurry(True)
         try:
             with suppress(OutboxError):
                 process.adopt()
-            return process.tally.wait_for(
-                lambda: not process.pending([each for each in couriers if each.breaker != "stopped"]),
-                give_up - time.monotonic(),
-            )
+            return process.drain(lambda courier: courier.breaker != "stopped", give_up - time.monotonic())
         finally:
-            for courier in couriers:
+            for courier in process.couriers:
                 courier.hurry(False)
 
     def close(self, deadline_s: float) -> None:
@@ -164,18 +165,15 @@ class Delivery:
         _alive.discard(self)
         process, give_up = self._process, time.monotonic() + deadline_s
         process.writer.close(deadline_s)
-        couriers = list(process.couriers.values())
-        for courier in couriers:
+        for courier in process.couriers:
             courier.hurry(not courier.channel.local)
         if process.spool.opened is not None:
-            process.tally.wait_for(
-                lambda: not process.pending([c for c in couriers if c.answers and not c.channel.local]),
-                give_up - time.monotonic() - ABORT_S,
+            process.drain(
+                lambda courier: courier.answers and not courier.channel.local, give_up - time.monotonic() - ABORT_S
             )
-        for courier in couriers:
+        for courier in process.couriers:
             courier.close()
-        process.tally.wait_for(lambda: not any(courier.busy for courier in couriers), 0.1)
-        process.spool.close()
+        process.rest(0.1)
 
     def count(self, vendor: str, what: str, reason: str = "", n: int = 1) -> None:
         """Add to a counter that `status` shows."""
@@ -184,54 +182,47 @@ class Delivery:
     def rows(self, vendor: str) -> list[Message]:
         """What waits in the outbox for a vendor, after a commit."""
         self.commit(5.0)
-        return [
-            Message(row.kind, payload)
-            for _, row in self._process.spool.outbox.scan(vendor)
-            for payload in row.payloads
-        ]
+        found = self._process.spool.outbox.scan(vendor)
+        return [Message(row.kind, payload) for _, row in found for payload in row.payloads]
 
     def status(self) -> dict[str, dict[str, Any]]:
         """By vendor: counters of this process, what waits in the outbox (of all processes), breaker and last error."""
         process = self._process
-        status: dict[str, dict[str, Any]] = {}
         outbox = process.spool.opened
         depths, dead = [], dict[str, int]()
-        stranded: dict[str, int] = {}
-        if outbox is not None:
-            try:
+        with suppress(OutboxError):  # closed, or failed just now: the counters are still true
+            if outbox is not None:
                 depths, dead = outbox.depths(), outbox.dead_count()
-            except OutboxError:
-                pass  # closed, or failed just now: the counters are still true
+        breakers = {courier.channel.vendor: courier.breaker for courier in process.couriers}
+        known = {channel.destination for channel in process.channels.values()}
+        stranded: Counter[str] = Counter()
+        for stream, depth in depths:
+            if stream.destination not in known:
+                stranded[stream.vendor] += depth.messages
+        status: dict[str, dict[str, Any]] = {}
         for vendor, channel in process.channels.items():
-            mine = [depth for stream, depth in depths if stream.destination == channel.destination]
-            courier = process.couriers.get(vendor)
+            waiting = [depth for stream, depth in depths if stream.destination == channel.destination]
             status[vendor] = {
                 **process.tally.of(vendor),
                 "dead": dead.get(vendor, 0),
-                "pending": sum(depth.messages for depth in mine),
-                "oldest_s": round(max((depth.oldest_s for depth in mine), default=0.0), 3),
-                "breaker": courier.breaker if courier else "closed",
+                "pending": sum(depth.messages for depth in waiting),
+                "oldest_s": round(max((depth.oldest_s for depth in waiting), default=0.0), 3),
+                "breaker": breakers.get(vendor, "closed"),
             }
-        known = {channel.destination for channel in process.channels.values()}
-        for stream, depth in depths:
-            if stream.destination not in known:
-                stranded[stream.vendor] = stranded.get(stream.vendor, 0) + depth.messages
         status["outbox"] = {
             "kind": outbox.kind if outbox else "not opened",
             "fallback": process.spool.fallback,
-            "stranded": stranded,
-            "unacknowledged": process.tally.counters["outbox"]["unacknowledged"],
+            "stranded": dict(stranded),
+            "unacknowledged": process.tally.counters["outbox", "unacknowledged", ""],
         }
         return status
 
     def _at_exit(self) -> None:
         """Commit, never deliver: 0.5 s when nothing moves, 2 s at most. Answers on their way are waited for briefly."""
-        process = self._process
-        for courier in process.couriers.values():
+        for courier in self._process.couriers:
             courier.close(abort=False)
-        process.writer.at_exit()
-        process.tally.wait_for(lambda: not any(courier.busy for courier in process.couriers.values()), 0.2)
-        process.spool.close()
+        self._process.writer.at_exit()
+        self._process.rest(0.2)
 
     def _before_fork(self) -> None:
         self._resting = self._process.spool.opened
@@ -247,8 +238,6 @@ class Delivery:
 
 _alive: set[Delivery] = set()
 """Until they are closed: a script may let go of its delivery before it ends."""
-
-
 _forking = False
 """Whether LOADING is ours while this process forks: it is not when somebody forks in the middle of an import."""
 

@@ -2,18 +2,21 @@
 
 The breaker opens with the first failure, so that a vendor that is down, or resets what it accepted, gets one batch at
 a time; it probes with exponential backoff and full jitter, at least every `probe_every_s`, and also while an earlier
-probe hangs. An epoch ends when the breaker moves: an answer to a post of an earlier epoch says nothing about now.
+probe hangs. What becomes of a post that started before the breaker last moved says nothing about now.
 """
 
 from __future__ import annotations
 
 import math
 import random
-import threading
 import time
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from .channel import Channel, Limits
+
+if TYPE_CHECKING:
+    from .post import Line
 
 LINGER_S = 0.5
 """A batch waits this long to fill: a post costs the same for one message as for a hundred."""
@@ -22,102 +25,67 @@ BACKOFF_S = 0.5
 
 
 class Gate:
-    """One per courier. `state` guards it, and those who wait for their turn wait on it."""
+    """One per courier, whose lock guards it."""
 
     def __init__(self, channel: Channel, limits: Limits) -> None:
-        self.state = threading.Condition()
         self.failures = 0
-        self.stopped = ""
-        self.hurry = False
-        self.quiet: dict[str, float] = {}  # rate limits: until when, by kind; "" is every kind
-        self.running: dict[Hashable, tuple[int, float]] = {}  # posts: the epoch in which, and when they started
-        self._epoch = 0
-        self._probe_at = 0.0
-        self._ready_at: float | None = None
-        self._fresh = 0
+        self.stopped = self.hurry = False
+        self.running: dict[Line, float] = {}  # since when
+        self.most = channel.concurrency + math.ceil(limits.post_deadline_s / limits.probe_every_s)
+        """Posts at once while the vendor hangs: its concurrency, and the probes."""
+        self._quiet: dict[str, float] = {}  # rate limits: until when, by kind; "" is every kind
+        self._ready_at = math.inf  # when there is something to take
+        self._moved_at = self._probe_at = 0.0
         self._channel, self._limits = channel, limits
 
-    @property
-    def answers(self) -> bool:
-        """Whether waiting for this vendor makes sense."""
-        return not self.stopped and not self.failures and not self.quiet
+    def quiet(self) -> set[str]:
+        """The kinds that the vendor forbids now."""
+        now = time.monotonic()
+        return {kind for kind, until in self._quiet.items() if until > now}
 
-    @property
-    def most(self) -> int:
-        """Posts at once when a vendor hangs: its concurrency, and a probe each `probe_every_s`."""
-        return self._channel.concurrency + math.ceil(self._limits.post_deadline_s / self._limits.probe_every_s)
+    def ready(self, *, linger: bool = False) -> None:
+        """There may be something to take; with `linger` more may come that fits into the same post."""
+        wait = LINGER_S if linger and not self.hurry and self._channel.max_messages > 1 else 0.0
+        self._ready_at = min(self._ready_at, time.monotonic() + wait)
 
-    @property
-    def has_work(self) -> bool:
-        """Whether there may be something to take, for which another post may start."""
-        may = self.failures > 0 or self._room(time.monotonic()) is None
-        return may and self._ready_at is not None and not self.stopped
+    def due_at(self) -> float:
+        """When something may be posted, as things stand; `math.inf`: when something changes."""
+        counted = sum(at >= self._moved_at for at in self.running.values())
+        if self.stopped or (not self.failures and counted >= self._channel.concurrency):
+            return math.inf
+        # A kind that is free again may have rows, which nobody took for it.
+        again = [until for kind, until in self._quiet.items() if kind]
+        ready = min([self._ready_at, *again])
+        return max(ready, self._quiet.get("", 0.0), self._probe_at if self.failures else 0.0)
 
-    def stored(self, messages: int) -> None:
-        """There may be something to take: `messages` that were just stored, or (0) whatever was found otherwise."""
-        self._fresh += messages
-        batched = 0 < self._fresh < self._channel.max_messages and not self.hurry
-        at = time.monotonic() + (LINGER_S if batched else 0.0)
-        self._ready_at = at if self._ready_at is None else min(at, self._ready_at)
-
-    def wait_s(self, now: float) -> float | None:
-        """Seconds until something may be posted; None: until something changes."""
-        for kind in [kind for kind, until in self.quiet.items() if until <= now]:
-            del self.quiet[kind]
-            self._ready_at = now
-        if self.stopped:
-            return None
-        room = None if self.failures else self._room(now)
-        if room is not None:
-            return room - now
-        until = [at for kind, at in self.quiet.items() if kind]
-        if self._ready_at is not None:
-            until.append(max(self._ready_at, self.quiet.get("", 0.0), self._probe_at if self.failures else 0.0))
-        return min(until) - now if until else None
-
-    def _room(self, now: float) -> float | None:
-        """None when another post may start, else when the oldest is no longer counted.
-
-        Not counted are posts of an earlier epoch, and those that take longer than a probe may be away: a connection
-        that is stuck must not hold up the rows behind it until its deadline.
-        """
-        young = now - self._limits.probe_every_s
-        counted = [at for epoch, at in self.running.values() if epoch == self._epoch and at > young]
-        return min(counted) + self._limits.probe_every_s if len(counted) >= self._channel.concurrency else None
-
-    def taken(self, post: Hashable, now: float) -> None:
-        """Somebody has the turn."""
-        self.began(post)
-        self._ready_at, self._fresh = None, 0
+    def begin(self, line: Line) -> None:
+        """A line has the turn."""
+        self.running[line] = now = time.monotonic()
+        self._ready_at = math.inf
+        self._quiet = {kind: until for kind, until in self._quiet.items() if until > now}
         self._probe_at = now + self._limits.probe_every_s  # only counts while the breaker is open
-
-    def began(self, post: Hashable) -> None:
-        """A post starts, or the next one on the same line."""
-        self.running[post] = (self._epoch, time.monotonic())
 
     def limit(self, seconds_by_kind: Mapping[str, float]) -> None:
         """The vendor forbids kinds for some time."""
-        now = time.monotonic()
         for kind, seconds in seconds_by_kind.items():
-            until = now + min(seconds, self._limits.max_retry_after_s)
-            self.quiet[kind] = max(until, self.quiet.get(kind, 0.0))
+            until = time.monotonic() + min(seconds, self._limits.max_retry_after_s)
+            self._quiet[kind] = max(until, self._quiet.get(kind, 0.0))
 
-    def succeeded(self, post: Hashable) -> tuple[bool, list[Hashable]]:
-        """Whether the vendor is back with this answer, and the posts that will get none: a later one was answered."""
-        hung = self.running[post][1] - self._limits.probe_every_s
-        stuck = [other for other, (_, at) in self.running.items() if at < hung]
-        recovered, self.failures = self.failures > 0, 0
-        if recovered or stuck:
-            self._epoch += 1
-        return recovered, stuck
+    def succeeded(self, line: Line) -> list[Line] | None:
+        """None, or when the vendor is back with this answer: lines that hang since it was away, to be cut."""
+        if not self.failures:
+            return None
+        self.failures, self._moved_at = 0, time.monotonic()
+        return [other for other, at in self.running.items() if at < self.running[line]]
 
-    def failed(self, post: Hashable) -> bool:
+    def failed(self, line: Line) -> bool:
         """Whether this failure counts; then nothing is posted until the next probe is due."""
-        if self.running.get(post, (-1, 0.0))[0] != self._epoch:
+        now = time.monotonic()
+        if self.running.get(line, -1.0) < self._moved_at:
             return False
         self.failures += 1
         if self.failures == 1:
-            self._epoch += 1
+            self._moved_at = now
         most = min(self._limits.backoff_cap_s, BACKOFF_S * 2.0 ** min(self.failures - 1, 16))
-        self._probe_at = time.monotonic() + min(random.uniform(0.0, most), self._limits.probe_every_s)
+        self._probe_at = now + min(random.uniform(0.0, most), self._limits.probe_every_s)
         return True

@@ -1,7 +1,8 @@
 """Where messages wait until their vendor has them: what every outbox can do.
 
 An outbox holds rows. A row is a few messages of one stream (one vendor, destination and kind) that were put at about
-the same time: storing and deleting some together costs a fraction of doing it one by one.
+the same time: storing and deleting some together costs a fraction of doing it one by one. A dead letter is a row that
+its vendor refused; it is no longer sent.
 """
 
 from __future__ import annotations
@@ -23,12 +24,18 @@ class Stream(NamedTuple):
 
 
 class Row(NamedTuple):
-    """Some messages of one stream. `id` grows with time and is never used again."""
+    """Some messages of one stream. `at` is when they were put, or died: seconds since 1970.
+
+    `id` is never used again. `status` and `reason` are the vendor's answer to a dead letter; the reason may quote the
+    message, so never log it.
+    """
 
     id: int
     kind: str
-    put_at: float
+    at: float
     payloads: list[bytes]
+    status: int = 0
+    reason: str = ""
 
 
 class Depth(NamedTuple):
@@ -38,18 +45,6 @@ class Depth(NamedTuple):
     size: int
     oldest_s: float
     mine: bool
-
-
-class DeadLetter(NamedTuple):
-    """A message that its vendor refused. `reason` is the vendor's: it may quote the message, so never log it."""
-
-    id: int
-    vendor: str
-    kind: str
-    status: int
-    reason: str
-    died_at: float
-    payload: bytes
 
 
 class OutboxError(Exception):
@@ -67,7 +62,6 @@ class Outbox(Protocol):
 
     def add(self, chunks: Iterable[tuple[Stream, list[bytes]]]) -> None:
         """Store each chunk as a row, all or none, and return when they are safe from the end of this process."""
-        ...
 
     def take(
         self, destination: str, *, max_messages: int, max_bytes: int, skip: Container[int], without: Container[str]
@@ -80,42 +74,39 @@ class Outbox(Protocol):
         ...
 
     def remove(self, rows: Sequence[Row]) -> None:
-        """Forget rows. Those that are gone already are no error."""
-        ...
+        """Forget rows or dead letters. Those that are gone already are no error."""
 
     def split(self, row: Row) -> list[Row]:
         """Replace a row by one for each of its messages."""
         ...
 
     def bury(self, row: Row, status: int, reason: str) -> None:
-        """Move a row to the dead letters."""
-        ...
+        """Make a row a dead letter."""
 
     def trim(self, limits: Limits, local: Container[str]) -> Counter[tuple[Stream, str]]:
-        """Hold the bounds; `local` are the destinations with the shorter ones. Returns messages dropped, by reason."""
+        """Hold the bounds; `local` are the destinations with the shorter ones. Returns messages dropped, by reason.
+
+        Dead letters count like what waits, and go first.
+        """
         ...
 
     def adopt(self, destinations: Sequence[str]) -> int:
         """Take over the rows that dead processes left for these destinations. Returns how many messages."""
         ...
 
-    def depths(self, destination: str | None = None) -> list[tuple[Stream, Depth]]:
+    def depths(self) -> list[tuple[Stream, Depth]]:
         """What waits, of all processes that share this outbox."""
-        ...
-
-    def scan(self, vendor: str | None = None) -> Iterator[tuple[Stream, Row]]:
-        """Every waiting row of all processes, oldest first within a stream."""
-        ...
-
-    def dead_letters(self, vendor: str | None = None) -> Iterator[DeadLetter]:
-        """Every dead letter, oldest first."""
         ...
 
     def dead_count(self) -> dict[str, int]:
         """Dead letters by vendor."""
         ...
 
-    def revive(self, letters: Iterable[DeadLetter], destination: str | None = None) -> int:
+    def scan(self, vendor: str | None = None, *, dead: bool = False) -> Iterator[tuple[Stream, Row]]:
+        """Every waiting row of all processes, or every dead letter; oldest first within a stream."""
+        ...
+
+    def revive(self, letters: Iterable[Row], destination: str | None = None) -> int:
         """Put dead letters back, to their own destination or to another. Returns how many."""
         ...
 
@@ -123,18 +114,11 @@ class Outbox(Protocol):
         """Give the rows that dead processes left for one destination to another. Returns how many messages."""
         ...
 
-    def discard(self, letters: Iterable[DeadLetter]) -> None:
-        """Forget dead letters."""
-        ...
-
     def before_fork(self) -> None:
         """Bring the outbox to rest: nothing of it may be open or locked while the process forks."""
-        ...
 
     def after_fork(self, *, child: bool) -> None:
         """Go on in the parent; in the child let go of everything: the rows are the parent's."""
-        ...
 
     def close(self) -> None:
         """Let go of the outbox. What is left in it may be taken over by another process from now on."""
-        ...

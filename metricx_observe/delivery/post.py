@@ -10,10 +10,10 @@ import gzip
 import ipaddress
 import logging
 import socket
-import ssl
 import time
 import urllib.request
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -29,9 +29,14 @@ GZIP_FROM = 4096
 BODY_BYTES = 64 << 10
 BODY_S = 0.5
 """How long a body may take after its status: it only saves the connection, and the answer is known."""
-
-
 HEADERS = {"user-agent": "metricx-observe", "accept-encoding": "identity"}
+
+for _name in ("httpcore.connection", "httpcore.http11", "httpcore.proxy"):
+    # The application that logs at DEBUG asked for its own requests, not for our posts.
+    logging.getLogger(_name).addFilter(lambda record: not (record.threadName or "").startswith(THREAD_NAME))
+
+_parsed = cache(httpx.URL)  # a channel has one URL, and parsing it costs 60 us
+_tls = cache(httpx.create_ssl_context)  # loading the certificates costs 20 ms and a megabyte
 
 
 class Answer(NamedTuple):
@@ -42,7 +47,7 @@ class Answer(NamedTuple):
 
 
 def is_loopback(url: str) -> bool:
-    """Whether the URL's host is this machine: no proxy is asked for it."""
+    """Whether the URL's host is this machine: no proxy is asked for it, and compressing costs more than it saves."""
     host = urlsplit(url).hostname or ""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
@@ -50,35 +55,14 @@ def is_loopback(url: str) -> bool:
         return False
 
 
-_parsed = cache(httpx.URL)  # a channel has one URL, and parsing it costs 60 us
-
-
-@cache
-def _tls() -> ssl.SSLContext:
-    """Shared: loading the certificates costs 20 ms and a megabyte."""
-    return httpx.create_ssl_context()
-
-
-def _not_ours(record: logging.LogRecord) -> bool:
-    return not (record.threadName or "").startswith(THREAD_NAME)
-
-
-for _name in ("httpcore.connection", "httpcore.http11", "httpcore.proxy"):
-    # The application that logs at DEBUG asked for its own requests, not for our posts.
-    logging.getLogger(_name).addFilter(_not_ours)
-
-
 def _transport(url: str) -> httpx.HTTPTransport:
     """One connection. The layer below httpx's client: redirects, cookies and authentication cost 150 us a post."""
-    host, scheme = urlsplit(url).hostname or "", urlsplit(url).scheme
-    proxy = None
-    if not is_loopback(url) and not urllib.request.proxy_bypass(host):
-        proxies = urllib.request.getproxies()
-        proxy = proxies.get(scheme) or proxies.get("all")
+    to = urlsplit(url)
+    direct = is_loopback(url) or urllib.request.proxy_bypass(to.hostname or "")
     return httpx.HTTPTransport(
-        verify=_tls() if scheme == "https" else False,
+        verify=_tls() if to.scheme == "https" else False,
         limits=httpx.Limits(max_connections=1, keepalive_expiry=15.0),
-        proxy=proxy if proxy is None or "://" in proxy else f"http://{proxy}",
+        proxy=None if direct else urllib.request.getproxies().get(to.scheme),
     )
 
 
@@ -94,10 +78,7 @@ class Line:
 
     def post(self, post: Post, deadline_s: float) -> Answer:
         """Post and return when the headers are there; `finish` before the next one. Raises httpx.HTTPError, OSError."""
-        if self._response is not None:
-            self._response.close()  # something failed before `finish`
-        self._aborted = False
-        self._until = time.monotonic() + deadline_s
+        self._aborted, self._until = False, time.monotonic() + deadline_s
         headers, body = {**HEADERS, **post.headers}, post.body
         if len(body) >= GZIP_FROM and not is_loopback(post.url):
             headers["content-encoding"], body = "gzip", gzip.compress(body, 1, mtime=0)
@@ -120,18 +101,14 @@ class Line:
         response, self._response = self._response, None
         self._until = min(self._until, time.monotonic() + BODY_S)
         body = bytearray()
-        try:
-            if response is not None:
+        if response is not None:
+            with suppress(httpx.HTTPError, OSError):
                 for part in response.stream:  # type: ignore[union-attr]
                     body += part
                     if len(body) > BODY_BYTES:
                         break
-        except (httpx.HTTPError, OSError):
-            pass
-        finally:
-            if response is not None:
-                response.close()
-            self._until = float("inf")
+            response.close()
+        self._until = float("inf")
         return bytes(body[:BODY_BYTES])
 
     def check(self, now: float) -> None:
@@ -143,13 +120,10 @@ class Line:
         """Cut the connection under a running post, which then fails as for a vendor that hung up."""
         self._aborted = True
         if self._stream is not None:
-            try:
+            with suppress(OSError):  # it is closed already
                 self._stream.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass  # it is closed already
 
     def close(self) -> None:
         """Close the connection."""
         if self._transport is not None:
             self._transport.close()
-            self._transport = None

@@ -22,10 +22,9 @@ class Spool:
         if scheme not in ("sqlite", "memory") or (scheme == "sqlite" and not path.startswith("/")):
             raise ConfigurationError("METRICX_OUTBOX_URL: expected sqlite:///absolute/path or memory://")
         self._path = path if scheme == "sqlite" else None
-        self._tally = tally
-        self._lock = threading.Lock()
-        self._outbox: Outbox | None = None
-        self.closed = False
+        self._tally, self._lock, self._closed = tally, threading.Lock(), False
+        self.opened: Outbox | None = None
+        """The outbox if it was used in this process."""
         self.fallback = ""
         """Why the outbox is in memory although it was to be a file."""
 
@@ -33,9 +32,9 @@ class Spool:
     def outbox(self) -> Outbox:
         """The outbox in use."""
         with self._lock:
-            if self._outbox is None:
-                self._outbox = _sqlite(self._path)
-            return self._outbox
+            if self.opened is None:
+                self.opened = _sqlite(self._path)
+            return self.opened
 
     @contextmanager
     def use(self) -> Iterator[Outbox]:
@@ -45,29 +44,23 @@ class Spool:
             yield outbox
         except OutboxError as error:
             if not error.busy:
-                self._fall_back(outbox, error)
+                self._fall_back(outbox, str(error))
             raise
 
-    def _fall_back(self, failed: Outbox, error: OutboxError) -> None:
+    def _fall_back(self, failed: Outbox, why: str) -> None:
         with self._lock:
-            if self._outbox is not failed or self.closed:
+            if self.opened is not failed or self._closed:
                 return
-            self._outbox, self.fallback = _sqlite(None), str(error)
+            self.opened, self.fallback = _sqlite(None), why
         failed.close()
-        self._tally.say(
-            logging.ERROR, "fallback", "The outbox is in memory from now on, so a crash loses what waits: %s", error
-        )
-
-    @property
-    def opened(self) -> Outbox | None:
-        """The outbox if it was used in this process."""
-        return self._outbox
+        text = "The outbox is in memory from now on, so a crash loses what waits: %s"
+        self._tally.say(logging.ERROR, "fallback", text, why)
 
     def close(self) -> None:
         """Close the outbox; what is left in a file stays there."""
-        self.closed = True
-        if self._outbox is not None:
-            self._outbox.close()
+        self._closed = True
+        if self.opened is not None:
+            self.opened.close()
 
 
 def _sqlite(path: str | None) -> Outbox:

@@ -13,34 +13,37 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from .lockfile import LockFile
-from .outbox import OutboxError, Stream
+from .outbox import OutboxError
 
 VERSION = 1
+DEAD = 0
+"""The owner of the dead letters, which is no process."""
 
+# NORMAL survives kill -9 of the process; only a crash of the machine may take the last commits.
+_SETTINGS = """
+PRAGMA synchronous = NORMAL;
+PRAGMA wal_autocheckpoint = 256;
+PRAGMA journal_size_limit = 16777216;
+"""
 _SCHEMA = f"""
 BEGIN IMMEDIATE;
-CREATE TABLE owner (id INTEGER PRIMARY KEY AUTOINCREMENT, token TEXT NOT NULL);
-CREATE TABLE stream (
+CREATE TABLE IF NOT EXISTS owner (id INTEGER PRIMARY KEY AUTOINCREMENT, token TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS stream (
     id INTEGER PRIMARY KEY AUTOINCREMENT, owner INTEGER NOT NULL, vendor TEXT NOT NULL, destination TEXT NOT NULL,
     kind TEXT NOT NULL, importance INTEGER NOT NULL,
     messages INTEGER NOT NULL DEFAULT 0, size INTEGER NOT NULL DEFAULT 0
 );
-CREATE TABLE row (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, stream INTEGER NOT NULL, put_at REAL NOT NULL, messages INTEGER NOT NULL,
-    data BLOB NOT NULL
+CREATE TABLE IF NOT EXISTS row (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, stream INTEGER NOT NULL, at REAL NOT NULL, messages INTEGER NOT NULL,
+    data BLOB NOT NULL, status INTEGER NOT NULL, reason TEXT NOT NULL
 );
-CREATE INDEX row_stream ON row (stream);
-CREATE TRIGGER row_added AFTER INSERT ON row BEGIN
+CREATE INDEX IF NOT EXISTS row_stream ON row (stream, at);
+CREATE TRIGGER IF NOT EXISTS row_added AFTER INSERT ON row BEGIN
     UPDATE stream SET messages = messages + new.messages, size = size + length(new.data) WHERE id = new.stream;
 END;
-CREATE TRIGGER row_gone AFTER DELETE ON row BEGIN
+CREATE TRIGGER IF NOT EXISTS row_gone AFTER DELETE ON row BEGIN
     UPDATE stream SET messages = messages - old.messages, size = size - length(old.data) WHERE id = old.stream;
 END;
-CREATE TABLE dead (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, vendor TEXT NOT NULL, destination TEXT NOT NULL, kind TEXT NOT NULL,
-    importance INTEGER NOT NULL, status INTEGER NOT NULL, reason TEXT NOT NULL, died_at REAL NOT NULL,
-    payload BLOB NOT NULL
-);
 PRAGMA user_version = {VERSION};
 COMMIT;
 """
@@ -52,11 +55,11 @@ class SqliteFile:
     def __init__(self, path: str | None) -> None:
         self.kind = "memory" if path is None else "sqlite"
         self.owner = 0
-        self.streams: dict[Stream, int] = {}  # of this owner, to add to
         self._path = path
+        self._token = f"{os.getpid()}-{os.urandom(6).hex()}"
+        self._owner_lock = LockFile(self._lock_path(self._token)) if path else None
         self._lock = threading.RLock()  # one thread at a time: waiting here is cheaper than in SQLite
         self._connection: sqlite3.Connection | None = None
-        self._owner_lock: LockFile | None = None
         self._closed = ""  # why, once it is
 
     @contextmanager
@@ -66,27 +69,16 @@ class SqliteFile:
             try:
                 if self._connection is None:
                     self._connection = self._open()
-                if write:
-                    with self._transaction(self._connection):
-                        yield self._connection
-                else:
+                if not write:
+                    yield self._connection
+                    return
+                with self._connection:  # commits, or rolls back
+                    self._connection.execute("BEGIN IMMEDIATE")
                     yield self._connection
             except sqlite3.Error as error:
                 raise self._outbox_error(error) from error
             except OSError as error:
                 raise OutboxError(f"{type(error).__name__}: {os.strerror(error.errno or 0)}") from error
-
-    @contextmanager
-    def _transaction(self, connection: sqlite3.Connection) -> Iterator[None]:
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            connection.execute("COMMIT")
-        except BaseException:
-            self.streams.clear()  # it may name streams that are rolled back
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            raise
 
     def _outbox_error(self, error: sqlite3.Error) -> OutboxError:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
@@ -109,53 +101,29 @@ class SqliteFile:
     def _open(self) -> sqlite3.Connection:
         if self._closed:
             raise OutboxError(self._closed)
-        if self._path is None:
-            return self._connect(":memory:")
-        os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
-        with LockFile(f"{self._path}.lock").held(10.0):
-            if not os.path.exists(self._path):
-                # Before SQLite does it, for the mode. Never open it again: closing would drop SQLite's own locks.
+        if self._path is not None:
+            os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
+            # Before SQLite does it, for the mode. Never open it again: closing would drop SQLite's own locks.
+            with suppress(FileExistsError):
                 os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-            return self._connect(self._path)
-
-    def _connect(self, path: str) -> sqlite3.Connection:
         # Short: a status of the event loop waits for the lock that is held meanwhile. The writer tries again.
-        connection = sqlite3.connect(path, timeout=0.25, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(
+            self._path or ":memory:", timeout=0.25, isolation_level=None, check_same_thread=False
+        )
         try:
-            self._prepare(connection)
+            _prepare(connection)
             self._sign_on(connection)
         except BaseException:
             connection.close()
             raise
         return connection
 
-    def _prepare(self, connection: sqlite3.Connection) -> None:
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version > VERSION:
-            raise OutboxError(f"the file has schema version {version}, newer than this package's {VERSION}")
-        if version == 0:
-            if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-                raise OutboxError("the file is another application's database")
-            connection.execute("PRAGMA page_size = 16384")  # 8 us a row instead of 25 (measured)
-            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # an outage's backlog need not stay on the disk
-        if connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] not in ("wal", "memory"):
-            raise OutboxError("the file system does not support SQLite's write-ahead log")
-        # NORMAL survives kill -9 of the process; only a crash of the machine may take the last commits.
-        connection.execute("PRAGMA synchronous = NORMAL")
-        connection.execute("PRAGMA wal_autocheckpoint = 256")
-        connection.execute("PRAGMA journal_size_limit = 16777216")
-        if version == 0:
-            connection.executescript(_SCHEMA)
-
     def _sign_on(self, connection: sqlite3.Connection) -> None:
         """Become an owner. The lock file is locked before others can see the owner in the file."""
-        if self.owner:
-            return
-        token = f"{os.getpid()}-{os.urandom(6).hex()}"
-        if self._path is not None:
-            self._owner_lock = LockFile(self._lock_path(token))
-            self._owner_lock.acquire()
-        self.owner = connection.execute("INSERT INTO owner (token) VALUES (?)", (token,)).lastrowid or 0
+        if not self.owner:
+            if self._owner_lock is not None:
+                self._owner_lock.acquire()
+            self.owner = connection.execute("INSERT INTO owner (token) VALUES (?)", (self._token,)).lastrowid or 0
 
     def _lock_path(self, token: str) -> str:
         return f"{self._path}.{token}.lock"
@@ -166,7 +134,8 @@ class SqliteFile:
         if not connection.execute("SELECT 1 FROM stream WHERE owner = ?", (owner,)).fetchone():
             connection.execute("DELETE FROM owner WHERE id = ?", (owner,))
             if lock is not None:
-                lock.unlink()
+                with suppress(FileNotFoundError):
+                    os.unlink(lock.path)
 
     def dead_owners(self) -> Iterator[tuple[int, LockFile]]:
         """Owners whose processes have ended, each while its lock is held (and no fork can take a copy of it along)."""
@@ -190,22 +159,38 @@ class SqliteFile:
         """Go on in the parent; in the child nothing of it is used any more."""
         self._lock.release()
         if child:
-            self._closed = self._closed or "closed"
-            if self._owner_lock is not None:
-                self._owner_lock.release()
+            self._let_go()
 
     def close(self) -> None:
         """Close the file and let go of the owner's lock: what is left is another process's from now on."""
         with self._lock:
-            self._closed = self._closed or "closed"
             with suppress(sqlite3.Error, OSError):
                 if self._connection is not None:
                     self.sign_off(self._connection, self.owner, self._owner_lock)
                 self._disconnect()
-            if self._owner_lock is not None:
-                self._owner_lock.release()
+            self._let_go()
+
+    def _let_go(self) -> None:
+        self._closed = self._closed or "closed"
+        if self._owner_lock is not None:
+            self._owner_lock.release()
 
     def _disconnect(self) -> None:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+def _prepare(connection: sqlite3.Connection) -> None:
+    # In one statement: another process may be making the tables between two.
+    version, tables = connection.execute(
+        "SELECT user_version, (SELECT count(*) FROM sqlite_master) FROM pragma_user_version"
+    ).fetchone()
+    if version > VERSION:
+        raise OutboxError(f"the file has schema version {version}, newer than this package's {VERSION}")
+    if version == 0 and tables:
+        raise OutboxError("the file is another application's database")
+    connection.execute("PRAGMA page_size = 16384")  # of a new file: 8 us a row instead of 25 (measured)
+    if connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] not in ("wal", "memory"):
+        raise OutboxError("the file system does not support SQLite's write-ahead log")
+    connection.executescript(_SETTINGS if version else _SETTINGS + _SCHEMA)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 logger = logging.getLogger("metricx_observe.delivery")
 
@@ -15,38 +16,33 @@ QUIET_S = 60.0
 
 
 class Tally:
-    """Counters of one process. Waiting for one of them to move is waiting on `changed`."""
+    """Counters of one process, by vendor, what happened, and why."""
 
     def __init__(self) -> None:
         # Reentrant: a finaliser or a signal handler may put a signal while this thread counts one.
         self.lock = threading.RLock()
-        self.changed = threading.Condition(self.lock)
-        self.counters: defaultdict[str, defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
-        self._reasons: defaultdict[str, defaultdict[str, dict[str, int]]] = defaultdict(lambda: defaultdict(dict))
-        self._errors: dict[str, str] = {}
+        self.counters: Counter[tuple[str, str, str]] = Counter()
+        self.errors: dict[str, str] = {}
+        """The last error by vendor, without content and without secrets."""
+        self._changed = threading.Condition(self.lock)
         self._said: dict[object, float] = {}
 
     def count(self, vendor: str, what: str, reason: str = "", n: int = 1) -> None:
         """Add to a counter, under a reason where one is given, and wake whoever waits for progress."""
         with self.lock:
-            if reason:
-                reasons = self._reasons[vendor][what]
-                reasons[reason] = reasons.get(reason, 0) + n
-            else:
-                self.counters[vendor][what] += n
-            self.changed.notify_all()
+            self.counters[vendor, what, reason] += n
+            self._changed.notify_all()
 
-    def error(self, vendor: str, text: str) -> None:
-        """Remember the vendor's last error. `text` holds no content and no secret."""
-        self._errors[vendor] = text
-
-    def of(self, vendor: str) -> dict[str, object]:
+    def of(self, vendor: str) -> dict[str, Any]:
         """The counters of a vendor: a number, or numbers by reason."""
+        counted: dict[str, Any] = {"put": 0, "committed": 0, "delivered": 0, "retried": 0, "dropped": {}}
         with self.lock:
-            counted: dict[str, object] = {"put": 0, "committed": 0, "delivered": 0, "retried": 0, "dropped": {}}
-            counted |= self.counters[vendor]
-            counted |= {what: dict(reasons) for what, reasons in self._reasons[vendor].items()}
-            return {**counted, "last_error": self._errors.get(vendor)}
+            for (name, what, reason), n in self.counters.items():
+                if name == vendor and reason:
+                    counted.setdefault(what, {})[reason] = n
+                elif name == vendor:
+                    counted[what] = n
+        return {**counted, "last_error": self.errors.get(vendor)}
 
     def wait_for(self, done: Callable[[], bool], timeout_s: float) -> bool:
         """Wait until `done()`, which is asked again whenever something was counted."""
@@ -56,7 +52,7 @@ class Tally:
             if left <= 0:
                 return False
             with self.lock:
-                self.changed.wait(min(left, 0.05))  # not trusted alone: `done` is asked without the lock
+                self._changed.wait(min(left, 0.05))  # not trusted alone: `done` is asked without the lock
         return True
 
     def say(self, level: int, key: object, text: str, *values: object) -> None:

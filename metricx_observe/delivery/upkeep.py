@@ -7,7 +7,7 @@ describes of it; `export` is the exception, and says so.
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -47,14 +47,12 @@ def overview(outbox: Outbox, channels: Sequence[Channel]) -> list[tuple[Stream, 
 
 def listed(outbox: Outbox, channels: Sequence[Channel], vendor: str | None = None) -> Iterator[Listed]:
     """The dead letters, then what waits."""
-    by_vendor = {channel.vendor: channel for channel in channels}
-    for letter in outbox.dead_letters(vendor):
-        shown = _described(by_vendor, letter.vendor, letter.kind, letter.payload)
-        yield Listed(letter.vendor, letter.kind, letter.died_at, shown, letter.id, letter.status, letter.reason)
-    for stream, row in outbox.scan(vendor):
-        for payload in row.payloads:
-            shown = _described(by_vendor, stream.vendor, row.kind, payload)
-            yield Listed(stream.vendor, row.kind, row.put_at, shown)
+    for dead in (True, False):
+        for stream, row in outbox.scan(vendor, dead=dead):
+            letter, status = (row.id, row.status) if dead else (None, None)
+            for payload in row.payloads:
+                shown = _described(channels, stream, payload)
+                yield Listed(stream.vendor, row.kind, row.at, shown, letter, status, row.reason)
 
 
 def retry(
@@ -69,12 +67,12 @@ def retry(
 
     Rows are redirected only where the process that put them has ended. Returns how many messages will be tried.
     """
-    chosen = [letter for letter in outbox.dead_letters(vendor) if not letters or letter.id in letters]
+    chosen = [found for found in outbox.scan(vendor, dead=True) if not letters or found[1].id in letters]
     if not to_current:
-        return outbox.revive(chosen)
+        return outbox.revive([row for _, row in chosen])
     retried = 0
     for channel in (channel for channel in channels if vendor in (None, channel.vendor)):
-        mine = [letter for letter in chosen if letter.vendor == channel.vendor]
+        mine = [row for stream, row in chosen if stream.vendor == channel.vendor]
         retried += outbox.revive(mine, channel.destination)
         gone = {stream.destination for stream, _ in outbox.depths() if stream.vendor == channel.vendor}
         for destination in gone - {channel.destination}:
@@ -84,45 +82,41 @@ def retry(
 
 def purge(outbox: Outbox, vendor: str | None = None, *, waiting: bool = False) -> int:
     """Delete the dead letters; with `waiting` also what waits. Returns how many messages."""
-    return _erase(outbox, vendor, lambda *_: True, waiting=waiting)
+    return sum(_erase(outbox, vendor, lambda *_: True, dead=dead) for dead in ((True, False) if waiting else (True,)))
 
 
 def forget(outbox: Outbox, channels: Sequence[Channel], user_id: str) -> int:
     """Delete every message of a user, dead or waiting. Returns how many."""
-    by_vendor = {channel.vendor: channel for channel in channels}
 
-    def of_user(vendor: str, kind: str, payload: bytes) -> bool:
-        return _described(by_vendor, vendor, kind, payload).user_id == user_id
+    def of_user(stream: Stream, payload: bytes) -> bool:
+        return _described(channels, stream, payload).user_id == user_id
 
-    return _erase(outbox, None, of_user, waiting=True)
+    return sum(_erase(outbox, None, of_user, dead=dead) for dead in (True, False))
 
 
 def export(outbox: Outbox, vendor: str | None = None) -> Iterator[dict[str, Any]]:
     """Every message with its whole content, ready for JSON: `payload` is base64. Holds personal data."""
-    for letter in outbox.dead_letters(vendor):
-        yield {**letter._asdict(), "payload": base64.b64encode(letter.payload).decode()}
-    for stream, row in outbox.scan(vendor):
-        for payload in row.payloads:
-            yield {**stream._asdict(), "put_at": row.put_at, "payload": base64.b64encode(payload).decode()}
+    for dead in (True, False):
+        for stream, row in outbox.scan(vendor, dead=dead):
+            about = {**stream._asdict(), "at": row.at, "dead": dead, "status": row.status, "reason": row.reason}
+            for payload in row.payloads:
+                yield {**about, "payload": base64.b64encode(payload).decode()}
 
 
-def _erase(
-    outbox: Outbox, vendor: str | None, wanted: Callable[[str, str, bytes], bool], *, waiting: bool
-) -> int:
-    letters = [each for each in outbox.dead_letters(vendor) if wanted(each.vendor, each.kind, each.payload)]
-    outbox.discard(letters)
-    erased = len(letters)
-    for stream, row in outbox.scan(vendor) if waiting else ():
-        hits = [wanted(stream.vendor, row.kind, payload) for payload in row.payloads]
+def _erase(outbox: Outbox, vendor: str | None, wanted: Callable[[Stream, bytes], bool], *, dead: bool) -> int:
+    erased = 0
+    for stream, row in outbox.scan(vendor, dead=dead):
+        hits = [wanted(stream, payload) for payload in row.payloads]
         rows: list[Row] = [row] if all(hits) else outbox.split(row) if any(hits) else []
         outbox.remove(rows if all(hits) else [single for single, hit in zip(rows, hits, strict=False) if hit])
         erased += sum(hits)
     return erased
 
 
-def _described(channels: Mapping[str, Channel], vendor: str, kind: str, payload: bytes) -> Described:
+def _described(channels: Sequence[Channel], stream: Stream, payload: bytes) -> Described:
     """What its channel says of a message; nothing for one that it cannot read."""
     try:
-        return channels[vendor].describe(kind, payload)
+        [channel] = [channel for channel in channels if channel.vendor == stream.vendor]
+        return channel.describe(stream.kind, payload)
     except Exception:
-        return Described("", kind, None)
+        return Described("", stream.kind, None)

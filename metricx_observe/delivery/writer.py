@@ -7,7 +7,7 @@ import logging
 import sys
 import threading
 import time
-from collections import defaultdict, deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,6 +21,9 @@ GROUP = 500
 """Records in a group commit: large enough that a commit costs little of each, small enough to hold few in two forms."""
 TICK_S = 0.5
 """How often deadlines, bounds and dead processes' rows are looked at."""
+JOIN_BYTES = 16
+"""What joining a payload to others may add to a post."""
+
 
 class Writer:
     """One per process. `stored` is called after a commit with the messages of each vendor, `tick` now and then."""
@@ -49,7 +52,7 @@ class Writer:
         self._started = self._closed = self._ended = False
 
     def put(self, vendor: str, record: object, size: int) -> bool:
-        """See `Delivery.put`. The lock is only ever held for a few assignments, and never by the writer."""
+        """See `Delivery.put`. The lock is only ever held for a few assignments."""
         if self._closed or vendor not in self._channels:
             self._tally.count(vendor, "dropped", "closed" if self._closed else "not configured")
             return False
@@ -60,7 +63,7 @@ class Writer:
             self._queue.append((vendor, record, size))
             self._came += 1
             self._bytes_came += size
-            self._tally.counters[vendor]["put"] += 1
+            self._tally.counters[vendor, "put", ""] += 1
         if self._idle:
             self._idle = False
             self._wake.set()
@@ -85,10 +88,8 @@ class Writer:
     def commit(self, timeout_s: float) -> bool:
         """Wait until everything that was put before this call is committed."""
         target = self._came
-        if self._went >= target:
-            return True
-        self._hurry.set()
-        self._wake.set()
+        if self._went < target:
+            self._rush()
         return self._tally.wait_for(lambda: self._went >= target, timeout_s)
 
     def committed(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
@@ -96,21 +97,20 @@ class Writer:
         future: asyncio.Future[None] = loop.create_future()
         if self._went >= self._came:
             future.set_result(None)
-            return future
-        self._waiters.append((self._came, loop, future))
-        self._hurry.set()
-        self._wake.set()
+        else:
+            self._waiters.append((self._came, loop, future))
+            self._rush()
         return future
 
-    def at_exit(self, stalled_s: float = 0.5, most_s: float = 2.0) -> None:
-        """Commit at the end of the interpreter; give up when nothing moves for `stalled_s`."""
+    def at_exit(self) -> None:
+        """Commit at the end of the interpreter: 2 s at most, and 0.5 s when nothing moves."""
         if not self._started:
             while self._next_group() and self._store():
                 pass
-        give_up, before = time.monotonic() + most_s, -1
-        while self._went < self._came and self._went > before and time.monotonic() < give_up:
+        give_up, before = time.monotonic() + 2.0, -1
+        while before < self._went < self._came and time.monotonic() < give_up:
             before = self._went
-            self.commit(stalled_s)
+            self.commit(0.5)
         self._ended = True
 
     def close(self, timeout_s: float) -> None:
@@ -118,10 +118,13 @@ class Writer:
         self._closed = True
         self.commit(timeout_s)
         self._ended = True
-        self._hurry.set()
-        self._wake.set()
+        self._rush()
         if self._thread is not None:
             self._thread.join(0.2)
+
+    def _rush(self) -> None:
+        self._hurry.set()
+        self._wake.set()
 
     def _run(self) -> None:
         tick_at = 0.0
@@ -152,11 +155,8 @@ class Writer:
         self._hurry.clear()
 
     def _next_group(self) -> bool:
-        while not self._group or (self._queue and len(self._group) < GROUP):
-            try:
-                self._group.append(self._queue.popleft())
-            except IndexError:
-                break
+        while self._queue and len(self._group) < GROUP:
+            self._group.append(self._queue.popleft())
         return bool(self._group)
 
     def _store(self) -> bool:
@@ -172,46 +172,45 @@ class Writer:
                     return False
                 if error.busy:
                     self._tally.say(logging.WARNING, "busy", "The outbox waits: %s", error)
-        self._account(chunks)
+        stored: Counter[str] = Counter()
+        for stream, payloads in chunks:
+            stored[stream.vendor] += len(payloads)
+        with self._tally.lock:  # whoever waits for the commit finds the counters right
+            self._bytes_went += sum(size for *_, size in self._group)
+            self._went += len(self._group)
+            self._group = []
+            for vendor, messages in stored.items():
+                self._tally.count(vendor, "committed", n=messages)
+        self._release_waiters()
+        self._stored(stored)
         return True
 
     def _encoded(self) -> list[tuple[Stream, list[bytes]]]:
-        streams: defaultdict[Stream, list[bytes]] = defaultdict(list)
+        """The group's messages by stream, in chunks that fit into one post."""
+        chunks: list[tuple[Stream, list[bytes]]] = []
+        last: dict[Stream, tuple[list[bytes], int]] = {}
         for vendor, record, _ in self._group:
             channel = self._channels[vendor]
             for kind, payload in self._encode(channel, record):
                 stream = Stream(vendor, channel.destination, kind, int(channel.importance(kind)))
+                chunk, size = last.get(stream, ([], 0))
+                size += len(payload) + JOIN_BYTES
+                if not chunk or len(chunk) >= channel.max_messages or size > channel.max_bytes:
+                    chunk, size = [], len(payload) + JOIN_BYTES
+                    chunks.append((stream, chunk))
                 # Not the bytes that orjson returns: those keep about 4 KB each (measured).
-                streams[stream].append(b"%b" % payload)
-        return [
-            (stream, part)
-            for stream, payloads in streams.items()
-            for part in _parts(payloads, self._channels[stream.vendor])
-        ]
+                chunk.append(b"%b" % payload)
+                last[stream] = chunk, size
+        return chunks
 
     def _encode(self, channel: Channel, record: Any) -> list[Message]:
         try:
             return list(channel.encode(record))
         except Exception as error:
+            kind, text = type(error).__name__, "%s: a record could not be encoded: %s"
             self._tally.count(channel.vendor, "dropped", "encode")
-            kind = type(error).__name__
-            self._tally.say(logging.WARNING, ("encode", channel.vendor, kind), "%s: a record could not be encoded: %s",
-                            channel.vendor, kind)  # fmt: skip
+            self._tally.say(logging.WARNING, ("encode", channel.vendor, kind), text, channel.vendor, kind)
             return []
-
-    def _account(self, chunks: list[tuple[Stream, list[bytes]]]) -> None:
-        stored: defaultdict[str, int] = defaultdict(int)
-        for stream, payloads in chunks:
-            stored[stream.vendor] += len(payloads)
-        with self._tally.lock:
-            self._went += len(self._group)
-            self._bytes_went += sum(size for *_, size in self._group)
-            self._group = []
-            for vendor, messages in stored.items():
-                self._tally.count(vendor, "committed", n=messages)
-            self._tally.changed.notify_all()
-        self._release_waiters()
-        self._stored(stored)
 
     def _release_waiters(self) -> None:
         while self._waiters and self._waiters[0][0] <= self._went:
@@ -225,16 +224,3 @@ class Writer:
 def _resolve(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
-
-
-def _parts(payloads: list[bytes], channel: Channel) -> list[list[bytes]]:
-    """Payloads in parts that fit into one post."""
-    parts: list[list[bytes]] = []
-    size = channel.max_bytes + 1
-    for payload in payloads:
-        size += len(payload) + 16  # what joining them may add
-        if size > channel.max_bytes or len(parts[-1]) >= channel.max_messages:
-            parts.append([])
-            size = len(payload)
-        parts[-1].append(payload)
-    return parts
