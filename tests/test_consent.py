@@ -182,3 +182,23 @@ async def test_a_mounted_applications_own_consent_counts_too(receiver: Receiver)
         app.mount("/inner", inner)
         assert (await call(app, "/inner/track")).body == b"[true,true]"
     assert asked == ["/inner/track"]
+
+
+async def test_what_the_application_adds_to_its_user_is_scrubbed(receiver: Receiver) -> None:
+    """Sentry's `user` takes any field; an id stays as it was bound, even one that looks like a card's number."""
+    request_id, token = uuid4().hex, uuid4().hex
+    with observed(receiver) as observability:
+        app = FastAPI()
+        observability.install(app)
+
+        @app.get("/")
+        async def fails() -> None:
+            sentry_sdk.set_user({"id": "4242424242424242", "email": EMAIL, "data": {"plan": "pro", "api_key": token}})
+            raise ValueError("seen")
+
+        await call(app, "/", headers={"x-request-id": request_id})
+        observability.flush()
+        (error,) = receiver.signals(request_id=request_id, kind="error")
+    user = error["payload"]["user"]
+    assert (user["id"], user["email"], user["data"]["plan"]) == ("4242424242424242", EMAIL, "pro")
+    assert token not in json.dumps(user)

@@ -18,9 +18,9 @@ _TAG_KEY, _TAG_VALUE = 32, 200
 """Sentry's limits for a tag; its SDK enforces neither."""
 _UNSCRUBBED = frozenset(
     {"event_id", "timestamp", "start_timestamp", "platform", "sdk", "modules", "level", "type", "release",
-     "environment", "server_name", "transaction_info", "measurements", "_meta", "debug_meta", "user"}
+     "environment", "server_name", "transaction_info", "measurements", "_meta", "debug_meta"}
 )  # fmt: skip
-"""What the SDK or we fill in ourselves, with nothing of the application's data. `user` is who the application bound."""
+"""What the SDK or we fill in ourselves, with nothing of the application's data."""
 _RULES = "metricx_rules"
 """What `enrich` knows of a request and `scrub_event`, in another thread, needs: no part of the event that is sent."""
 
@@ -97,12 +97,16 @@ def scrub_event(event: dict[str, Any], category: str, scrubber: Scrubber) -> dic
             frame.pop("vars", None)  # a framework frame's locals hold the raw request
     rules = event.pop(_RULES, {})
     personal: Personal = "drop" if rules.get("refused") else "hash"
+    user = event.pop("user", None)
     scrubbed = {
         key: value if key in _UNSCRUBBED else scrubber.scrub({key: value}, category, key, personal=personal)[key]
         for key, value in event.items()
     }
+    if isinstance(user, dict):  # Sentry's own place for a person: who was bound stays, and as he was bound
+        own = {"id": user["id"]} if "id" in user else {}
+        scrubbed["user"] = {**scrubber.scrub(user, category, "user"), **own}
     if "ip" in rules:
-        scrubbed["user"] = {**(scrubbed.get("user") or {}), "ip_address": rules["ip"]}
+        scrubbed["user"] = {**scrubbed.get("user", {}), "ip_address": rules["ip"]}
     if not rules.get("params"):
         return scrubbed
     scrub = partial(scrubber.scrub, signal=category, place="request", personal=personal)
