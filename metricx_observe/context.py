@@ -133,7 +133,7 @@ def route_template(scope: Mapping[str, Any]) -> str | None:
     and leaves in `app_root_path` what the server had put there, which belongs to no template.
     """
     effective = scope.get("fastapi", {}).get("effective_route_context")
-    path: str | None = getattr(effective, "path", None) or getattr(scope.get("route"), "path", None)
+    path: str | None = getattr(effective, "path", None) or getattr(scope.get("route"), "path", None) or _plain(scope)
     if path is None or "app_root_path" not in scope:
         return path
     parts = scope["root_path"].removeprefix(scope["app_root_path"]).split("/")
@@ -143,6 +143,17 @@ def route_template(scope: Mapping[str, Any]) -> str | None:
             # the last of equal parts: a client that sends a literal part's own text must not change it
             parts[len(parts) - 1 - parts[::-1].index(str(value))] = f"{{{name}}}"
     return str("/".join(parts) + path)
+
+
+def _plain(scope: Mapping[str, Any]) -> str | None:
+    """Of Starlette's own routes, which leave only their endpoint behind; `/*` below a mounted application."""
+    endpoint, routes = scope.get("endpoint"), getattr(scope.get("app"), "routes", ())
+    for route in routes:
+        if endpoint is not None and getattr(route, "endpoint", None) is endpoint:
+            return str(route.path)
+        if endpoint is not None and getattr(route, "app", None) is endpoint:
+            return "/*"
+    return None
 
 
 class Context:

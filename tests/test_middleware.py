@@ -551,6 +551,8 @@ async def test_transactions_have_the_full_route_template_as_their_name(receiver:
 
         app.include_router(router, prefix="/api")
         sub.include_router(router)
+        app.add_route("/starlette/{id}", plain)
+        app.mount("/files", PlainTextResponse("a file"))
         app.mount("/sub", sub)
         app.mount("/tenants/{tenant}", sub)
         app.router.routes.append(Mount("/a/{tenant}/b", routes=[Mount("/{kind}", routes=[Route("/{id:int}", plain)])]))
@@ -562,6 +564,9 @@ async def test_transactions_have_the_full_route_template_as_their_name(receiver:
             "/tenants/tenants/items/1": "/tenants/{tenant}/items/{item}",
             "/tenants/acme/users/3": "/tenants/{tenant}/users/{user_id}",
             "/a/acme/b/kind/3": "/a/{tenant}/b/{kind}/{id}",
+            "/starlette/1": "/starlette/{id}",
+            "/docs": "/docs",
+            "/files/any.css": "/files/*",
             "/nowhere/1234": "<unmatched>",
             "/sub/nowhere": "<unmatched>",
         }

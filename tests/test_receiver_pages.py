@@ -273,9 +273,25 @@ def test_odd_usage_and_values_are_shown_without_an_error(receiver: Receiver) -> 
 
 
 def test_langfuse_trace_addresses_lead_to_the_trace(receiver: Receiver) -> None:
-    """What the SDK's `get_trace_url` gives with the receiver as its host works."""
-    answer = httpx.get(f"{receiver.url}/project/local/traces/{'a' * 32}")
-    assert (answer.status_code, answer.headers["location"]) == (303, "/?trace_id=" + "a" * 32)
+    """What our `trace.url` and the SDK's `get_trace_url` give with the receiver as their host works."""
+    for path in (f"/project/local/traces/{'a' * 32}", f"/trace/{'a' * 32}"):
+        answer = httpx.get(receiver.url + path)
+        assert (answer.status_code, answer.headers["location"]) == (303, "/?trace_id=" + "a" * 32)
+
+
+def test_an_error_says_where_in_the_applications_code_it_was_raised(receiver: Receiver) -> None:
+    """The innermost frame that is the application's own: the first thing that one looks for."""
+    frames = [
+        {"filename": "app/main.py", "lineno": 41, "function": "boom", "in_app": True},
+        {"filename": "starlette/x.py", "lineno": 7, "function": "call", "in_app": False},
+    ]
+    event = {
+        "event_id": "e" * 32,
+        "tags": {"request_id": "raised-here"},
+        "exception": {"values": [{"type": "KeyError", "value": "'x'", "stacktrace": {"frames": frames}}]},
+    }
+    post(receiver, SENTRY, envelope(("event", event)))
+    assert "at app/main.py:41 in boom" in page(receiver, "/requests/raised-here").words
 
 
 def test_static_files_come_with_the_package(receiver: Receiver) -> None:

@@ -41,6 +41,7 @@ class Pages:
             Route("/signals", self._table, methods=["GET"]),
             Route("/requests/{request_id}", self._request, methods=["GET"]),
             Route("/project/{project}/traces/{trace_id}", self._trace, methods=["GET"]),
+            Route("/trace/{trace_id}", self._trace, methods=["GET"]),
             Route("/static/{name}", self._file, methods=["GET"]),
         ]
 
@@ -85,7 +86,7 @@ class Pages:
         return await run_in_threadpool(work)
 
     async def _trace(self, request: Request) -> Response:
-        """Where Langfuse's `get_trace_url` leads."""
+        """Where our traces' `url` and Langfuse's `get_trace_url` lead."""
         return RedirectResponse(f"/?{urlencode({'trace_id': request.path_params['trace_id']})}", 303)
 
     async def _file(self, request: Request) -> Response:

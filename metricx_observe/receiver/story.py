@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -120,7 +121,17 @@ def _sentry(payload: Mapping[str, Any]) -> Read:
         "status": text(mapping(mapping(payload.get("contexts")).get("trace")).get("status")),
     }
     error_type, reason = raised(payload)
-    return facts, {"reason": reason}, error_type is not None or level in ("error", "fatal")
+    failed = error_type is not None or level in ("error", "fatal")
+    return {**facts, "at": _raised_at(payload)}, {"reason": reason}, failed
+
+
+def _raised_at(payload: Mapping[str, Any]) -> str | None:
+    """Where in the application's own code the error was raised, e.g. `app/main.py:41 in boom`."""
+    values = mapping(payload.get("exception")).get("values")
+    last = mapping(values[-1]) if isinstance(values, list) and values else {}
+    frames = mapping(last.get("stacktrace")).get("frames")
+    own = [mapping(frame) for frame in frames if mapping(frame).get("in_app")] if isinstance(frames, list) else []
+    return "{filename}:{lineno} in {function}".format_map(defaultdict(str, own[-1])) if own else None
 
 
 def _rudderstack(payload: Mapping[str, Any]) -> Read:
