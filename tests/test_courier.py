@@ -199,7 +199,7 @@ def test_a_poison_message_takes_no_other_with_it(vendor: FaultyVendor, start: St
     put(delivery, 249, first=250)
     assert delivery.flush(20)
     assert sorted(numbers(vendor)) == list(range(499))
-    [(_, letter)] = delivery._process.spool.outbox.scan(dead=True)
+    [(_, letter)] = delivery._process.outbox().scan(dead=True)
     assert (letter.status, letter.reason, b"POISON" in letter.payloads[0]) == (400, "no", True)
     status = delivery.status()["rudderstack"]
     assert (status["dead"], status["died"], status["delivered"], status["pending"]) == (1, 1, 499, 0)
@@ -213,7 +213,7 @@ def test_a_message_that_cannot_be_joined_is_a_dead_letter(vendor: FaultyVendor, 
     put(delivery, 3, first=4)
     assert delivery.flush(5)
     assert sorted(numbers(vendor)) == [0, 1, 2, 4, 5, 6]
-    assert [letter.reason for _, letter in delivery._process.spool.outbox.scan(dead=True)] == ["ValueError"]
+    assert [letter.reason for _, letter in delivery._process.outbox().scan(dead=True)] == ["ValueError"]
 
 
 @pytest.mark.parametrize(("status", "value"), [("429", "1"), ("503", "1"), ("429", "date")])

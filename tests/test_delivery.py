@@ -389,7 +389,7 @@ def test_a_full_disk_means_memory(
     delivery = open_delivery()
     put(delivery, 10)
     assert delivery.commit(5)
-    with delivery._process.spool.outbox.session() as connection:  # type: ignore[attr-defined]
+    with delivery._process.outbox().session() as connection:  # type: ignore[attr-defined]
         connection.execute("PRAGMA max_page_count = 1")
     for n in range(10, 1000):
         delivery.put("rudderstack", {"n": n, "text": "x" * 100}, size=200)

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from metricx_observe.delivery import Importance, Limits
-from metricx_observe.delivery.outbox import Outbox, Row, Stream
-from metricx_observe.delivery.spool import Spool
-from metricx_observe.delivery.tally import Tally
+from metricx_observe.delivery.outbox import Outbox, Row, Stream, outbox_path
+from metricx_observe.delivery.sqlite import SqliteOutbox
 
 TRACK = Stream("rudderstack", "a", "track", Importance.SIGNAL)
 PAGE = Stream("rudderstack", "a", "page", Importance.SIGNAL)
@@ -28,7 +27,7 @@ def open_outbox(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open
     opened: list[Outbox] = []
 
     def open_one() -> Outbox:
-        opened.append(Spool(url, Tally()).outbox)
+        opened.append(SqliteOutbox(outbox_path(url)))
         return opened[-1]
 
     yield open_one

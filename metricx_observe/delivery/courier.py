@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,6 @@ from .answers import Verdict, retry_after_s, verdict
 from .channel import Channel, Limits
 from .gate import Gate
 from .outbox import Outbox, OutboxError, Row
-from .spool import Spool
 from .tally import Tally, logger
 from .threads import LOADING, Isolate, start_thread
 
@@ -24,8 +23,10 @@ if TYPE_CHECKING:
 class Courier:
     """Posts of one channel, on as many lanes as are needed. A lane is a thread with one connection."""
 
-    def __init__(self, channel: Channel, spool: Spool, tally: Tally, limits: Limits, isolate: Isolate) -> None:
-        self.channel, self._spool, self._tally, self._limits, self._isolate = channel, spool, tally, limits, isolate
+    def __init__(
+        self, channel: Channel, outbox: Callable[[], Outbox], tally: Tally, limits: Limits, isolate: Isolate
+    ) -> None:
+        self.channel, self._outbox, self._tally, self._limits, self._isolate = channel, outbox, tally, limits, isolate
         self._gate = Gate(channel, limits)
         self._changed = threading.Condition()  # guards the gate and the lanes
         self._lanes = self._idle = 0
@@ -53,12 +54,6 @@ class Courier:
         with self._changed:
             self._gate.ready(linger=linger)
             self._call_lane()
-
-    def hurry(self, on: bool) -> None:
-        """Whether batches go without waiting to fill."""
-        self._gate.hurry = on
-        if on:
-            self.wake()
 
     def check(self, now: float) -> None:
         """Abort posts that are over their deadline."""
@@ -91,8 +86,7 @@ class Courier:
         line = Line()
         while self._turn(line):
             try:
-                with self._spool.use() as outbox:
-                    self._carry(line, outbox)
+                self._carry(line, self._outbox())
             except OutboxError:
                 pass  # busy, or there is another outbox by now
             except Exception as error:  # nothing may end a lane

@@ -19,8 +19,7 @@ from typing import Any
 
 from .channel import Channel, Limits, Message
 from .courier import Courier
-from .outbox import Outbox, OutboxError
-from .spool import Spool
+from .outbox import Outbox, OutboxError, outbox_path
 from .tally import Tally
 from .threads import LOADING, Isolate
 from .writer import Writer
@@ -36,11 +35,28 @@ ACKNOWLEDGED_S = 0.25
 class _Process:
     def __init__(self, channels: Sequence[Channel], url: str, limits: Limits, deliver: bool, isolate: Isolate) -> None:
         self.tally = Tally()
-        self.spool = Spool(url, self.tally)
         self.channels = {channel.vendor: channel for channel in channels}
-        self.couriers = [Courier(channel, self.spool, self.tally, limits, isolate) for channel in channels if deliver]
-        self.writer = Writer(self.channels, self.spool, self.tally, limits, isolate, self._stored, self._tick)
-        self._limits, self._untrimmed = limits, 0
+        self.couriers = [Courier(channel, self.outbox, self.tally, limits, isolate) for channel in channels if deliver]
+        self.writer = Writer(self.channels, self.outbox, self.tally, limits, isolate, self._stored, self._tick)
+        self.opened: Outbox | None = None
+        """The outbox if it was used in this process."""
+        self.fallback = ""
+        """Why the outbox is in memory although it was to be a file."""
+        self._path, self._limits, self._untrimmed = outbox_path(url), limits, 0
+
+    def outbox(self) -> Outbox:
+        """The outbox of this process."""
+        if self.opened is None:
+            with LOADING:
+                from .sqlite import SqliteOutbox  # sqlite3 is loaded when the first signal is put, not with the package
+
+                self.opened = self.opened or SqliteOutbox(self._path, self._fell_back)
+        return self.opened
+
+    def _fell_back(self, why: str) -> None:
+        self.fallback = why
+        text = "The outbox is in memory from now on, so a crash loses what waits: %s"
+        self.tally.say(logging.ERROR, "fallback", text, why)
 
     def _stored(self, messages: Mapping[str, int]) -> None:
         for courier in self.couriers:
@@ -51,11 +67,10 @@ class _Process:
             self._trim()
 
     def _trim(self) -> None:
-        self._untrimmed, limits = 0, self._limits
-        with self.spool.use() as outbox:
-            if outbox.kind == "memory":
-                limits = replace(limits, outbox_bytes=min(limits.outbox_bytes, limits.memory_bytes))
-            dropped = outbox.trim(limits, {each.destination for each in self.channels.values() if each.local})
+        self._untrimmed, limits, outbox = 0, self._limits, self.outbox()
+        if outbox.kind == "memory":
+            limits = replace(limits, outbox_bytes=min(limits.outbox_bytes, limits.memory_bytes))
+        dropped = outbox.trim(limits, {each.destination for each in self.channels.values() if each.local})
         for (stream, reason), n in dropped.items():
             self.tally.count(stream.vendor, "dropped", f"{reason} {stream.kind}", n)
             key = ("dropped", stream.vendor, reason)
@@ -69,9 +84,12 @@ class _Process:
 
     def adopt(self) -> None:
         """Take over what dead processes left for our vendors."""
-        with self.spool.use() as outbox:
-            adopted = outbox.adopt([courier.channel.destination for courier in self.couriers])
-        for courier in self.couriers if adopted else ():
+        if self.outbox().adopt([courier.channel.destination for courier in self.couriers]):
+            self.wake()
+
+    def wake(self) -> None:
+        """Let the couriers look now: nothing waits for a batch to fill."""
+        for courier in self.couriers:
             courier.wake()
 
     def drain(self, waits_for: Callable[[Courier], bool], timeout_s: float) -> bool:
@@ -79,18 +97,18 @@ class _Process:
 
         def drained() -> bool:
             wanted = {courier.channel.destination for courier in self.couriers if waits_for(courier)}
-            try:
-                with self.spool.use() as outbox:
-                    return not any(depth.mine and stream.destination in wanted for stream, depth in outbox.depths())
-            except OutboxError:
-                return False  # asked again soon, of another outbox if this one failed
+            with suppress(OutboxError):  # asked again soon
+                depths = self.outbox().depths()
+                return not any(depth.mine and stream.destination in wanted for stream, depth in depths)
+            return False
 
         return self.tally.wait_for(drained, timeout_s)
 
     def rest(self, timeout_s: float) -> None:
         """Wait for answers that are on their way, then let go of the outbox."""
         self.tally.wait_for(lambda: not any(courier.busy for courier in self.couriers), timeout_s)
-        self.spool.close()
+        if self.opened is not None:
+            self.opened.close()
 
 
 class Delivery:
@@ -134,7 +152,7 @@ class Delivery:
         """Wait, without blocking the loop, until what was put is committed; at most 250 ms. Never raises."""
         process = self._process
         try:
-            await asyncio.wait_for(process.writer.committed(asyncio.get_running_loop()), ACKNOWLEDGED_S)
+            await asyncio.wait_for(asyncio.wrap_future(process.writer.committed()), ACKNOWLEDGED_S)
         except TimeoutError:
             process.tally.count("outbox", "unacknowledged")
 
@@ -144,15 +162,10 @@ class Delivery:
         self.start()
         if not self.commit(timeout_s):
             return False
-        for courier in process.couriers:
-            courier.hurry(True)
-        try:
-            with suppress(OutboxError):
-                process.adopt()
-            return process.drain(lambda courier: courier.breaker != "stopped", give_up - time.monotonic())
-        finally:
-            for courier in process.couriers:
-                courier.hurry(False)
+        with suppress(OutboxError):
+            process.adopt()
+        process.wake()
+        return process.drain(lambda courier: courier.breaker != "stopped", give_up - time.monotonic())
 
     def close(self, deadline_s: float) -> None:
         """Commit, deliver until the deadline, leave the rest for the next start. Again: nothing happens.
@@ -165,9 +178,8 @@ class Delivery:
         _alive.discard(self)
         process, give_up = self._process, time.monotonic() + deadline_s
         process.writer.close(deadline_s)
-        for courier in process.couriers:
-            courier.hurry(not courier.channel.local)
-        if process.spool.opened is not None:
+        if process.opened is not None:
+            process.wake()
             process.drain(
                 lambda courier: courier.answers and not courier.channel.local, give_up - time.monotonic() - ABORT_S
             )
@@ -182,13 +194,13 @@ class Delivery:
     def rows(self, vendor: str) -> list[Message]:
         """What waits in the outbox for a vendor, after a commit."""
         self.commit(5.0)
-        found = self._process.spool.outbox.scan(vendor)
+        found = self._process.outbox().scan(vendor)
         return [Message(row.kind, payload) for _, row in found for payload in row.payloads]
 
     def status(self) -> dict[str, dict[str, Any]]:
         """By vendor: counters of this process, what waits in the outbox (of all processes), breaker and last error."""
         process = self._process
-        outbox = process.spool.opened
+        outbox = process.opened
         depths, dead = [], dict[str, int]()
         with suppress(OutboxError):  # closed, or failed just now: the counters are still true
             if outbox is not None:
@@ -211,7 +223,7 @@ class Delivery:
             }
         status["outbox"] = {
             "kind": outbox.kind if outbox else "not opened",
-            "fallback": process.spool.fallback,
+            "fallback": process.fallback,
             "stranded": dict(stranded),
             "unacknowledged": process.tally.counters["outbox", "unacknowledged", ""],
         }
@@ -225,7 +237,7 @@ class Delivery:
         self._process.rest(0.2)
 
     def _before_fork(self) -> None:
-        self._resting = self._process.spool.opened
+        self._resting = self._process.opened
         if self._resting is not None:
             self._resting.before_fork()
 

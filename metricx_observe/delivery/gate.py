@@ -29,7 +29,7 @@ class Gate:
 
     def __init__(self, channel: Channel, limits: Limits) -> None:
         self.failures = 0
-        self.stopped = self.hurry = False
+        self.stopped = False
         self.running: dict[Line, float] = {}  # since when
         self.most = channel.concurrency + math.ceil(limits.post_deadline_s / limits.probe_every_s)
         """Posts at once while the vendor hangs: its concurrency, and the probes."""
@@ -45,7 +45,7 @@ class Gate:
 
     def ready(self, *, linger: bool = False) -> None:
         """There may be something to take; with `linger` more may come that fits into the same post."""
-        wait = LINGER_S if linger and not self.hurry and self._channel.max_messages > 1 else 0.0
+        wait = LINGER_S if linger and self._channel.max_messages > 1 else 0.0
         self._ready_at = min(self._ready_at, time.monotonic() + wait)
 
     def due_at(self) -> float:

@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
+from metricx_observe.exceptions import ConfigurationError
+
 from .channel import Limits
 
 
@@ -53,6 +55,14 @@ class OutboxError(Exception):
     def __init__(self, reason: str, *, busy: bool = False) -> None:
         super().__init__(reason)
         self.busy = busy
+
+
+def outbox_path(url: str) -> str | None:
+    """The file that METRICX_OUTBOX_URL names; None for memory. Raises ConfigurationError."""
+    scheme, _, path = url.partition("://")
+    if scheme not in ("sqlite", "memory") or (scheme == "sqlite" and not path.startswith("/")):
+        raise ConfigurationError("METRICX_OUTBOX_URL: expected sqlite:///absolute/path or memory://")
+    return path if scheme == "sqlite" else None
 
 
 class Outbox(Protocol):

@@ -10,7 +10,7 @@ import heapq
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from .channel import Limits
@@ -35,8 +35,8 @@ class _Filled(NamedTuple):
 class SqliteOutbox(SqliteFile):
     """An `Outbox` in the file at `path`; in memory when that is None. Opens on first use."""
 
-    def __init__(self, path: str | None) -> None:
-        super().__init__(path)
+    def __init__(self, path: str | None, fell_back: Callable[[str], None] | None = None) -> None:
+        super().__init__(path, fell_back)
         self._wall_at_zero = time.time() - time.monotonic()
 
     def _now(self) -> float:

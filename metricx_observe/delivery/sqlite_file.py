@@ -9,7 +9,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from .lockfile import LockFile
@@ -19,6 +19,7 @@ VERSION = 1
 DEAD = 0
 """The owner of the dead letters, which is no process."""
 
+# The row ids start anywhere: one of the file that failed must not be one of the memory that takes its place.
 # NORMAL survives kill -9 of the process; only a crash of the machine may take the last commits.
 _SETTINGS = """
 PRAGMA synchronous = NORMAL;
@@ -44,23 +45,29 @@ END;
 CREATE TRIGGER IF NOT EXISTS row_gone AFTER DELETE ON row BEGIN
     UPDATE stream SET messages = messages - old.messages, size = size - length(old.data) WHERE id = old.stream;
 END;
+INSERT INTO sqlite_sequence (name, seq)
+    SELECT 'row', abs(random() >> 8) WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'row');
 PRAGMA user_version = {VERSION};
 COMMIT;
 """
 
 
 class SqliteFile:
-    """A connection that the threads of a process share, in the file at `path`; in memory when that is None."""
+    """A connection that the threads of a process share, in the file at `path`; in memory when that is None.
 
-    def __init__(self, path: str | None) -> None:
+    When the file fails, the operation raises and the next one works in memory; `fell_back` is told why. Without it
+    every operation raises.
+    """
+
+    def __init__(self, path: str | None, fell_back: Callable[[str], None] | None = None) -> None:
         self.kind = "memory" if path is None else "sqlite"
         self.owner = 0
-        self._path = path
+        self._path, self._fell_back = path, fell_back
         self._token = f"{os.getpid()}-{os.urandom(6).hex()}"
         self._owner_lock = LockFile(self._lock_path(self._token)) if path else None
         self._lock = threading.RLock()  # one thread at a time: waiting here is cheaper than in SQLite
         self._connection: sqlite3.Connection | None = None
-        self._closed = ""  # why, once it is
+        self._closed = False
 
     @contextmanager
     def session(self, *, write: bool = False) -> Iterator[sqlite3.Connection]:
@@ -75,19 +82,23 @@ class SqliteFile:
                 with self._connection:  # commits, or rolls back
                     self._connection.execute("BEGIN IMMEDIATE")
                     yield self._connection
-            except sqlite3.Error as error:
-                raise self._outbox_error(error) from error
-            except OSError as error:
-                raise OutboxError(f"{type(error).__name__}: {os.strerror(error.errno or 0)}") from error
+            except (sqlite3.Error, OSError, OutboxError) as error:
+                raise self._failed(error) from None
 
-    def _outbox_error(self, error: sqlite3.Error) -> OutboxError:
+    def _failed(self, error: Exception) -> OutboxError:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return OutboxError("the file is locked by another process", busy=True)
-        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            self._closed = f"{error}; moved to {self._set_aside()}"
-            return OutboxError(self._closed)
-        return OutboxError(str(error))
+        why = str(error)
+        if isinstance(error, OSError):
+            why = f"{type(error).__name__}: {os.strerror(error.errno or 0)}"
+        elif code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            why = f"{error}; moved to {self._set_aside()}"
+        if self._path is not None and self._fell_back is not None and not self._closed:
+            self._let_go()
+            self._path, self._owner_lock, self.owner, self.kind = None, None, 0, "memory"
+            self._fell_back(why)
+        return OutboxError(why)
 
     def _set_aside(self) -> str:
         """Move the damaged file out of the way of the next start; never delete what may still be rescued."""
@@ -100,7 +111,7 @@ class SqliteFile:
 
     def _open(self) -> sqlite3.Connection:
         if self._closed:
-            raise OutboxError(self._closed)
+            raise OutboxError("closed")
         if self._path is not None:
             os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
             # Before SQLite does it, for the mode. Never open it again: closing would drop SQLite's own locks.
@@ -159,25 +170,27 @@ class SqliteFile:
         """Go on in the parent; in the child nothing of it is used any more."""
         self._lock.release()
         if child:
+            self._closed = True
             self._let_go()
 
     def close(self) -> None:
         """Close the file and let go of the owner's lock: what is left is another process's from now on."""
         with self._lock:
+            self._closed = True
             with suppress(sqlite3.Error, OSError):
                 if self._connection is not None:
                     self.sign_off(self._connection, self.owner, self._owner_lock)
-                self._disconnect()
             self._let_go()
 
     def _let_go(self) -> None:
-        self._closed = self._closed or "closed"
+        self._disconnect()
         if self._owner_lock is not None:
             self._owner_lock.release()
 
     def _disconnect(self) -> None:
         if self._connection is not None:
-            self._connection.close()
+            with suppress(sqlite3.Error):
+                self._connection.close()
             self._connection = None
 
 

@@ -12,9 +12,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from .channel import Channel, Described
-from .outbox import Depth, Outbox, Row, Stream
-from .spool import Spool
-from .tally import Tally
+from .outbox import Depth, Outbox, Row, Stream, outbox_path
 
 
 class Listed(NamedTuple):
@@ -32,11 +30,13 @@ class Listed(NamedTuple):
 @contextmanager
 def opened(url: str) -> Iterator[Outbox]:
     """The outbox at `url` for a block. Raises OutboxError where a service would go on in memory."""
-    spool = Spool(url, Tally())
+    from .sqlite import SqliteOutbox
+
+    outbox = SqliteOutbox(outbox_path(url))
     try:
-        yield spool.outbox
+        yield outbox
     finally:
-        spool.close()
+        outbox.close()
 
 
 def overview(outbox: Outbox, channels: Sequence[Channel]) -> list[tuple[Stream, Depth, bool]]:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import sys
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, wait
+from contextlib import suppress
 from typing import Any
 
 from .channel import Channel, Limits, Message
-from .outbox import OutboxError, Stream
-from .spool import Spool
+from .outbox import Outbox, OutboxError, Stream
 from .tally import Tally
 from .threads import Isolate, start_thread
 
@@ -24,6 +24,9 @@ TICK_S = 0.5
 JOIN_BYTES = 16
 """What joining a payload to others may add to a post."""
 
+Record = tuple[str, object, int]
+"""A vendor, what to encode for it, and about how many bytes that holds."""
+
 
 class Writer:
     """One per process. `stored` is called after a commit with the messages of each vendor, `tick` now and then."""
@@ -31,86 +34,75 @@ class Writer:
     def __init__(
         self,
         channels: Mapping[str, Channel],
-        spool: Spool,
+        outbox: Callable[[], Outbox],
         tally: Tally,
         limits: Limits,
         isolate: Isolate,
         stored: Callable[[Mapping[str, int]], None],
         tick: Callable[[], None],
     ) -> None:
-        self._channels, self._spool, self._tally, self._limits = channels, spool, tally, limits
+        self._channels, self._outbox, self._tally, self._limits = channels, outbox, tally, limits
         self._isolate, self._stored, self._tick = isolate, stored, tick
-        self._queue: deque[tuple[str, object, int]] = deque()
-        self._group: list[tuple[str, object, int]] = []
-        # Records, and their bytes. Only who puts writes the first, only the writer the second.
-        self._came = self._went = 0
-        self._bytes_came = self._bytes_went = 0
-        self._idle = False
-        self._wake, self._hurry = threading.Event(), threading.Event()
-        self._waiters: deque[tuple[int, asyncio.AbstractEventLoop, asyncio.Future[None]]] = deque()
+        # A future among the records is done when all that was put before it is committed.
+        self._queue: deque[Record | Future[None]] = deque()
+        self._group: list[Record | Future[None]] = []
+        self._came = self._went = 0  # bytes; only who puts writes the first, only the writer the second
+        self._wake = threading.Event()
         self._thread: threading.Thread | None = None
-        self._started = self._closed = self._ended = False
+        self._idle = self._hurry = False
+        self._closed = self._ended = False
 
     def put(self, vendor: str, record: object, size: int) -> bool:
         """See `Delivery.put`. The lock is only ever held for a few assignments."""
         if self._closed or vendor not in self._channels:
             self._tally.count(vendor, "dropped", "closed" if self._closed else "not configured")
             return False
-        if self._bytes_came - self._bytes_went + size > self._limits.memory_bytes:
+        if self._came - self._went + size > self._limits.memory_bytes:
             self._tally.count(vendor, "dropped", "memory")
             return False
         with self._tally.lock:
             self._queue.append((vendor, record, size))
-            self._came += 1
-            self._bytes_came += size
+            self._came += size
             self._tally.counters[vendor, "put", ""] += 1
         if self._idle:
             self._idle = False
             self._wake.set()
-        if not self._started:
+        if self._thread is None:
             self.start()
         return True
 
     def start(self) -> None:
         """Start the thread if it does not run yet."""
         with self._tally.lock:
-            if self._started:
-                return
-            self._started = True
-        try:
-            self._thread = start_thread("writer", self._run, self._isolate)
-        except RuntimeError:  # the interpreter is ending: `at_exit` does the work on its own thread
-            self._started = False
-        pools = sys.modules.get("multiprocessing.util")
-        if pools is not None:  # its processes end without `atexit`
-            pools.Finalize(None, self.at_exit, exitpriority=0)
+            if self._thread is None:
+                with suppress(RuntimeError):  # the interpreter is ending: `at_exit` does the work on its own thread
+                    self._thread = start_thread("writer", self._run, self._isolate)
+                    pools = sys.modules.get("multiprocessing.util")
+                    if pools is not None:  # its processes end without `atexit`
+                        pools.Finalize(None, self.at_exit, exitpriority=0)
+
+    def committed(self) -> Future[None]:
+        """Is done when all that was put before is committed; all that wait share one group commit."""
+        future: Future[None] = Future()
+        if self._thread is None or not self._thread.is_alive():
+            future.set_result(None)
+        else:
+            self._queue.append(future)
+            self._hurry = True
+            self._wake.set()
+        return future
 
     def commit(self, timeout_s: float) -> bool:
         """Wait until everything that was put before this call is committed."""
-        target = self._came
-        if self._went < target:
-            self._rush()
-        return self._tally.wait_for(lambda: self._went >= target, timeout_s)
-
-    def committed(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
-        """The same as a future of `loop`; every future that waits when the writer commits is part of that commit."""
-        future: asyncio.Future[None] = loop.create_future()
-        if self._went >= self._came:
-            future.set_result(None)
-        else:
-            self._waiters.append((self._came, loop, future))
-            self._rush()
-        return future
+        return bool(wait([self.committed()], timeout_s).done)
 
     def at_exit(self) -> None:
         """Commit at the end of the interpreter: 2 s at most, and 0.5 s when nothing moves."""
-        if not self._started:
-            while self._next_group() and self._store():
-                pass
-        give_up, before = time.monotonic() + 2.0, -1
-        while before < self._went < self._came and time.monotonic() < give_up:
+        while self._thread is None and self._next_group() and self._store():
+            pass
+        give_up, before, future = time.monotonic() + 2.0, -1, self.committed()
+        while before < self._went and not wait([future], 0.5).done and time.monotonic() < give_up:
             before = self._went
-            self.commit(0.5)
         self._ended = True
 
     def close(self, timeout_s: float) -> None:
@@ -118,13 +110,9 @@ class Writer:
         self._closed = True
         self.commit(timeout_s)
         self._ended = True
-        self._rush()
+        self._wake.set()
         if self._thread is not None:
             self._thread.join(0.2)
-
-    def _rush(self) -> None:
-        self._hurry.set()
-        self._wake.set()
 
     def _run(self) -> None:
         tick_at = 0.0
@@ -140,19 +128,18 @@ class Writer:
                 pass  # busy: at the next tick; else there is another outbox by now
             except Exception as error:  # nothing may end this thread; the group stays and is tried again
                 self._tally.say(logging.WARNING, ("writer", type(error)), "writer: %s", type(error).__name__)
-                self._hurry.wait(1.0)
+                time.sleep(0.5)
 
     def _wait(self) -> None:
         """Until something is put, and then a little longer for what comes with it; at most a tick."""
-        self._wake.clear()
         self._idle = True
-        self._release_waiters()  # one may have come while its records were accounted for
         if not self._queue and not self._group:
             self._wake.wait(TICK_S)
         self._idle = False
-        if self._queue:
-            self._hurry.wait(self._limits.commit_every_s)
-        self._hurry.clear()
+        self._wake.clear()
+        if self._queue and not self._hurry:
+            self._wake.wait(self._limits.commit_every_s)
+        self._hurry = False
 
     def _next_group(self) -> bool:
         while self._queue and len(self._group) < GROUP:
@@ -164,8 +151,7 @@ class Writer:
         chunks = self._encoded()
         while chunks:
             try:
-                with self._spool.use() as outbox:
-                    outbox.add(chunks)
+                self._outbox().add(chunks)
                 break
             except OutboxError as error:
                 if self._ended:
@@ -175,13 +161,16 @@ class Writer:
         stored: Counter[str] = Counter()
         for stream, payloads in chunks:
             stored[stream.vendor] += len(payloads)
-        with self._tally.lock:  # whoever waits for the commit finds the counters right
-            self._bytes_went += sum(size for *_, size in self._group)
-            self._went += len(self._group)
-            self._group = []
+        with self._tally.lock:
             for vendor, messages in stored.items():
                 self._tally.count(vendor, "committed", n=messages)
-        self._release_waiters()
+            for each in self._group:
+                if isinstance(each, Future):
+                    if each.set_running_or_notify_cancel():
+                        each.set_result(None)
+                else:
+                    self._went += each[2]
+            self._group = []
         self._stored(stored)
         return True
 
@@ -189,7 +178,7 @@ class Writer:
         """The group's messages by stream, in chunks that fit into one post."""
         chunks: list[tuple[Stream, list[bytes]]] = []
         last: dict[Stream, tuple[list[bytes], int]] = {}
-        for vendor, record, _ in self._group:
+        for vendor, record, _ in (each for each in self._group if not isinstance(each, Future)):
             channel = self._channels[vendor]
             for kind, payload in self._encode(channel, record):
                 stream = Stream(vendor, channel.destination, kind, int(channel.importance(kind)))
@@ -211,16 +200,3 @@ class Writer:
             self._tally.count(channel.vendor, "dropped", "encode")
             self._tally.say(logging.WARNING, ("encode", channel.vendor, kind), text, channel.vendor, kind)
             return []
-
-    def _release_waiters(self) -> None:
-        while self._waiters and self._waiters[0][0] <= self._went:
-            _, loop, future = self._waiters.popleft()
-            try:
-                loop.call_soon_threadsafe(_resolve, future)
-            except RuntimeError:
-                pass  # that loop is closed: nobody waits any more
-
-
-def _resolve(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
