@@ -10,14 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Final
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    ValidationError,
-    ValidatorFunctionWrapHandler,
-    field_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidatorFunctionWrapHandler, field_validator
 
 from .exceptions import ConfigurationError
 
@@ -28,20 +21,14 @@ _RESERVED = re.compile(
     "app_(store_refund|upgrade)|dynamic_link_(app_open|app_update|first_open)|error|first_(open|visit)|in_app_purchase|"
     "notification_(dismiss|foreground|open|receive)|os_update|screen_view|session_start|user_engagement"
 )
-MAX_PARAMETERS = 25
-MAX_NAME = 40
-MAX_VALUE = 100
+MAX_PARAMETERS, MAX_NAME, MAX_VALUE = 25, 40, 100
 
 
-class _Personal:
+class Personal:
     """Marks a field as personal data: `email: Annotated[str, Personal]`. METRICX_PERSONAL_DATA decides about it."""
 
-    def __repr__(self) -> str:
-        return "Personal"
 
-
-Personal: Final = _Personal()
-Id = Annotated[str, BeforeValidator(lambda value: value if isinstance(value, str) else str(value))]
+Id = Annotated[str, BeforeValidator(str)]
 """An id that may be given as UUID or int."""
 
 
@@ -73,7 +60,7 @@ class Event(BaseModel):
     def _keep_odd_values(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
         try:
             return handler(value)
-        except ValidationError:
+        except Exception:
             return value
 
 

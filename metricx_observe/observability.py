@@ -192,8 +192,8 @@ class Observability:
         elif name == "sentry":
             from .vendors.sentry import Sentry
 
-            sentry = Sentry(self.settings, target)
-            sentry.open(partial(self._put, name), self._commit, self._sentry_options, self._web)
+            put = partial(self._put, name)
+            sentry = Sentry(self.settings, target, put, self._commit, self._sentry_options, self._web)
             self._sentry, self._errors = sentry, ErrorReporter(sentry, self.boundary)
             contexts.vendor_scope = sentry.scope
             if not self._web:
@@ -201,8 +201,7 @@ class Observability:
         else:
             from .vendors.langfuse import Langfuse
 
-            self._langfuse = Langfuse(self.settings, target)
-            self._langfuse.open(self._put)
+            self._langfuse = Langfuse(self.settings, target, self._put)
             self._llm = LLMTracer(self._langfuse, self.boundary)
 
     @property

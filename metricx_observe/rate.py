@@ -11,18 +11,15 @@ class TokenBucket:
     Not locked: two threads at the same instant may let one more through, which no limit here minds.
     """
 
-    __slots__ = ("_at", "_tokens", "per_second")
-
     def __init__(self, per_second: float) -> None:
-        self.per_second = per_second
-        self._tokens = max(per_second, 1.0) if per_second else 0.0
+        self._rate = per_second
+        self._tokens = self._most = max(per_second, 1.0) if per_second else 0.0
         self._at = monotonic()
 
     def take(self) -> bool:
         """Whether one more may go now."""
         now = monotonic()
-        most = max(self.per_second, 1.0) if self.per_second else 0.0
-        self._tokens = min(most, self._tokens + (now - self._at) * self.per_second)
+        self._tokens = min(self._most, self._tokens + (now - self._at) * self._rate)
         self._at = now
         if self._tokens < 1.0:
             return False

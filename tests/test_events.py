@@ -113,4 +113,3 @@ def test_an_event_class_is_checked_when_it_is_defined() -> None:
         plan: str = "free"
 
     assert Good.personal == {"phone"}
-    assert repr(Personal) == "Personal"

@@ -218,7 +218,7 @@ def test_every_item_type_goes_through(observability: Observability) -> None:
         return put(vendor, record, size)
 
     transport: Any = sentry_sdk.get_client().transport
-    transport._put = lambda record, size: watch("sentry", record, size)
+    transport.put = lambda record, size: watch("sentry", record, size)
     with sentry_sdk.new_scope() as scope:
         scope.add_attachment(b"some bytes", filename="a.txt")
         sentry_sdk.capture_message("with an attachment")

@@ -11,7 +11,6 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 from langfuse import Langfuse as Client
 from langfuse._client.resource_manager import LangfuseResourceManager
@@ -41,52 +40,36 @@ _APPLICATION_SPAN_BYTES = 8_000
 class Langfuse:
     """The LLM vendor: takes records, and owns the SDK's client on a TracerProvider of its own, never the global one."""
 
-    def __init__(self, settings: Settings, target: Vendor) -> None:
-        self._settings = settings
-        self._target = target
-        self._send: Put | None = None
-        self._client: Client | None = None
-        self._provider: TracerProvider | None = None
-        self._owned = True
-
-    def open(self, put: Put) -> None:
+    def __init__(self, settings: Settings, target: Vendor, put: Put) -> None:
         """Start the SDK's client: `@observe` and `langfuse.openai` find it by `get_client()`, however late."""
+        self._target = target
         self._send = put
-        resource = Resource.create(resource_attributes(self._settings))
+        resource = Resource.create(resource_attributes(settings))
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._provider.add_span_processor(_Identify())
-        self._owned = self._target.key not in LangfuseResourceManager._instances
-        if not self._owned:
+        owned = target.key not in LangfuseResourceManager._instances
+        if not owned:
             logger.warning("a Langfuse client with this public key exists already: its spans do not pass the outbox")
-        self._client = Client(
-            public_key=self._target.key,
-            secret_key=self._target.secret,
-            base_url=self._target.url,
-            environment=self._settings.environment_name,
-            release=self._settings.release,
+        self.client: Client | None = Client(
+            public_key=target.key,
+            secret_key=target.secret,
+            base_url=target.url,
+            environment=settings.environment_name,
+            release=settings.release,
             tracer_provider=self._provider,
             span_exporter=_Exporter(put),
             flush_interval=0.2,  # the exporter is a hand-over: waiting longer would only lose more at kill -9
         )
-        if self._owned:
+        # None where the application owns it, or OTEL_SDK_DISABLED leaves the client without one
+        self._manager = self.client._resources if owned else None
+        if self._manager is not None:
             # its hook would block the interpreter's end while Langfuse is down; close() does what it does
-            atexit.unregister(self._manager().shutdown)
-
-    def _manager(self) -> LangfuseResourceManager:
-        manager = self._client._resources if self._client is not None else None
-        if manager is None:  # OTEL_SDK_DISABLED and the like
-            raise RuntimeError("the Langfuse client has no resources")
-        return manager
-
-    @property
-    def client(self) -> Any:
-        """The SDK's client."""
-        return self._client
+            atexit.unregister(self._manager.shutdown)
 
     def put(self, record: ObservationRecord | ScoreRecord, size: int) -> bool:
         """Hand a record to the channel of its kind."""
         vendor = ScoreChannel.vendor if isinstance(record, ScoreRecord) else LangfuseChannel.vendor
-        return self._send is not None and self._send(vendor, record, size)
+        return self._send(vendor, record, size)
 
     def attach(self, trace_id: str, span_id: str) -> object:
         """Put our observation into OpenTelemetry's context, so that the application's own spans nest under it."""
@@ -106,21 +89,19 @@ class Langfuse:
 
     def flush(self) -> None:
         """Hand over what the application's own Langfuse code has ended."""
-        if self._provider is not None:
-            self._provider.force_flush(1_000)
+        self._provider.force_flush(1_000)
 
     def close(self, timeout_s: float) -> None:
         """Stop the client's threads, waiting no longer than `timeout_s` for what it holds itself."""
-        if self._client is None:
-            return
-        self.flush()
-        if self._owned:
-            worker = threading.Thread(target=self._manager().shutdown, name="metricx-langfuse-close", daemon=True)
-            worker.start()
-            worker.join(timeout_s)
+        self.client = None
+        if self._manager is not None:
             # a later client with the same key would get this closed one; there is no public way to let go of it
             LangfuseResourceManager._instances.pop(self._target.key, None)
-        self._client = self._send = None
+        self.flush()
+        if self._manager is not None:
+            worker = threading.Thread(target=self._manager.shutdown, name="metricx-langfuse-close", daemon=True)
+            worker.start()
+            worker.join(timeout_s)
 
     @contextmanager
     def isolated(self) -> Iterator[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from datetime import datetime
 from hashlib import sha256
@@ -28,8 +29,8 @@ from .sentry_events import scrub_event
 Put = Callable[[object, int], bool]
 """Hands a record and its approximate size in bytes to delivery."""
 
-_EVENT_BYTES = 30_000
-"""What a usual error event holds in memory until it is encoded; anything else holds about a quarter of it."""
+EVENT_BYTES, TRANSACTION_BYTES = 30_000, 7_500
+"""What a usual error event, and anything else, holds in memory until it is encoded."""
 
 _collected: ContextVar[list[Envelope] | None] = ContextVar("metricx_observe_collected", default=None)
 """Where the writer gathers what it makes itself, which must not go round through the queue again."""
@@ -49,7 +50,7 @@ class EnvelopeTransport(Transport):
 
     def __init__(self, put: Put, commit: Callable[[float], bool], errors_per_second: float) -> None:
         super().__init__()
-        self._put = put
+        self.put = put
         self._commit = commit
         self.burst = Burst[Envelope](errors_per_second, self._send_for_others)
 
@@ -57,19 +58,15 @@ class EnvelopeTransport(Transport):
         if (collected := _collected.get()) is not None:
             collected.append(envelope)
         elif (event := envelope.get_event()) is None:
-            self._put(envelope, _EVENT_BYTES // 4)
+            self.put(envelope, TRANSACTION_BYTES)
         elif not self.burst.hold(str(event.get("event_id")), envelope):
-            self._put(envelope, _EVENT_BYTES)
+            self.put(envelope, EVENT_BYTES)
 
     def _send_for_others(self, envelope: Envelope, more: int) -> None:
         event = envelope.get_event()
         if event is not None and more:
             event["extra"] = {**(event.get("extra") or {}), "metricx.more_in_this_second": more}
-        self._put(envelope, _EVENT_BYTES)
-
-    def finish(self, record: FinishTransaction) -> None:
-        """Hand over a transaction that ended."""
-        self._put(record, _EVENT_BYTES // 4)
+        self.put(envelope, EVENT_BYTES)
 
     def flush(self, timeout: float, callback: Any | None = None) -> None:  # noqa: ARG002
         self.burst.turn()
@@ -100,21 +97,10 @@ class SentryChannel:
 
     def encode(self, record: Any) -> Sequence[Message]:
         """An envelope, or a transaction that is still to be finished, as messages."""
-        if isinstance(record, FinishTransaction):
-            return [self._envelope(envelope) for envelope in self._finished(record)]
-        return [self._envelope(record)]
+        envelopes = _finished(record) if isinstance(record, FinishTransaction) else [record]
+        return [self._message(envelope) for envelope in envelopes]
 
-    def _finished(self, record: FinishTransaction) -> list[Envelope]:
-        envelopes: list[Envelope] = []
-        token = _collected.set(envelopes)
-        try:
-            with use_isolation_scope(record.isolation), use_scope(record.current):
-                record.transaction.finish(end_timestamp=record.end)
-        finally:
-            _collected.reset(token)
-        return envelopes
-
-    def _envelope(self, envelope: Envelope) -> Message:
+    def _message(self, envelope: Envelope) -> Message:
         lines = [orjson.dumps(plain(envelope.headers))]
         for item in envelope.items:
             body = self._item(item)
@@ -159,13 +145,21 @@ class SentryChannel:
 
     def describe(self, kind: str, payload: bytes) -> Described:
         """Event id, exception type or transaction, and user, from a stored envelope."""
-        lines = payload.split(b"\n", 3)
-        try:
-            header, event = orjson.loads(lines[0]), orjson.loads(lines[2])
-        except (IndexError, orjson.JSONDecodeError):
-            return Described("", kind, None)
-        if not isinstance(event, dict):
-            return Described(str(header.get("event_id", "")), kind, None)
+        header, event = {}, None
+        with suppress(ValueError):  # an envelope without items, or a first item that is no JSON
+            header, _, event = map(orjson.loads, payload.split(b"\n", 3)[:3])
+        event = event if isinstance(event, dict) else {}
         values = (event.get("exception") or {}).get("values") or [{}]
         name = values[-1].get("type") or event.get("transaction") or kind
         return Described(str(header.get("event_id", "")), str(name), (event.get("user") or {}).get("id"))
+
+
+def _finished(record: FinishTransaction) -> list[Envelope]:
+    envelopes: list[Envelope] = []
+    token = _collected.set(envelopes)
+    try:
+        with use_isolation_scope(record.isolation), use_scope(record.current):
+            record.transaction.finish(end_timestamp=record.end)
+    finally:
+        _collected.reset(token)
+    return envelopes
