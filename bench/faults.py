@@ -260,13 +260,13 @@ def backlog() -> list[Figure]:
         def fill(to: int) -> None:
             nonlocal number
             while number < to:
-                outbox.add([(stream, [b"%-239d" % (number + n)]) for n in range(500)])
+                outbox.add([(stream, b"%-239d" % (number + n)) for n in range(500)])
                 number += 500
 
         def measure() -> tuple[float, float]:
             began = time.process_time()
             for _ in range(20):
-                outbox.add([(stream, [b"%-239d" % n]) for n in range(100)])
+                outbox.add([(stream, b"%-239d" % n) for n in range(100)])
                 outbox.trim(Limits(outbox_bytes=1 << 40), set())
             between = time.process_time()
             for _ in range(20):

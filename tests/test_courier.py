@@ -200,7 +200,7 @@ def test_a_poison_message_takes_no_other_with_it(vendor: FaultyVendor, start: St
     assert delivery.flush(20)
     assert sorted(numbers(vendor)) == list(range(499))
     [(_, letter)] = delivery._process.outbox().scan(dead=True)
-    assert (letter.status, letter.reason, b"POISON" in letter.payloads[0]) == (400, "no", True)
+    assert (letter.status, letter.reason, b"POISON" in letter.payload) == (400, "no", True)
     status = delivery.status()["rudderstack"]
     assert (status["dead"], status["died"], status["delivered"], status["pending"]) == (1, 1, 499, 0)
 

@@ -119,16 +119,13 @@ class Courier:
             while work and not self._closing:
                 rows = work[-1]
                 said, status, reason = self._post(line, outbox, rows)
-                if said is Verdict.REFUSED and len(rows) == 1 and len(rows[0].payloads) > 1:
-                    rows = outbox.split(rows[0])
-                    taken.update(row.id for row in rows)
-                    self._taken.update(taken)
                 if said is Verdict.REFUSED and len(rows) > 1:
                     middle = len(rows) // 2
                     work[-1:] = [rows[middle:], rows[:middle]]
-                elif said in (Verdict.REFUSED, Verdict.DELIVERED):
-                    if said is Verdict.REFUSED and rows:
-                        self._bury(outbox, rows[0], status, reason)
+                elif said is Verdict.REFUSED:
+                    self._bury(outbox, rows[0], status, reason)
+                    work.pop()
+                elif said is Verdict.DELIVERED:
                     work.pop()
                 else:
                     break
@@ -154,7 +151,7 @@ class Courier:
     def _post(self, line: Line, outbox: Outbox, rows: Sequence[Row]) -> tuple[Verdict, int, str]:
         """Post rows and act on the answer. Returns what it means, its status, and its text."""
         try:
-            post = self.channel.post([payload for row in rows for payload in row.payloads])
+            post = self.channel.post([row.payload for row in rows])
         except Exception as error:  # a message that cannot be joined is treated as one that is refused
             return Verdict.REFUSED, 0, type(error).__name__
         try:
@@ -171,7 +168,7 @@ class Courier:
 
     def _settle(self, line: Line, outbox: Outbox, rows: Sequence[Row], answer: Answer) -> Verdict:
         said = verdict(answer.status)
-        logger.debug("%s: posted %d rows, HTTP %d", self.channel.vendor, len(rows), answer.status)
+        logger.debug("%s: posted %d messages, HTTP %d", self.channel.vendor, len(rows), answer.status)
         if said is Verdict.DELIVERED:
             self._remove(outbox, rows)
             self._count("delivered", rows)
@@ -206,7 +203,7 @@ class Courier:
         self._say(logging.WARNING, text, f"{row.kind}, HTTP {status}")
 
     def _count(self, what: str, rows: Sequence[Row]) -> None:
-        self._tally.count(self.channel.vendor, what, n=sum(len(row.payloads) for row in rows))
+        self._tally.count(self.channel.vendor, what, n=len(rows))
 
     def _say(self, level: int, text: str, what: str) -> None:
         """Log a line and keep it as the last error. `what` holds no content and no secret."""

@@ -194,8 +194,7 @@ class Delivery:
     def rows(self, vendor: str) -> list[Message]:
         """What waits in the outbox for a vendor, after a commit."""
         self.commit(5.0)
-        found = self._process.outbox().scan(vendor)
-        return [Message(row.kind, payload) for _, row in found for payload in row.payloads]
+        return [Message(row.kind, row.payload) for _, row in self._process.outbox().scan(vendor)]
 
     def status(self) -> dict[str, dict[str, Any]]:
         """By vendor: counters of this process, what waits in the outbox (of all processes), breaker and last error."""

@@ -1,8 +1,7 @@
 """Where messages wait until their vendor has them: what every outbox can do.
 
-An outbox holds rows. A row is a few messages of one stream (one vendor, destination and kind) that were put at about
-the same time: storing and deleting some together costs a fraction of doing it one by one. A dead letter is a row that
-its vendor refused; it is no longer sent.
+An outbox holds rows, each a message of a stream (one vendor, destination and kind). A dead letter is a row that its
+vendor refused; it is no longer sent.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ class Stream(NamedTuple):
 
 
 class Row(NamedTuple):
-    """Some messages of one stream. `at` is when they were put, or died: seconds since 1970.
+    """One message. `at` is when it was put, or died: seconds since 1970.
 
     `id` is never used again. `status` and `reason` are the vendor's answer to a dead letter; the reason may quote the
     message, so never log it.
@@ -35,7 +34,7 @@ class Row(NamedTuple):
     id: int
     kind: str
     at: float
-    payloads: list[bytes]
+    payload: bytes
     status: int = 0
     reason: str = ""
 
@@ -70,8 +69,8 @@ class Outbox(Protocol):
 
     kind: str
 
-    def add(self, chunks: Iterable[tuple[Stream, list[bytes]]]) -> None:
-        """Store each chunk as a row, all or none, and return when they are safe from the end of this process."""
+    def add(self, messages: Iterable[tuple[Stream, bytes]]) -> None:
+        """Store messages, all or none, and return when they are safe from the end of this process."""
 
     def take(
         self, destination: str, *, max_messages: int, max_bytes: int, skip: Container[int], without: Container[str]
@@ -85,10 +84,6 @@ class Outbox(Protocol):
 
     def remove(self, rows: Sequence[Row]) -> None:
         """Forget rows or dead letters. Those that are gone already are no error."""
-
-    def split(self, row: Row) -> list[Row]:
-        """Replace a row by one for each of its messages."""
-        ...
 
     def bury(self, row: Row, status: int, reason: str) -> None:
         """Make a row a dead letter."""

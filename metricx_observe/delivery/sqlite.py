@@ -1,7 +1,7 @@
 """The outbox in SQLite: a file that the processes of a service share, or memory.
 
 Rows belong to a stream and a stream to an owner, so that counting, taking over a dead process's rows and giving them
-another destination touch a few streams, however many rows there are. Triggers keep the counts right whoever deletes.
+another destination touch a few streams, however many rows there are.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from .channel import Limits
 from .outbox import Depth, Row, Stream
 from .sqlite_file import DEAD, SqliteFile
 
+JOIN_BYTES = 16
+"""What joining a payload to others may add to a post."""
 DROP_ROWS = 100
 """Rows of one stream that go before the next is looked at, when streams that matter alike are too large."""
 
@@ -43,17 +45,21 @@ class SqliteOutbox(SqliteFile):
         """Wall clock as this process started with it: a jump of it ages no row."""
         return self._wall_at_zero + time.monotonic()
 
-    def add(self, chunks: Iterable[tuple[Stream, list[bytes]]]) -> None:
-        now = self._now()
+    def add(self, messages: Iterable[tuple[Stream, bytes]]) -> None:
+        numbers: dict[Stream, int] = {}
+        rows: list[tuple[int, bytes]] = []
         with self.session(write=True) as connection:
-            for stream, payloads in chunks:
-                _insert(connection, _number(connection, self.owner, stream), now, payloads)
+            for stream, payload in messages:
+                if stream not in numbers:
+                    numbers[stream] = _number(connection, self.owner, stream)
+                rows.append((numbers[stream], payload))
+            _insert(connection, self._now(), rows)
 
     def take(
         self, destination: str, *, max_messages: int, max_bytes: int, skip: Container[int], without: Container[str]
     ) -> tuple[list[Row], bool]:
         rows: list[Row] = []
-        messages = size = 0
+        size = 0
         with self.session() as connection:
             kinds = {
                 filled.id: filled.stream.kind
@@ -61,16 +67,16 @@ class SqliteOutbox(SqliteFile):
                 if (filled.owner, filled.stream.destination) == (self.owner, destination)
                 and filled.stream.kind not in without
             }
-            columns = "SELECT at, id, stream, messages, data FROM row WHERE stream = ? ORDER BY at, id"
+            columns = "SELECT at, id, stream, payload FROM row WHERE stream = ? ORDER BY at, id"
             cursors = [connection.execute(columns, (number,)) for number in kinds]
             try:
-                for at, row_id, number, count, data in heapq.merge(*cursors):  # IN would sort all there are
+                for at, row_id, number, payload in heapq.merge(*cursors):  # IN would sort all there are
                     if row_id in skip:
                         continue
-                    messages, size = messages + count, size + len(data)
-                    if rows and (messages > max_messages or size > max_bytes):
+                    size += len(payload) + JOIN_BYTES
+                    if rows and (len(rows) == max_messages or size > max_bytes):
                         return rows, True
-                    rows.append(Row(row_id, kinds[number], at, _unpacked(data)))
+                    rows.append(Row(row_id, kinds[number], at, payload))
             finally:
                 for cursor in cursors:
                     cursor.close()
@@ -78,16 +84,7 @@ class SqliteOutbox(SqliteFile):
 
     def remove(self, rows: Sequence[Row]) -> None:
         with self.session(write=True) as connection:
-            connection.executemany("DELETE FROM row WHERE id = ?", [(row.id,) for row in rows])
-
-    def split(self, row: Row) -> list[Row]:
-        with self.session(write=True) as connection:
-            found = connection.execute("DELETE FROM row WHERE id = ? RETURNING stream", (row.id,)).fetchall()
-            return [
-                row._replace(id=_insert(connection, number, row.at, [payload]), payloads=[payload])
-                for (number,) in found
-                for payload in row.payloads
-            ]
+            _delete(connection, [row.id for row in rows])
 
     def bury(self, row: Row, status: int, reason: str) -> None:
         with self.session(write=True) as connection:
@@ -99,25 +96,27 @@ class SqliteOutbox(SqliteFile):
 
     def _move(
         self, connection: sqlite3.Connection, row: Row, owner: int, destination: str | None = None, **answer: Any
-    ) -> int:
-        """Give a row to another owner, if it is still there. Returns how many messages."""
-        for (number,) in connection.execute("DELETE FROM row WHERE id = ? RETURNING stream", (row.id,)).fetchall():
-            stream = Stream(*connection.execute(f"SELECT {_STREAM} FROM stream WHERE id = ?", (number,)).fetchone())
-            stream = stream._replace(destination=destination or stream.destination)
-            _insert(connection, _number(connection, owner, stream), self._now(), row.payloads, **answer)
-            return len(row.payloads)
-        return 0
+    ) -> bool:
+        """Give a row to another owner. False: it is gone."""
+        query = f"SELECT {_STREAM} FROM stream WHERE id = (SELECT stream FROM row WHERE id = ?)"
+        found = connection.execute(query, (row.id,)).fetchone()
+        if found is None:
+            return False
+        _delete(connection, [row.id])
+        stream = Stream(*found)._replace(destination=destination or found[1])
+        _insert(connection, self._now(), [(_number(connection, owner, stream), row.payload)], **answer)
+        return True
 
     def trim(self, limits: Limits, local: Container[str]) -> Counter[tuple[Stream, str]]:
         dropped: Counter[tuple[Stream, str]] = Counter()
         with self.session(write=True) as connection:
             for each in _filled(connection):
                 age = limits.local_max_age_s if each.stream.destination in local else limits.max_age_s
-                found = connection.execute(
-                    "DELETE FROM row WHERE stream = ? AND at < ? RETURNING messages", (each.id, self._now() - age)
-                ).fetchall()
+                query = "SELECT id FROM row WHERE stream = ? AND at < ?"
+                old = [row_id for (row_id,) in connection.execute(query, (each.id, self._now() - age))]
+                _delete(connection, old)
                 if each.owner != DEAD:  # those were counted when they died
-                    dropped[each.stream, "age"] += sum(messages for (messages,) in found)
+                    dropped[each.stream, "age"] += len(old)
             near = {each.id for each in _filled(connection) if each.stream.destination in local}
             _shrink(connection, near, limits.local_rows, limits.outbox_bytes, dropped)
             _shrink(connection, None, limits.outbox_rows, limits.outbox_bytes, dropped)
@@ -173,7 +172,7 @@ class SqliteOutbox(SqliteFile):
     def scan(self, vendor: str | None = None, *, dead: bool = False) -> Iterator[tuple[Stream, Row]]:
         with self.session() as connection:
             found = [each for each in _filled(connection) if vendor in (None, each.stream.vendor)]
-        columns = "SELECT id, at, data, status, reason FROM row WHERE stream = ?"
+        columns = "SELECT id, at, payload, status, reason FROM row WHERE stream = ?"
         for number, stream in [(each.id, each.stream) for each in found if (each.owner == DEAD) == dead]:
             last: tuple[float, int] = (0.0, 0)
             while True:  # a hundred at a time: nothing is locked while the caller looks at them
@@ -181,8 +180,8 @@ class SqliteOutbox(SqliteFile):
                     page = connection.execute(
                         f"{columns} AND (at, id) > (?, ?) ORDER BY at, id LIMIT 100", (number, *last)
                     ).fetchall()
-                for row_id, at, data, status, reason in page:
-                    yield stream, Row(row_id, stream.kind, at, _unpacked(data), status, reason)
+                for row_id, at, payload, status, reason in page:
+                    yield stream, Row(row_id, stream.kind, at, payload, status, reason)
                     last = (at, row_id)
                 if not page:
                     break
@@ -216,23 +215,34 @@ def _number(connection: sqlite3.Connection, owner: int, stream: Stream) -> int:
 
 
 def _insert(
-    connection: sqlite3.Connection, stream: int, at: float, payloads: list[bytes], status: int = 0, reason: str = ""
-) -> int:
-    # Each payload behind its length: an envelope may hold any byte, so no separator would do.
-    data = b"".join(part for payload in payloads for part in (len(payload).to_bytes(4, "big"), payload))
-    return connection.execute(
-        "INSERT INTO row (stream, at, messages, data, status, reason) VALUES (?, ?, ?, ?, ?, ?)",
-        (stream, at, len(payloads), data, status, reason),
-    ).lastrowid or 0
+    connection: sqlite3.Connection, at: float, rows: list[tuple[int, bytes]], status: int = 0, reason: str = ""
+) -> None:
+    connection.executemany(
+        "INSERT INTO row (stream, at, payload, status, reason) VALUES (?, ?, ?, ?, ?)",
+        [(stream, at, payload, status, reason) for stream, payload in rows],
+    )
+    _count(connection, [(stream, len(payload)) for stream, payload in rows], +1)
 
 
-def _unpacked(data: bytes) -> list[bytes]:
-    payloads, start = [], 0
-    while start < len(data):
-        end = start + 4 + int.from_bytes(data[start : start + 4], "big")
-        payloads.append(data[start + 4 : end])
-        start = end
-    return payloads
+def _delete(connection: sqlite3.Connection, ids: list[int]) -> None:
+    """Delete rows; those that are gone already are no error."""
+    gone: list[tuple[int, int]] = []
+    for row_id in ids:
+        query = "DELETE FROM row WHERE id = ? RETURNING stream, length(payload)"
+        gone += connection.execute(query, (row_id,)).fetchall()
+    _count(connection, gone, -1)
+
+
+def _count(connection: sqlite3.Connection, rows: list[tuple[int, int]], sign: int) -> None:
+    """Keep what a stream says of its rows right: a trigger would cost as much again as the rows (measured)."""
+    messages, sizes = Counter[int](), Counter[int]()
+    for stream, size in rows:
+        messages[stream] += sign
+        sizes[stream] += sign * size
+    connection.executemany(
+        "UPDATE stream SET messages = messages + ?, size = size + ? WHERE id = ?",
+        [(messages[stream], sizes[stream], stream) for stream in messages],
+    )
 
 
 def _shrink(
@@ -246,13 +256,12 @@ def _shrink(
         size = sum(each.size for each in filled) - max_size
         if not filled or (messages <= 0 and size <= 0):
             return
-        rows = connection.execute(
-            "SELECT id, messages, length(data) FROM row WHERE stream = ? ORDER BY at, id LIMIT ?",
-            (filled[0].id, DROP_ROWS),
-        ).fetchall()
-        for row_id, count, length in rows:
+        victims: list[int] = []
+        query = "SELECT id, length(payload) FROM row WHERE stream = ? ORDER BY at, id LIMIT ?"
+        for row_id, length in connection.execute(query, (filled[0].id, DROP_ROWS)):
             if messages > 0 or size > 0:
-                connection.execute("DELETE FROM row WHERE id = ?", (row_id,))
-                messages, size = messages - count, size - length
-                if filled[0].owner != DEAD:
-                    dropped[filled[0].stream, "full"] += count
+                victims.append(row_id)
+                messages, size = messages - 1, size - length
+        _delete(connection, victims)
+        if filled[0].owner != DEAD:
+            dropped[filled[0].stream, "full"] += len(victims)

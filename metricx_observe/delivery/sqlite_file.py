@@ -35,16 +35,10 @@ CREATE TABLE IF NOT EXISTS stream (
     messages INTEGER NOT NULL DEFAULT 0, size INTEGER NOT NULL DEFAULT 0
 );
 CREATE TABLE IF NOT EXISTS row (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, stream INTEGER NOT NULL, at REAL NOT NULL, messages INTEGER NOT NULL,
-    data BLOB NOT NULL, status INTEGER NOT NULL, reason TEXT NOT NULL
+    id INTEGER PRIMARY KEY AUTOINCREMENT, stream INTEGER NOT NULL, at REAL NOT NULL, payload BLOB NOT NULL,
+    status INTEGER NOT NULL, reason TEXT NOT NULL
 );
 CREATE INDEX IF NOT EXISTS row_stream ON row (stream, at);
-CREATE TRIGGER IF NOT EXISTS row_added AFTER INSERT ON row BEGIN
-    UPDATE stream SET messages = messages + new.messages, size = size + length(new.data) WHERE id = new.stream;
-END;
-CREATE TRIGGER IF NOT EXISTS row_gone AFTER DELETE ON row BEGIN
-    UPDATE stream SET messages = messages - old.messages, size = size - length(old.data) WHERE id = old.stream;
-END;
 INSERT INTO sqlite_sequence (name, seq)
     SELECT 'row', abs(random() >> 8) WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'row');
 PRAGMA user_version = {VERSION};

@@ -7,8 +7,9 @@ describes of it; `export` is the exception, and says so.
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any, NamedTuple
 
 from .channel import Channel, Described
@@ -50,9 +51,8 @@ def listed(outbox: Outbox, channels: Sequence[Channel], vendor: str | None = Non
     for dead in (True, False):
         for stream, row in outbox.scan(vendor, dead=dead):
             letter, status = (row.id, row.status) if dead else (None, None)
-            for payload in row.payloads:
-                shown = _described(channels, stream, payload)
-                yield Listed(stream.vendor, row.kind, row.at, shown, letter, status, row.reason)
+            shown = _described(channels, stream, row)
+            yield Listed(stream.vendor, row.kind, row.at, shown, letter, status, row.reason)
 
 
 def retry(
@@ -82,41 +82,34 @@ def retry(
 
 def purge(outbox: Outbox, vendor: str | None = None, *, waiting: bool = False) -> int:
     """Delete the dead letters; with `waiting` also what waits. Returns how many messages."""
-    return sum(_erase(outbox, vendor, lambda *_: True, dead=dead) for dead in ((True, False) if waiting else (True,)))
+    return _erase(outbox, chain(outbox.scan(vendor, dead=True), outbox.scan(vendor) if waiting else ()))
 
 
 def forget(outbox: Outbox, channels: Sequence[Channel], user_id: str) -> int:
     """Delete every message of a user, dead or waiting. Returns how many."""
-
-    def of_user(stream: Stream, payload: bytes) -> bool:
-        return _described(channels, stream, payload).user_id == user_id
-
-    return sum(_erase(outbox, None, of_user, dead=dead) for dead in (True, False))
+    everything = chain(outbox.scan(dead=True), outbox.scan())
+    return _erase(outbox, (found for found in everything if _described(channels, *found).user_id == user_id))
 
 
 def export(outbox: Outbox, vendor: str | None = None) -> Iterator[dict[str, Any]]:
     """Every message with its whole content, ready for JSON: `payload` is base64. Holds personal data."""
     for dead in (True, False):
         for stream, row in outbox.scan(vendor, dead=dead):
-            about = {**stream._asdict(), "at": row.at, "dead": dead, "status": row.status, "reason": row.reason}
-            for payload in row.payloads:
-                yield {**about, "payload": base64.b64encode(payload).decode()}
+            yield {**stream._asdict(), **row._asdict(), "dead": dead, "payload": base64.b64encode(row.payload).decode()}
 
 
-def _erase(outbox: Outbox, vendor: str | None, wanted: Callable[[Stream, bytes], bool], *, dead: bool) -> int:
+def _erase(outbox: Outbox, rows: Iterable[tuple[Stream, Row]]) -> int:
     erased = 0
-    for stream, row in outbox.scan(vendor, dead=dead):
-        hits = [wanted(stream, payload) for payload in row.payloads]
-        rows: list[Row] = [row] if all(hits) else outbox.split(row) if any(hits) else []
-        outbox.remove(rows if all(hits) else [single for single, hit in zip(rows, hits, strict=False) if hit])
-        erased += sum(hits)
+    for _, row in rows:
+        outbox.remove([row])
+        erased += 1
     return erased
 
 
-def _described(channels: Sequence[Channel], stream: Stream, payload: bytes) -> Described:
+def _described(channels: Sequence[Channel], stream: Stream, row: Row) -> Described:
     """What its channel says of a message; nothing for one that it cannot read."""
     try:
         [channel] = [channel for channel in channels if channel.vendor == stream.vendor]
-        return channel.describe(stream.kind, payload)
+        return channel.describe(row.kind, row.payload)
     except Exception:
-        return Described("", stream.kind, None)
+        return Described("", row.kind, None)

@@ -21,8 +21,6 @@ GROUP = 500
 """Records in a group commit: large enough that a commit costs little of each, small enough to hold few in two forms."""
 TICK_S = 0.5
 """How often deadlines, bounds and dead processes' rows are looked at."""
-JOIN_BYTES = 16
-"""What joining a payload to others may add to a post."""
 
 Record = tuple[str, object, int]
 """A vendor, what to encode for it, and about how many bytes that holds."""
@@ -148,22 +146,20 @@ class Writer:
 
     def _store(self) -> bool:
         """Encode the group and commit it. It leaves `self._group` only then, so that no failure in between loses it."""
-        chunks = self._encoded()
-        while chunks:
+        messages = self._encoded()
+        while messages:
             try:
-                self._outbox().add(chunks)
+                self._outbox().add(messages)
                 break
             except OutboxError as error:
                 if self._ended:
                     return False
                 if error.busy:
                     self._tally.say(logging.WARNING, "busy", "The outbox waits: %s", error)
-        stored: Counter[str] = Counter()
-        for stream, payloads in chunks:
-            stored[stream.vendor] += len(payloads)
+        stored = Counter(stream.vendor for stream, _ in messages)
         with self._tally.lock:
-            for vendor, messages in stored.items():
-                self._tally.count(vendor, "committed", n=messages)
+            for vendor, n in stored.items():
+                self._tally.count(vendor, "committed", n=n)
             for each in self._group:
                 if isinstance(each, Future):
                     if each.set_running_or_notify_cancel():
@@ -174,23 +170,15 @@ class Writer:
         self._stored(stored)
         return True
 
-    def _encoded(self) -> list[tuple[Stream, list[bytes]]]:
-        """The group's messages by stream, in chunks that fit into one post."""
-        chunks: list[tuple[Stream, list[bytes]]] = []
-        last: dict[Stream, tuple[list[bytes], int]] = {}
+    def _encoded(self) -> list[tuple[Stream, bytes]]:
+        messages: list[tuple[Stream, bytes]] = []
         for vendor, record, _ in (each for each in self._group if not isinstance(each, Future)):
             channel = self._channels[vendor]
             for kind, payload in self._encode(channel, record):
                 stream = Stream(vendor, channel.destination, kind, int(channel.importance(kind)))
-                chunk, size = last.get(stream, ([], 0))
-                size += len(payload) + JOIN_BYTES
-                if not chunk or len(chunk) >= channel.max_messages or size > channel.max_bytes:
-                    chunk, size = [], len(payload) + JOIN_BYTES
-                    chunks.append((stream, chunk))
                 # Not the bytes that orjson returns: those keep about 4 KB each (measured).
-                chunk.append(b"%b" % payload)
-                last[stream] = chunk, size
-        return chunks
+                messages.append((stream, b"%b" % payload))
+        return messages
 
     def _encode(self, channel: Channel, record: Any) -> list[Message]:
         try:
