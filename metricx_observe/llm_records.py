@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
-from .context import RequestContext
+from .context import Context, RequestContext
 
 
 class TraceFacts(NamedTuple):
@@ -20,13 +20,13 @@ class TraceFacts(NamedTuple):
     metadata: Mapping[str, Any] = {}
     state: RequestContext | None = None
 
-    def within(self, state: RequestContext | None) -> TraceFacts:
+    def within(self, cell: Context | None) -> TraceFacts:
         """The same in a request or job, whose user and workspace fill in what was not given."""
-        user = state.user.id if state is not None and state.user is not None else None
-        workspace = state.workspace.id if state is not None and state.workspace is not None else None
-        return self._replace(
-            user_id=self.user_id or user, workspace_id=self.workspace_id or workspace, state=state
-        )
+        if cell is None:
+            return self
+        user_id = self.user_id or (cell.user.id if cell.user else None)
+        workspace_id = self.workspace_id or (cell.workspace.id if cell.workspace else None)
+        return self._replace(user_id=user_id, workspace_id=workspace_id, state=cell.state)
 
 
 class ObservationRecord(NamedTuple):
@@ -62,17 +62,13 @@ class ScoreRecord(NamedTuple):
 class LLMSink(Protocol):
     """The LLM vendor, as the facade sees it."""
 
-    def put(self, record: ObservationRecord | ScoreRecord, size: int) -> bool: ...
-
-    def attach(self, trace_id: str, span_id: str) -> object:
-        """Make this the parent of the vendor's own spans. Returns what `detach` takes."""
-        ...
-
-    def detach(self, before: object) -> None: ...
-
-    def url(self, trace_id: str) -> str: ...
-
     @property
     def client(self) -> Any:
         """The vendor's own client."""
-        ...
+
+    def put(self, record: ObservationRecord | ScoreRecord, size: int) -> bool: ...
+    def url(self, trace_id: str) -> str: ...
+    def attach(self, trace_id: str, span_id: str) -> object:
+        """Make this the parent of the vendor's own spans. Returns what `detach` takes."""
+
+    def detach(self, before: object) -> None: ...

@@ -162,8 +162,7 @@ class Observation:
         logger.info("%s %s trace_id=%s level=%s", self.type, self.name, self.trace_id, fields.get("level", ""))
 
     def _facts(self) -> TraceFacts:
-        cell = self._tracer._cell
-        return self._shared.facts.within(None if cell is None else cell.state)
+        return self._shared.facts.within(self._tracer._cell)
 
     def __enter__(self) -> Self:
         if self._token is None:

@@ -32,13 +32,10 @@ class ErrorSink(Protocol):
     """The error vendor, as the facade and the middleware see it."""
 
     def scope(self, cell: Context) -> AbstractContextManager[RequestStatus]: ...
-
     def capture(
         self, error: BaseException, *, handled: bool, extra: Mapping[str, Any], level: str | None
     ) -> str | None: ...
-
     def message(self, text: str, level: str, extra: Mapping[str, Any]) -> str | None: ...
-
     def breadcrumb(self, message: str, category: str | None, data: Mapping[str, Any]) -> None: ...
 
 

@@ -136,7 +136,7 @@ class _Identify(SpanProcessor):
         if observation is not None:
             facts = observation._facts()
         elif cell is not None and cell is not DETACHED:
-            facts = TraceFacts().within(cell.state)
+            facts = TraceFacts().within(cell)
         else:
             return
         span.set_attributes(trace_attributes(facts, None))

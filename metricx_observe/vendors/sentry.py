@@ -250,7 +250,6 @@ class Sentry:
     def capture(
         self, error: BaseException, *, handled: bool, extra: Mapping[str, Any], level: str | None
     ) -> str | None:
-        """Report an exception in the current scope. Returns the event id, None when the SDK dropped it."""
         admission = self._transport.burst.admit(error_key(error))
         if not admission.sent:
             return admission.event_id
@@ -266,7 +265,6 @@ class Sentry:
         return self._transport.burst.merged
 
     def message(self, text: str, level: str, extra: Mapping[str, Any]) -> str | None:
-        """Report a message in the current scope."""
         return self._capture({"message": text}, {}, extra, level)
 
     def _capture(self, event: Any, hint: dict[str, Any], extra: Mapping[str, Any], level: str | None) -> str | None:
@@ -275,7 +273,6 @@ class Sentry:
         return sentry_sdk.get_current_scope().capture_event(event, {**hint, _EXTRA: extra})
 
     def breadcrumb(self, message: str, category: str | None, data: Mapping[str, Any]) -> None:
-        """Add a breadcrumb to the current scope."""
         sentry_sdk.add_breadcrumb(message=message, category=category, data=dict(data))
 
 

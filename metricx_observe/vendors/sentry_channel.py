@@ -122,11 +122,9 @@ class SentryChannel:
             return orjson.dumps(plain(content))
 
     def post(self, payloads: Sequence[bytes]) -> Post:
-        """One envelope as one request."""
         return Post(self._url, self._headers, payloads[0])
 
     def importance(self, kind: str) -> Importance:
-        """Errors matter most, transactions and sessions least."""
         if kind == "error":
             return Importance.ERROR
         return Importance.TRANSACTION if kind in ("transaction", "session", "profile") else Importance.SIGNAL
