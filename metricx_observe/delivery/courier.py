@@ -87,8 +87,8 @@ class Courier:
         while self._turn(line):
             try:
                 self._carry(line, self._outbox())
-            except OutboxError:
-                pass  # busy, or there is another outbox by now
+            except OutboxError:  # busy, or in memory by now
+                self.wake(linger=True)
             except Exception as error:  # nothing may end a lane
                 self._failed(line, type(error).__name__)
             finally:

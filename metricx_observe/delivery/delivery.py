@@ -12,7 +12,7 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from typing import Any
@@ -26,8 +26,6 @@ from .writer import Writer
 
 ABORT_S = 0.3
 """Posts are aborted this long before the deadline of `close`, so that the last answers are still committed."""
-TRIM_EACH = 100
-"""Messages after which the bounds are looked at, and each tick: a hundredth of the smallest bound."""
 ACKNOWLEDGED_S = 0.25
 """METRICX_DURABILITY=acknowledged lets a response go after this long."""
 
@@ -42,7 +40,7 @@ class _Process:
         """The outbox if it was used in this process."""
         self.fallback = ""
         """Why the outbox is in memory although it was to be a file."""
-        self._path, self._limits, self._untrimmed = outbox_path(url), limits, 0
+        self._path, self._limits = outbox_path(url), limits
 
     def outbox(self) -> Outbox:
         """The outbox of this process."""
@@ -58,16 +56,13 @@ class _Process:
         text = "The outbox is in memory from now on, so a crash loses what waits: %s"
         self.tally.say(logging.ERROR, "fallback", text, why)
 
-    def _stored(self, messages: Mapping[str, int]) -> None:
+    def _stored(self, vendors: Container[str]) -> None:
         for courier in self.couriers:
-            if courier.channel.vendor in messages:
+            if courier.channel.vendor in vendors:
                 courier.wake(linger=True)
-        self._untrimmed += sum(messages.values())
-        if self._untrimmed >= TRIM_EACH:
-            self._trim()
 
     def _trim(self) -> None:
-        self._untrimmed, limits, outbox = 0, self._limits, self.outbox()
+        limits, outbox = self._limits, self.outbox()
         if outbox.kind == "memory":
             limits = replace(limits, outbox_bytes=min(limits.outbox_bytes, limits.memory_bytes))
         dropped = outbox.trim(limits, {each.destination for each in self.channels.values() if each.local})

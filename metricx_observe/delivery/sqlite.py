@@ -7,11 +7,12 @@ another destination touch a few streams, however many rows there are.
 from __future__ import annotations
 
 import heapq
+import json
 import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from .channel import Limits
 from .outbox import Depth, Row, Stream
@@ -21,17 +22,6 @@ JOIN_BYTES = 16
 """What joining a payload to others may add to a post."""
 DROP_ROWS = 100
 """Rows of one stream that go before the next is looked at, when streams that matter alike are too large."""
-
-
-class _Filled(NamedTuple):
-    """A stream with something in it, as it is stored."""
-
-    id: int
-    owner: int
-    stream: Stream
-    messages: int
-    size: int
-    oldest_at: float
 
 
 class SqliteOutbox(SqliteFile):
@@ -62,10 +52,9 @@ class SqliteOutbox(SqliteFile):
         size = 0
         with self.session() as connection:
             kinds = {
-                filled.id: filled.stream.kind
-                for filled in _filled(connection)
-                if (filled.owner, filled.stream.destination) == (self.owner, destination)
-                and filled.stream.kind not in without
+                number: stream.kind
+                for number, _, stream, depth in self._filled(connection)
+                if depth.mine and stream.destination == destination and stream.kind not in without
             }
             columns = "SELECT at, id, stream, payload FROM row WHERE stream = ? ORDER BY at, id"
             cursors = [connection.execute(columns, (number,)) for number in kinds]
@@ -110,96 +99,100 @@ class SqliteOutbox(SqliteFile):
     def trim(self, limits: Limits, local: Container[str]) -> Counter[tuple[Stream, str]]:
         dropped: Counter[tuple[Stream, str]] = Counter()
         with self.session(write=True) as connection:
-            for each in _filled(connection):
-                age = limits.local_max_age_s if each.stream.destination in local else limits.max_age_s
+            for number, owner, stream, _ in self._filled(connection):
+                age = limits.local_max_age_s if stream.destination in local else limits.max_age_s
                 query = "SELECT id FROM row WHERE stream = ? AND at < ?"
-                old = [row_id for (row_id,) in connection.execute(query, (each.id, self._now() - age))]
+                old = [row_id for (row_id,) in connection.execute(query, (number, self._now() - age))]
                 _delete(connection, old)
-                if each.owner != DEAD:  # those were counted when they died
-                    dropped[each.stream, "age"] += len(old)
-            near = {each.id for each in _filled(connection) if each.stream.destination in local}
-            _shrink(connection, near, limits.local_rows, limits.outbox_bytes, dropped)
-            _shrink(connection, None, limits.outbox_rows, limits.outbox_bytes, dropped)
+                if owner != DEAD:  # those were counted when they died
+                    dropped[stream, "age"] += len(old)
+            self._shrink(connection, limits.local_rows, limits.outbox_bytes, dropped, local)
+            self._shrink(connection, limits.outbox_rows, limits.outbox_bytes, dropped)
         return +dropped
 
+    def _shrink(
+        self, connection: sqlite3.Connection, max_messages: int, max_size: int,
+        dropped: Counter[tuple[Stream, str]], only: Container[str] | None = None,
+    ) -> None:  # fmt: skip
+        """Drop rows until there are no more than this, or no more `only` for these destinations."""
+        while True:
+            filled = [each for each in self._filled(connection) if only is None or each[2].destination in only]
+            messages = sum(depth.messages for *_, depth in filled) - max_messages
+            size = sum(depth.size for *_, depth in filled) - max_size
+            if not filled or (messages <= 0 and size <= 0):
+                return
+            number, owner, stream, _ = filled[0]
+            victims: list[int] = []
+            query = "SELECT id, length(payload) FROM row WHERE stream = ? ORDER BY at, id LIMIT ?"
+            for row_id, length in connection.execute(query, (number, DROP_ROWS)):
+                if messages > 0 or size > 0:
+                    victims.append(row_id)
+                    messages, size = messages - 1, size - length
+            _delete(connection, victims)
+            if owner != DEAD:
+                dropped[stream, "full"] += len(victims)
+
     def adopt(self, destinations: Sequence[str]) -> int:
-        adopted = 0
-        marks = ",".join("?" * len(destinations))
-        for owner, lock in self.dead_owners():
-            with self.session(write=True) as connection:
-                # Only the streams of our destinations: the rest waits for a process that serves them.
-                found = connection.execute(
-                    f"UPDATE stream SET owner = ? WHERE owner = ? AND messages > 0 AND destination IN ({marks})"
-                    " RETURNING messages",
-                    (self.owner, owner, *destinations),
-                ).fetchall()
-                adopted += sum(messages for (messages,) in found)
-                self.sign_off(connection, owner, lock)
-        return adopted
+        # Only the streams of our destinations: the rest waits for a process that serves them.
+        ours = "destination IN (SELECT value FROM json_each(:destinations))"
+        return self._of_the_dead(f"owner = :me WHERE {ours}", destinations=json.dumps(destinations))
 
     def redirect(self, vendor: str, old: str, new: str) -> int:
-        redirected = 0
-        for owner, _ in self.dead_owners():
+        change = "destination = :new WHERE vendor = :vendor AND destination = :old"
+        return self._of_the_dead(change, vendor=vendor, old=old, new=new)
+
+    def _of_the_dead(self, change: str, **values: str) -> int:
+        """Change streams that dead processes left. Returns how many messages are in them."""
+        changed = 0
+        for owner, lock in self.dead_owners():
             with self.session(write=True) as connection:
                 found = connection.execute(
-                    "UPDATE stream SET destination = ? WHERE owner = ? AND vendor = ? AND destination = ?"
-                    " RETURNING messages",
-                    (new, owner, vendor, old),
+                    f"UPDATE stream SET {change} AND owner = :dead AND messages > 0 RETURNING messages",
+                    {"me": self.owner, "dead": owner, **values},
                 ).fetchall()
-            redirected += sum(messages for (messages,) in found)
-        return redirected
+                self.sign_off(connection, owner, lock)
+            changed += sum(messages for (messages,) in found)
+        return changed
 
     def depths(self) -> list[tuple[Stream, Depth]]:
-        now = self._now()
         with self.session() as connection:
-            return [
-                (
-                    each.stream,
-                    Depth(each.messages, each.size, max(0.0, now - each.oldest_at), each.owner == self.owner),
-                )
-                for each in _filled(connection)
-                if each.owner != DEAD
-            ]
+            return [(stream, depth) for _, owner, stream, depth in self._filled(connection) if owner != DEAD]
 
     def dead_count(self) -> dict[str, int]:
         dead: Counter[str] = Counter()
         with self.session() as connection:
-            for each in _filled(connection):
-                if each.owner == DEAD:
-                    dead[each.stream.vendor] += each.messages
-        return dict(dead)
+            for _, owner, stream, depth in self._filled(connection):
+                dead[stream.vendor] += depth.messages if owner == DEAD else 0
+        return dict(+dead)
 
     def scan(self, vendor: str | None = None, *, dead: bool = False) -> Iterator[tuple[Stream, Row]]:
+        query = "SELECT id, at, payload, status, reason FROM row WHERE stream = ? AND (at, id) > (?, ?)"
         with self.session() as connection:
-            found = [each for each in _filled(connection) if vendor in (None, each.stream.vendor)]
-        columns = "SELECT id, at, payload, status, reason FROM row WHERE stream = ?"
-        for number, stream in [(each.id, each.stream) for each in found if (each.owner == DEAD) == dead]:
-            last: tuple[float, int] = (0.0, 0)
-            while True:  # a hundred at a time: nothing is locked while the caller looks at them
+            found = self._filled(connection)
+        for number, owner, stream, _ in found:
+            more, last = (owner == DEAD) == dead and vendor in (None, stream.vendor), (0.0, 0)
+            while more:  # a hundred at a time: nothing is locked while the caller looks at them
                 with self.session() as connection:
-                    page = connection.execute(
-                        f"{columns} AND (at, id) > (?, ?) ORDER BY at, id LIMIT 100", (number, *last)
-                    ).fetchall()
-                for row_id, at, payload, status, reason in page:
+                    rows = connection.execute(f"{query} ORDER BY at, id LIMIT 100", (number, *last)).fetchall()
+                for row_id, at, payload, status, reason in rows:
                     yield stream, Row(row_id, stream.kind, at, payload, status, reason)
                     last = (at, row_id)
-                if not page:
-                    break
+                more = bool(rows)
+
+    def _filled(self, connection: sqlite3.Connection) -> list[tuple[int, int, Stream, Depth]]:
+        """Id, owner, stream and depth, those first that go first: dead letters, then by importance and age."""
+        found = connection.execute(
+            f"SELECT id, owner, messages, size, (SELECT min(at) FROM row WHERE stream = stream.id) AS oldest, {_STREAM}"
+            f" FROM stream WHERE messages > 0 ORDER BY owner != {DEAD}, importance, oldest"
+        )
+        now = self._now()
+        return [
+            (number, owner, Stream(*stream), Depth(messages, size, max(0.0, now - at), owner == self.owner))
+            for number, owner, messages, size, at, *stream in found
+        ]
 
 
 _STREAM = ", ".join(Stream._fields)
-
-
-def _filled(connection: sqlite3.Connection) -> list[_Filled]:
-    """Streams that are not empty, those first that go first: dead letters, then by importance and age."""
-    found = connection.execute(
-        f"SELECT id, owner, messages, size, (SELECT min(at) FROM row WHERE stream = stream.id) AS oldest, {_STREAM}"
-        f" FROM stream WHERE messages > 0 ORDER BY owner != {DEAD}, importance, oldest"
-    )
-    return [
-        _Filled(number, owner, Stream(*stream), messages, size, oldest)
-        for number, owner, messages, size, oldest, *stream in found
-    ]
 
 
 def _number(connection: sqlite3.Connection, owner: int, stream: Stream) -> int:
@@ -243,25 +236,3 @@ def _count(connection: sqlite3.Connection, rows: list[tuple[int, int]], sign: in
         "UPDATE stream SET messages = messages + ?, size = size + ? WHERE id = ?",
         [(messages[stream], sizes[stream], stream) for stream in messages],
     )
-
-
-def _shrink(
-    connection: sqlite3.Connection, only: Container[int] | None, max_messages: int, max_size: int,
-    dropped: Counter[tuple[Stream, str]],
-) -> None:  # fmt: skip
-    """Drop rows until these streams hold no more than this: the oldest of the least important."""
-    while True:
-        filled = [each for each in _filled(connection) if only is None or each.id in only]
-        messages = sum(each.messages for each in filled) - max_messages
-        size = sum(each.size for each in filled) - max_size
-        if not filled or (messages <= 0 and size <= 0):
-            return
-        victims: list[int] = []
-        query = "SELECT id, length(payload) FROM row WHERE stream = ? ORDER BY at, id LIMIT ?"
-        for row_id, length in connection.execute(query, (filled[0].id, DROP_ROWS)):
-            if messages > 0 or size > 0:
-                victims.append(row_id)
-                messages, size = messages - 1, size - length
-        _delete(connection, victims)
-        if filled[0].owner != DEAD:
-            dropped[filled[0].stream, "full"] += len(victims)

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from typing import Any
@@ -27,7 +27,7 @@ Record = tuple[str, object, int]
 
 
 class Writer:
-    """One per process. `stored` is called after a commit with the messages of each vendor, `tick` now and then."""
+    """One per process. `stored` is called after a commit with the vendors in it, `tick` now and then."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class Writer:
         tally: Tally,
         limits: Limits,
         isolate: Isolate,
-        stored: Callable[[Mapping[str, int]], None],
+        stored: Callable[[Container[str]], None],
         tick: Callable[[], None],
     ) -> None:
         self._channels, self._outbox, self._tally, self._limits = channels, outbox, tally, limits
@@ -48,6 +48,7 @@ class Writer:
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
         self._idle = self._hurry = False
+        self._tick_at = 0.0
         self._closed = self._ended = False
 
     def put(self, vendor: str, record: object, size: int) -> bool:
@@ -113,20 +114,22 @@ class Writer:
             self._thread.join(0.2)
 
     def _run(self) -> None:
-        tick_at = 0.0
         while not self._ended:
             try:
-                if time.monotonic() >= tick_at:
-                    tick_at = time.monotonic() + TICK_S
-                    self._tick()
+                self._tick_if_due()
                 self._wait()
                 while self._next_group() and self._store():
-                    pass
+                    self._tick_if_due()
             except OutboxError:
                 pass  # busy: at the next tick; else there is another outbox by now
             except Exception as error:  # nothing may end this thread; the group stays and is tried again
                 self._tally.say(logging.WARNING, ("writer", type(error)), "writer: %s", type(error).__name__)
                 time.sleep(0.5)
+
+    def _tick_if_due(self) -> None:
+        if time.monotonic() >= self._tick_at:
+            self._tick_at = time.monotonic() + TICK_S
+            self._tick()
 
     def _wait(self) -> None:
         """Until something is put, and then a little longer for what comes with it; at most a tick."""
