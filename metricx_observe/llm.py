@@ -7,9 +7,8 @@ from datetime import datetime
 from typing import Any
 
 from .boundary import Facade
-from .ids import new_id
-from .llm_records import LLMSink, TraceFacts
-from .observation import Generation, Observation, Shared, Trace, current_observation
+from .llm_records import LLMSink
+from .observation import Generation, Observation, Trace, current_observation
 
 __all__ = ["Generation", "LLMTracer", "Observation", "Trace"]
 
@@ -42,13 +41,9 @@ class LLMTracer(Facade[LLMSink]):
         cell, parent = self._cell_now(), current_observation()
         if parent is not None and parent._tracer._cell is not cell:
             parent = None
-        tracer = LLMTracer(self._sink, self._boundary, cell)
-        shared = Shared(new_id()) if parent is None else parent._shared
-        trace = Trace(tracer, shared, None if parent is None else parent.id, "span", name, start_time)
-        if parent is None:
-            shared.facts = TraceFacts(trace.name)
-            if cell is not None:
-                cell.llm_trace_id = trace.trace_id
+        trace = Trace(LLMTracer(self._sink, self._boundary, cell), parent, "span", name, start_time)
+        if parent is None and cell is not None:
+            cell.llm_trace_id = trace.trace_id
         return trace.update(
             input=input, metadata=metadata, tags=tags, user_id=user_id, workspace_id=workspace_id, session_id=session_id
         )

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from contextlib import suppress
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
+from itertools import takewhile
 from pathlib import PurePath
 from typing import Any
 from uuid import UUID
@@ -54,8 +55,7 @@ def mapping(value: object, notes: Notes, max_bytes: int = MAX_BYTES) -> dict[str
 
 def as_text(value: object, notes: Notes, max_bytes: int = 10_000) -> str:
     """`value` as text."""
-    found = plain(value, notes, max_bytes)
-    return found if isinstance(found, str) else orjson.dumps(found).decode()
+    return _shown(plain(value, notes, max_bytes))
 
 
 def line(value: object, notes: Notes, limit: int = 200) -> str:
@@ -145,24 +145,17 @@ class _Walk:
         self.open.add(id(value))
         try:
             if isinstance(value, list):
-                return [self._item(item, depth + 1) for item in self._while_room(value)]
+                return [self._item(item, depth + 1) for item in takewhile(self._has_room, value)]
             if isinstance(value, Mapping):
                 # the dict's own: a subclass may have overridden it
-                members = self._while_room(dict.items(value) if isinstance(value, dict) else value.items())
-                return {self._name(key, depth + 1): self._item(item, depth + 1) for key, item in members}
+                members = takewhile(self._has_room, dict.items(value) if isinstance(value, dict) else value.items())
+                return {_shown(self.value(key, depth + 1)): self._item(item, depth + 1) for key, item in members}
             return self._value(self._simpler(value), depth + 1)
         finally:
             self.open.discard(id(value))
 
-    def _while_room(self, items: Iterable[Any]) -> Iterator[Any]:
-        for item in items:
-            if self.left < 0:
-                return
-            yield item
-
-    def _name(self, key: Any, depth: int) -> str:
-        name = self.value(key, depth)
-        return name if isinstance(name, str) else orjson.dumps(name).decode()
+    def _has_room(self, _: object) -> bool:
+        return self.left >= 0
 
     def _item(self, item: Any, depth: int) -> Any:
         kept = self.left // 2 if self.fair else 0
@@ -197,6 +190,10 @@ class _Walk:
         if callable(value) or (shown.startswith("<") and " at 0x" in shown):  # an address is another one each time
             return self.marked("unknown type", f"[{kind.__name__}]")
         return shown
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else orjson.dumps(value).decode()
 
 
 def _shown_fields(model: BaseModel) -> dict[str, Any]:

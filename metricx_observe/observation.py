@@ -33,41 +33,38 @@ _MAX_TAGS = 50
 _LEVELS = ("DEBUG", "DEFAULT", "WARNING", "ERROR")
 
 
-class Shared:
-    """What all observations of one trace share."""
-
-    def __init__(self, trace_id: str) -> None:
-        self.trace_id = trace_id
-        self.facts = TraceFacts()
-        self.last_end_ns = 0
-
-
 class Observation:
     """A span, tool, generation or trace. `id` and `trace_id` are the very ids on the wire."""
 
     def __init__(
         self,
         tracer: LLMTracer,
-        shared: Shared,
-        parent_id: str | None,
+        parent: Observation | None,
         type: str,
         name: object,
         start_time: datetime | None = None,
     ) -> None:
         self._tracer = tracer
-        self._shared = shared
+        self._above = None if parent is None else parent._root
         self._fields: dict[str, bytes | str] = {}
         self._ended = False
         self._token: Token[Observation | None] | None = None
         self._vendors_before: object = None
-        self.trace_id = shared.trace_id
+        self.trace_id: str = new_id() if parent is None else parent.trace_id
         self.id = new_span_id()
-        self.parent_id = parent_id
+        self.parent_id = None if parent is None else parent.id
         self.type = type
         notes: Notes = []
         self.name = _name(name, notes)
         self.start_ns = _ns(start_time, notes)
+        self._trace_facts = TraceFacts(self.name)
+        """Those of the root hold for all of its trace, and so does its `_last_end_ns`."""
+        self._last_end_ns = 0
         tracer._boundary.note(type, notes)
+
+    @property
+    def _root(self) -> Observation:
+        return self if self._above is None else self._above  # no reference to itself: that takes the collector to free
 
     @property
     def url(self) -> str | None:
@@ -77,25 +74,18 @@ class Observation:
 
     def span(self, name: str, **fields: Any) -> Observation:
         """A step that is no LLM call. Takes what `update` takes."""
-        return Observation(self._tracer, self._shared, self.id, "span", name).update(**fields)
+        return Observation(self._tracer, self, "span", name).update(**fields)
 
     def tool(self, name: str, **fields: Any) -> Observation:
         """A tool call. Takes what `update` takes."""
-        return Observation(self._tracer, self._shared, self.id, "tool", name).update(**fields)
+        return Observation(self._tracer, self, "tool", name).update(**fields)
 
     def generation(
-        self,
-        name: str,
-        *,
-        model: str | None = None,
-        input: object = None,
-        model_parameters: Mapping[str, Any] | None = None,
-        metadata: Mapping[str, Any] | None = None,
-        start_time: datetime | None = None,
+        self, name: str, *, model: str | None = None, start_time: datetime | None = None, **fields: Any
     ) -> Generation:
-        """An LLM call."""
-        call = Generation(self._tracer, self._shared, self.id, "generation", name, start_time)
-        return call.update(input=input, metadata=metadata, model=model, model_parameters=model_parameters)
+        """An LLM call. Takes what `update` takes: `input`, `model_parameters`, `metadata`, …"""
+        call = Generation(self._tracer, self, "generation", name, start_time)
+        return call.update(model=model, **fields)
 
     def update(self, *, input: object = None, output: object = None, **more: Any) -> Self:
         """Set fields; None leaves one as it is. Values are copied as they are now.
@@ -145,7 +135,7 @@ class Observation:
             if not self._ended:
                 self._ended = True
                 end_ns = max(_ns(end_time, notes), self.start_ns)
-                self._shared.last_end_ns = max(self._shared.last_end_ns, end_ns)
+                self._root._last_end_ns = max(self._root._last_end_ns, end_ns)
                 self._put(end_ns)
 
     def _put(self, end_ns: int) -> None:
@@ -162,7 +152,7 @@ class Observation:
         logger.info("%s %s trace_id=%s level=%s", self.type, self.name, self.trace_id, fields.get("level", ""))
 
     def _facts(self) -> TraceFacts:
-        return self._shared.facts.within(self._tracer._cell)
+        return self._root._trace_facts.within(self._tracer._cell)
 
     def __enter__(self) -> Self:
         if self._token is None:
@@ -192,18 +182,18 @@ class Trace(Observation):
     """One unit of LLM work: the observation without a parent."""
 
     def _set(self, key: str, value: Any, notes: Notes) -> None:
-        facts = self._shared.facts
+        facts = self._root._trace_facts
         if key == "metadata":
-            self._shared.facts = facts._replace(metadata={**facts.metadata, **mapping(value, notes)})
+            self._root._trace_facts = facts._replace(metadata={**facts.metadata, **mapping(value, notes)})
         elif key in _READ_TRACE:
-            self._shared.facts = facts._replace(**{key: _READ_TRACE[key](value, notes)})
+            self._root._trace_facts = facts._replace(**{key: _READ_TRACE[key](value, notes)})
         else:
             super()._set(key, value, notes)
 
     @property
     def last_end_ns(self) -> int:
         """When the last observation of this trace ended; its own start before that. Nanoseconds since the epoch."""
-        return self._shared.last_end_ns or self.start_ns
+        return self._root._last_end_ns or self.start_ns
 
 
 class Generation(Observation):
