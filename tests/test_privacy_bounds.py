@@ -115,12 +115,11 @@ def test_memory_of_names_and_texts_is_bounded() -> None:
     scrubber = Scrubber()
     for at in range(60):
         scrubber.scrub({f"name_{at}_{n}": f"text {at} {n}: {n}" for n in range(1000)}, "track", "properties")
-    assert len(scrubber.plain_names) <= 21_000
     scrubber.text(" ".join(f"n{n}=1" for n in range(25_000)), "log", "message")
     scrubber.text("new=1", "log", "message")
-    assert len(scrubber.named._harmless) <= 21_000
-    assert all(len(known) <= 21_000 for known in scrubber.clean["keep"])
-    assert len(scrubber._verdicts) <= 5_000
+    assert len(scrubber.names.suspicious) <= 21_000
+    assert len(scrubber.names.verdicts) <= 21_000
+    assert len(scrubber.clean["keep"]) <= 21_000
 
 
 def test_the_report_is_bounded() -> None:

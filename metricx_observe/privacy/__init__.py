@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from threading import Lock
 from typing import Any
@@ -17,13 +18,12 @@ import orjson
 
 from metricx_observe.exceptions import ConfigurationError
 
-from .names import Names, Verdict
-from .text import NamedSecrets, unquoted
+from .names import Names
+from .text import unquoted
 from .walk import Pass, Personal
 
 __all__ = ["Personal", "ScrubReport", "Scrubber"]
 
-_REMEMBERED = 4096
 _MAX_PLACES = 256
 
 
@@ -32,16 +32,15 @@ class ScrubReport:
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._counts: dict[tuple[str, str], dict[str, int]] = {}
+        self._counts: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
 
-    def add(self, signal: str, place: str, rule: str) -> None:
-        """Count one replacement."""
+    def add(self, signal: str, place: str, counts: dict[str, int]) -> None:
+        """Count replacements by rule."""
         with self._lock:
             at = (signal, place)
             if at not in self._counts and len(self._counts) >= _MAX_PLACES:
                 at = ("other", "other")
-            rules = self._counts.setdefault(at, {})
-            rules[rule] = rules.get(rule, 0) + 1
+            self._counts[at].update(counts)
 
     def as_dict(self) -> dict[str, dict[str, dict[str, int]]]:
         """The counts as `{"error": {"request.headers": {"name": 3}}}`."""
@@ -63,30 +62,21 @@ class Scrubber:
         safe_names: Iterable[str] = (),
         key: bytes | None = None,
     ) -> None:
-        """Add to the built-in rules.
+        """Add to the built-in rules. Raises ConfigurationError when a pattern is no regular expression.
 
         Args:
             names: Names whose values are secret, in any spelling, also as a part of a longer name.
             patterns: Regular expressions of secret values; that they cannot backtrack without bound is yours to see to.
             safe_names: Whole names whose values are not judged by their name.
             key: For the hash in markers; random per process when None.
-
-        Raises:
-            ConfigurationError: A pattern is no regular expression.
         """
         self.report = ScrubReport()
-        self._names = Names(names, safe_names)
-        self.named = NamedSecrets(self._names.stem, self.verdict)
+        self.names = Names(names, safe_names)
+        self.clean: defaultdict[Personal, set[str]] = defaultdict(set)
+        """Short texts without a secret, by policy: names, versions, locals come again and again. Never a secret."""
         self._key = (key or os.urandom(16))[:64]
-        self._verdicts: dict[str, Verdict] = {}
-        self.clean: dict[Personal, tuple[set[str], set[str]]] = {
-            "keep": (set(), set()), "hash": (set(), set()), "drop": (set(), set())
-        }  # fmt: skip
-        """Short texts and source lines that hold no secret, by policy: names, versions, locals come again and again."""
-        self.plain_names: set[str] = set()
-        """Names that say nothing of their values."""
         try:
-            self.patterns = tuple(re.compile(pattern) for pattern in patterns)
+            self.patterns = [re.compile(pattern) for pattern in patterns]
         except re.error as error:
             raise ConfigurationError(f"A scrub pattern is not a regular expression: {error.msg}") from None
 
@@ -99,30 +89,27 @@ class Scrubber:
             place: Where it stands there, for the report: request.headers, properties, input, …
             personal: What becomes of e-mail addresses, phone numbers and IP addresses.
         """
-        return Pass(self, signal, place, personal).value(value, 0)
+        return self._scrubbed(value, signal, place, personal)[0]
 
     def scrub_json(self, data: bytes, signal: str, place: str, *, personal: Personal = "keep") -> bytes:
         """The same for JSON bytes. Gives `data` itself when there is nothing to scrub."""
-        run = Pass(self, signal, place, personal)
         try:
             value = orjson.loads(data)
         except ValueError:
-            return orjson.dumps(run.value(data, 0))
-        scrubbed = run.value(value, 0)
-        return orjson.dumps(scrubbed) if run.changed else data
+            return orjson.dumps(self.scrub(data, signal, place, personal=personal))
+        scrubbed, changed = self._scrubbed(value, signal, place, personal)
+        return orjson.dumps(scrubbed) if changed else data
 
     def text(self, text: str, signal: str, place: str, *, personal: Personal = "keep") -> str:
         """The same for one text. Never raises."""
-        return str(Pass(self, signal, place, personal).value(text, 0))
+        return str(self.scrub(text, signal, place, personal=personal))
 
-    def verdict(self, name: str) -> Verdict:
-        """What a name says of its value, remembered."""
-        found = self._verdicts.get(name)
-        if found is None:
-            if len(self._verdicts) >= _REMEMBERED:  # names can come from outside
-                self._verdicts.clear()
-            found = self._verdicts[name] = self._names.verdict(name)
-        return found
+    def _scrubbed(self, value: object, signal: str, place: str, personal: Personal) -> tuple[Any, bool]:
+        run = Pass(self, personal)
+        scrubbed = run.value(value)
+        if run.counts:
+            self.report.add(signal, place, run.counts)
+        return scrubbed, bool(run.counts)
 
     def marker(self, value: str | float) -> str:
         """What stands in a secret's place: `[scrubbed str len=20 #a1b2]`."""
