@@ -128,11 +128,12 @@ async def test_celery_eager(load: Callable[[str], ModuleType], receiver: Receive
 
 async def test_celery_in_another_thread(load: Callable[[str], ModuleType], receiver: Receiver, name: str) -> None:
     """A worker that reads a broker: the header survives the message, a retry is no error, and a chain carries on."""
+    jobs = load("Celery")  # Sentry's SDK patches what the worker's modules import, so it comes first
     from celery import chain
     from celery.contrib.testing.worker import start_worker
+    from celery.signals import setup_logging
 
-    jobs = load("Celery")
-    jobs.app.conf.update(broker_url="memory://", result_backend="cache+memory://", worker_hijack_root_logger=False)
+    jobs.app.conf.update(broker_url="memory://", result_backend="cache+memory://")
 
     def job() -> None:
         everything(jobs.observability, name)
@@ -148,6 +149,9 @@ async def test_celery_in_another_thread(load: Callable[[str], ModuleType], recei
     def enqueue() -> None:
         chain(flaky.si(), jobs.make_report.si("q3"), last.si()).apply_async()
 
+    def leave_logging_alone(**_: Any) -> None: ...
+
+    setup_logging.connect(leave_logging_alone)
     worker: Any = start_worker(jobs.app, perform_ping_check=False, pool="solo")
     with worker:
         request_id = await request(jobs.observability, enqueue)
