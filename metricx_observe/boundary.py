@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Generic, Self, TypeVar
 
 from .context import DETACHED, Context, current_cell
@@ -53,7 +54,16 @@ class Boundary:
             if self.strict:
                 raise InputError(kind) from cause
             if self.counts[kind] == 1:
-                logger.warning("%s (counted in status() from now on, not logged again)", kind)
+                place = _place(cause)
+                logger.warning("%s%s (counted in status() from now on, not logged again)", kind, place)
+
+
+def _place(error: BaseException | None) -> str:
+    """Where it was raised, e.g. ` at main.py:8`: code, and so nothing that the application was given."""
+    last = error.__traceback__ if error is not None else None
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    return f" at {Path(last.tb_frame.f_code.co_filename).name}:{last.tb_lineno}" if last is not None else ""
 
 
 class _Block:

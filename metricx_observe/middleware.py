@@ -104,7 +104,7 @@ class ObserveMiddleware:
             except Exception as error:
                 if reportable(error):
                     request.status = 500  # also of a body or websocket that began well
-                    self._observability.report(error, cell, handled=False)
+                self._observability.report(error, cell, handled=False)
                 raise
             else:
                 self._report_response(cell, request.status)

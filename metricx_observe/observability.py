@@ -26,7 +26,7 @@ from .llm import LLMTracer
 from .logs import set_level
 from .middleware import AskConsent, Identify, InnerLayer, ObserveMiddleware, reportable
 from .privacy import Scrubber
-from .reporter import ErrorReporter, ErrorSink
+from .reporter import ErrorReporter, ErrorSink, mark_reported
 from .settings import VENDORS, Settings, Vendor, load_settings, not_installed
 from .startup import DOCUMENTED_NAMES, announce, calling_module, state_of
 from .tracker import Tracker
@@ -282,6 +282,8 @@ class Observability:
         if reportable(error):
             with self.boundary("report"):
                 self._errors.bound(cell).report(error, handled=handled)
+        else:  # the server logs it all the same, as its own error
+            mark_reported(error, cell, "")
 
     def report_status(self, status: int, cell: Context) -> None:
         """A response with an error status and no exception behind it."""

@@ -21,7 +21,6 @@ from fastapi import FastAPI
 
 from demo_app.application import create_app
 from demo_app.settings import Settings
-from metricx_observe.middleware import InnerLayer
 from metricx_observe.observability import Observability
 
 PASSWORD = "correct horse battery"
@@ -37,7 +36,7 @@ class Demo:
     @property
     def observability(self) -> Observability:
         """The one that the demo has installed."""
-        inner = next(each for each in self.app.user_middleware if each.cls is InnerLayer)
+        inner = next(each for each in self.app.user_middleware if "observability" in each.kwargs)
         found = inner.kwargs["observability"]
         assert isinstance(found, Observability)
         return found

@@ -18,7 +18,7 @@ def test_it_swallows_counts_and_logs_each_kind_once(caplog: pytest.LogCaptureFix
             raise ValueError("hunter2")
     assert boundary.counts == {"track: ValueError": 3}
     assert [record.getMessage() for record in caplog.records] == [
-        "track: ValueError (counted in status() from now on, not logged again)"
+        "track: ValueError at test_boundary.py:18 (counted in status() from now on, not logged again)"
     ]
 
 

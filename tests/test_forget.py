@@ -236,7 +236,6 @@ def test_an_empty_id_is_refused(environment: Path) -> None:
     assert isinstance(forget(" ").exception, ObserveError)
 
 
-@pytest.mark.xfail(reason="ScoreChannel.describe names no user, though the stored score has one in its metadata")
 def test_scores_of_the_user_go_too(environment: Path) -> None:
     """A score names its user in its metadata."""
     observability = Observability(load_settings({}))

@@ -306,6 +306,34 @@ def _until(true: Callable[[], bool], timeout_s: float = 10) -> None:
         time.sleep(0.01)
 
 
+def test_a_websocket_that_its_client_closes_is_no_error_of_the_server_either(receiver: Receiver) -> None:
+    """The usual endless loop ends with WebSocketDisconnect, which uvicorn logs as an error: it is not reported."""
+    logged = SimpleQueue[logging.LogRecord]()
+    server_log, handler = logging.getLogger("uvicorn.error"), QueueHandler(logged)
+    handler.addFilter(lambda record: record.getMessage().startswith("Exception in ASGI application"))
+    with observed(receiver) as observability:
+        app = FastAPI()
+        observability.install(app)
+
+        @app.websocket("/echo")
+        async def echo(socket: WebSocket) -> None:
+            await socket.accept()
+            while True:
+                await socket.send_text(await socket.receive_text())
+
+        server_log.addHandler(handler)
+        try:
+            with serving(app) as url:
+                with connect_websocket(f"{url.replace('http', 'ws')}/echo", proxy=None) as socket:
+                    socket.send("hello")
+                    assert socket.recv() == "hello"
+                _until(lambda: not logged.empty())
+                assert observability.flush()
+        finally:
+            server_log.removeHandler(handler)
+    assert not [signal for signal in receiver.signals(kind="error") if "WebSocketDisconnect" in signal["name"]]
+
+
 async def test_what_is_no_error_of_the_applications_is_not_reported(receiver: Receiver) -> None:
     """Neither 4xx of any kind, nor a client that left, nor a websocket that closed."""
     run = uuid4().hex[:8]

@@ -459,7 +459,7 @@ def test_blocks_work_in_streams(receiver: Receiver) -> None:
 
 
 def test_what_may_be_shown_of_stored_messages() -> None:
-    """Span id, name and user; a score's id and name."""
+    """Id, name and user of a span and of a score."""
     kept = Kept()
     with LLMTracer(kept, Boundary()).trace("copilot", user_id="u1") as trace:
         score = trace.score("helpful", 1)
@@ -467,7 +467,7 @@ def test_what_may_be_shown_of_stored_messages() -> None:
     (stored,) = scores.encode(kept.records[0])
     (span,) = coder.encode(kept.records[1])
     assert coder.describe("trace", span.payload) == (trace.id, "copilot", "u1")
-    assert scores.describe("score", stored.payload) == (score, "helpful", None)
+    assert scores.describe("score", stored.payload) == (score, "helpful", "u1")
     assert scores.post([b"{}", b"{}"]).body == b"[{},{}]"
     assert coder.importance("trace") is Importance.SIGNAL
     assert coder.rate_limits(429, {}) == {}

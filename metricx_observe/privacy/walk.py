@@ -173,7 +173,7 @@ class Pass:
 
     def _findings(self, text: str, source: bool) -> list[Finding]:
         """In their order, none over another."""
-        findings = by_name(text, self._names, source) + by_look(text, personal=self._personal != "keep")
+        findings = by_name(text, self._names, source) + by_look(text, personal=self._personal != "keep" and not source)
         for pattern in self._scrubber.patterns:
             findings += [(*found.span(), "pattern") for found in pattern.finditer(text)]
         apart: list[Finding] = []

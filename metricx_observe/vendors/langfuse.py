@@ -20,6 +20,7 @@ from opentelemetry.context import Context as OtelContext
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 from metricx_observe.context import DETACHED, current_cell
@@ -45,7 +46,7 @@ class Langfuse:
         self._target = target
         self._send = put
         resource = Resource.create(resource_attributes(settings))
-        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+        self._provider = TracerProvider(ALWAYS_ON, resource, shutdown_on_exit=False)  # not by a client's traceparent
         self._provider.add_span_processor(_Identify())
         owned = target.key not in LangfuseResourceManager._instances
         if not owned:

@@ -211,7 +211,7 @@ class ScoreChannel(_Channel):
 
     def describe(self, kind: str, payload: bytes) -> Described:  # noqa: ARG002
         score = orjson.loads(payload)
-        return Described(score["id"], score["name"], None)
+        return Described(score["id"], score["name"], score.get("metadata", {}).get("user_id"))
 
 
 def resource_attributes(settings: Settings) -> dict[str, str]:
