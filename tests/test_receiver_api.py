@@ -178,3 +178,16 @@ def test_what_is_over_the_bounds_goes_oldest_first() -> None:
             post(receiver, RUDDERSTACK, {"batch": [message(n) for n in range(start, start + 6)]})
             assert len(receiver.signals()) <= 10
         assert names(receiver.signals()) == [f"e{n}" for n in range(29, 19, -1)]
+
+
+def test_the_scrub_report_counts_markers_by_kind_and_place() -> None:
+    """What the application's scrubber took is counted where it stood, in the report and on the request's page."""
+    marker = "[scrubbed str len=20 #a1b2]"
+    message = {
+        "type": "track", "event": "e", "messageId": "m", "properties": {"a": marker, "b": marker},
+        "context": {"request_id": "scrubbed-one", "token": marker},
+    }  # fmt: skip
+    with running_receiver() as receiver:
+        httpx.post(f"{receiver.url}/v1/batch", json={"batch": [message]}).raise_for_status()
+        assert receiver.get("/api/scrubbed").json() == {"track": {"properties": 2, "context": 1}}
+        assert "properties 2, context 1" in receiver.get("/requests/scrubbed-one").text

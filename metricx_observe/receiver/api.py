@@ -74,6 +74,7 @@ class Api:
             Route("/api/signals", self._signals, methods=["GET"]),
             Route("/api/signals", self._clear, methods=["DELETE"]),
             Route("/api/requests/{request_id}", self._request, methods=["GET"]),
+            Route("/api/scrubbed", self._scrubbed, methods=["GET"]),
             Route("/api/health", self._health, methods=["GET"]),
         ]
 
@@ -102,6 +103,10 @@ class Api:
             raise Refused(404, "nothing is stored of this request")
         body = orjson.dumps({"request_id": request_id, "signals": [as_json(row) for row in rows]})
         return Response(body, media_type="application/json")
+
+    async def _scrubbed(self, _: Request) -> Response:
+        """The scrub report, as far as it can be seen from outside: never a value, and no rule."""
+        return Response(orjson.dumps(await run_in_threadpool(self._store.scrubbed)), media_type="application/json")
 
     async def _health(self, _: Request) -> Response:
         signals = await run_in_threadpool(self._store.count)

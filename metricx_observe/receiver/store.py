@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .signals import Decoded, Signal, parse_time
+from .signals import Decoded, Signal, parse_time, scrubbed_places
 
 SCHEMA = Path(__file__).with_name("schema.sql").read_text()
 _COLUMNS = (*Signal._fields, "received", "size")
@@ -167,6 +167,13 @@ class Store:
             self._sum()
             self.version += 1
         return deleted
+
+    def scrubbed(self) -> dict[str, Counter[str]]:
+        """By kind and place, how many markers of the application's scrubber stand in the newest signals."""
+        counts: dict[str, Counter[str]] = {}
+        for row in self._rows("instr(payload, '[scrubbed ') ORDER BY seq DESC", {}, 10_000):
+            counts.setdefault(row.signal.kind, Counter()).update(scrubbed_places(row.signal.payload))
+        return counts
 
     def count(self) -> int:
         """How many rows there are."""
