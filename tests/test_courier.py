@@ -186,6 +186,7 @@ def test_refused_credentials_stop_the_vendor(
     assert vendor.accepted == []
     shown = delivery.status()["rudderstack"]
     assert (shown["pending"], status in shown["last_error"]) == (6, True)
+    until(lambda: bool(caplog.records))  # the status shows it a moment earlier
     assert [record.levelname for record in caplog.records] == ["ERROR"]
     assert "secret" not in caplog.text
 
