@@ -191,6 +191,7 @@ def test_an_error_is_reported_once_with_its_user(demo: Demo, receiver: Receiver,
         demo.sign_up(browser)
         response = browser.post(path)
     assert response.headers["x-request-id"] in response.text
+    receiver.wait_for(1, kind="error")  # what nobody catches is reported after its 500 has gone out
     settled(demo, receiver)
     user = user_of(demo)
     (error,) = receiver.signals(kind="error")
