@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from types import TracebackType
 from typing import Any, ClassVar
 
 import sentry_sdk
+from sentry_sdk.client import SDK_INFO
 from sentry_sdk.consts import DEFAULT_OPTIONS
 from sentry_sdk.integrations.fastapi import FastApiIntegration
 from sentry_sdk.integrations.logging import ignore_logger
@@ -30,7 +31,7 @@ from metricx_observe.settings import Settings, Vendor
 
 from .burst import error_key
 from .sentry_channel import TRANSACTION_BYTES, EnvelopeTransport, FinishTransaction, Put
-from .sentry_events import enrich, route_name
+from .sentry_events import add_source, enrich, route_name
 
 logger = logging.getLogger(__name__)
 
@@ -39,20 +40,54 @@ _WEB = ("starlette", "fastapi")
 _OFF = ("anthropic", "openai", "openai_agents", "langchain", "langgraph", "huggingface_hub", "cohere", "litellm",
         "google_genai", "pydantic_ai", "mcp", "dedupe")  # fmt: skip
 """Langfuse has the LLM calls; dedupe's ContextVar keeps the last exception's frames alive in each later task."""
+_NO_UPSTREAM = Upstream()
 _SERVER_LOGGERS = frozenset({"uvicorn.error", "hypercorn.error", "gunicorn.error"})
 """They log what the middleware has reported already."""
 _ADMITTED = "metricx_admitted"
 """In the hint of an event that was looked at for bursts."""
 _EXTRA = "metricx_extra"
 """In the hint of an event that was given more facts."""
+_CELL = "metricx_cell"
+"""In the hint of an event: whose it is."""
 
 
-@dataclass(slots=True)
-class RequestTrace:
-    """What the middleware tells of a request: its status, for the transaction where there is one."""
+class _Scope:
+    """An isolation scope for one request or job, bound to its cell. A class: a generator costs a microsecond more."""
 
-    transaction: Transaction | None
-    status: int = 0
+    __slots__ = ("_cell", "_scopes", "_sentry", "_transaction", "status")
+
+    def __init__(self, sentry: Sentry, cell: Context) -> None:
+        self._sentry = sentry
+        self._cell = cell
+        self._scopes = sentry_sdk.isolation_scope()
+        self.status = 0
+        """Of the response, for the transaction."""
+
+    def __enter__(self) -> _Scope:
+        scope, cell = self._scopes.__enter__(), self._cell
+        scope.clear_breadcrumbs()  # a fork copies the parent's
+        sentry_sdk.get_current_scope().span = None
+        # also after a later `sentry_sdk.init` by the application; `set_client` costs 8 us more for attributes
+        scope.client = self._sentry.client
+        scope.add_event_processor(self._process)
+        scope.set_new_propagation_context()
+        propagation = scope.get_active_propagation_context()
+        propagation.trace_id = cell.state.trace_id or new_id()
+        if cell.upstream is not None:
+            propagation.parent_span_id = cell.upstream.span_id
+            propagation.parent_sampled = cell.upstream.sampled
+        self._transaction = self._sentry.begin(cell)
+        return self
+
+    def _process(self, event: Any, hint: Any) -> Any:
+        return self._sentry.process(event, hint, self._cell)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._transaction is not None:
+            self._sentry.end(self._transaction, self.status, self._cell)
+        self._scopes.__exit__(kind, error, traceback)
 
 
 class Sentry:
@@ -82,15 +117,17 @@ class Sentry:
         self._transport = EnvelopeTransport(put, commit, settings.errors_max_per_second)
         given = {**self._options(web), **options}
         self._previous = self._take_over(given)
-        given["before_send"] = _with_extra(options.get("before_send"))
+        with_source = bool(options.get("include_source_context", True))
+        for hook in ("before_send", "before_send_transaction"):
+            given[hook] = self._completing(options.get(hook), with_source)
         sentry_sdk.init(dsn=target.url, transport=self._transport, **given)
-        self._client: Any = sentry_sdk.get_client()
+        self.client: Any = sentry_sdk.get_client()
         # `disabled_integrations` has no effect where an earlier `init` set them up
         for name in _OFF:
-            self._client.integrations.pop(name, None)
+            self.client.integrations.pop(name, None)
         for name in ("metricx_observe", "metricx_observe.*"):
             ignore_logger(name)
-        sentry_sdk.get_global_scope().add_event_processor(self._process)
+        sentry_sdk.get_global_scope().add_event_processor(self.process)
         Sentry._open.append(self)
 
     def _options(self, web: bool) -> dict[str, Any]:
@@ -100,6 +137,7 @@ class Sentry:
             "release": settings.release,
             "traces_sample_rate": settings.sample_rate,
             "include_local_variables": settings.send_locals,
+            "include_source_context": False,  # the SDK reads each frame's file anew, 4 of an error's 7 ms
             "max_request_body_size": "never",
             "in_app_include": list(settings.in_app),
             "in_app_exclude": ["metricx_observe"],
@@ -109,7 +147,7 @@ class Sentry:
     def _take_over(self, given: Mapping[str, Any]) -> Any:
         """The client that was there before us, or None. Says what of its options is lost."""
         earlier = sentry_sdk.get_client()
-        if not earlier.is_active() or any(earlier is other._client for other in Sentry._open):
+        if not earlier.is_active() or any(earlier is other.client for other in Sentry._open):
             return earlier if earlier.is_active() else None
         known = {*given, "dsn", "transport", "integrations"}
         lost = [
@@ -128,31 +166,31 @@ class Sentry:
         """Give the global client back to whoever had it before."""
         Sentry._open.remove(self)
         for other in Sentry._open:
-            if other._previous is self._client:
+            if other._previous is self.client:
                 other._previous = self._previous
         scope = sentry_sdk.get_global_scope()
-        scope._event_processors.remove(self._process)  # there is no public way to take a processor off again
-        if sentry_sdk.get_client() is self._client:
+        scope._event_processors.remove(self.process)  # there is no public way to take a processor off again
+        if sentry_sdk.get_client() is self.client:
             scope.set_client(self._previous)
-        self._client.close(timeout=0)  # its threads
+        self.client.close(timeout=0)  # its threads
 
     def replace_web_integrations(self) -> None:
         """The middleware is installed: Sentry's own web integrations would report everything once more.
 
         Without it (`init_observability()` alone) they stay: nothing else sees unhandled errors then.
         """
-        for client in (self._client, sentry_sdk.get_global_scope().client):  # a later `init` has them as well
+        for client in (self.client, sentry_sdk.get_global_scope().client):  # a later `init` has them as well
             for name in _WEB:
                 client.integrations.pop(name, None)
 
     def flush(self) -> None:
         """Hand over what the SDK gathers itself: logs, metrics, sessions."""
-        self._client.flush(timeout=1.0)
+        self.client.flush(timeout=1.0)
 
     @property
     def replaced(self) -> bool:
         """Whether a later `sentry_sdk.init` took the global client away; requests still report through ours."""
-        return sentry_sdk.get_global_scope().client is not self._client
+        return sentry_sdk.get_global_scope().client is not self.client
 
     @contextmanager
     def isolated(self) -> Iterator[None]:
@@ -161,28 +199,11 @@ class Sentry:
             scope.set_client(sentry_sdk.Client(default_integrations=False, auto_enabling_integrations=False))
             yield
 
-    @contextmanager
-    def scope(self, cell: Context) -> Iterator[RequestTrace]:
+    def scope(self, cell: Context) -> _Scope:
         """An isolation scope for one request or job, bound to its cell."""
-        with sentry_sdk.isolation_scope() as scope:
-            scope.clear_breadcrumbs()  # a fork copies the parent's
-            sentry_sdk.get_current_scope().span = None
-            # also after a later `sentry_sdk.init` by the application; `set_client` costs 8 us more for attributes
-            scope.client = self._client
-            scope.add_event_processor(lambda event, hint: self._process(event, hint, cell))
-            scope.set_new_propagation_context()
-            propagation = scope.get_active_propagation_context()
-            propagation.trace_id = cell.state.trace_id or new_id()
-            if cell.upstream is not None:
-                propagation.parent_span_id = cell.upstream.span_id
-                propagation.parent_sampled = cell.upstream.sampled
-            trace = RequestTrace(self._begin(cell))
-            try:
-                yield trace
-            finally:
-                self._end(trace, cell)
+        return _Scope(self, cell)
 
-    def _process(self, event: Any, hint: Any, cell: Context | None = None) -> Any:
+    def process(self, event: Any, hint: Any, cell: Context | None = None) -> Any:
         """Sentry's event processor: the cell of the running code, else the one that its scope is bound to.
 
         A thread may have one without the other. An event under `detached()` belongs to no request. What ended a job is
@@ -201,7 +222,28 @@ class Sentry:
         cell = running or cell or left_by(error) or DETACHED
         if not self._is_news(event, hint, error, cell):
             return None
-        return event if cell is DETACHED else enrich(event, cell, self._settings.send_client_ip)
+        if cell is not DETACHED:
+            hint[_CELL] = cell
+            event["sdk"] = {}  # `_complete` puts it on, after the SDK has serialised the event
+        return event
+
+    def _completing(self, before_send: Any, with_source: bool) -> Any:
+        """A hook that first puts on what is ours: it runs after the SDK has serialised the event, 4 us for each value.
+
+        So `before_send` sees all of it, an event processor of the application's not.
+        """
+
+        def complete(event: Any, hint: Any) -> Any:
+            if with_source:
+                add_source(event)
+            if _CELL in hint:
+                event["sdk"] = {**SDK_INFO, "integrations": sorted(self.client.integrations)}
+                enrich(event, hint[_CELL], self._settings.send_client_ip)
+            if extra := hint.get(_EXTRA):  # the SDK would cut it to ten items
+                event["extra"] = {**(event.get("extra") or {}), **extra}
+            return event if before_send is None else before_send(event, hint)
+
+        return complete
 
     def _is_news(self, event: Any, hint: Any, error: BaseException | None, cell: Context) -> bool:
         """Whether it was not reported already (it may have been logged and raised), and is not one more of a burst."""
@@ -216,14 +258,15 @@ class Sentry:
             mark_reported(error, cell, event_id or "")
         return sent
 
-    def _begin(self, cell: Context) -> Transaction | None:
+    def begin(self, cell: Context) -> Transaction | None:
         """A transaction, if the request is sampled. A negative upstream leaves it out, a positive one has a limit."""
-        info, upstream, rate = cell.info, cell.upstream or Upstream(), self._settings.sample_rate
-        if info is None or info.method in ("HEAD", "OPTIONS") or self._settings.ignored(info.path):
+        info, upstream, rate = cell.info, cell.upstream or _NO_UPSTREAM, self._settings.sample_rate
+        if info is None or upstream.sampled is False or not rate:
             return None
-        if upstream.sampled is False or not rate:
+        ours = chance() < rate
+        if not (ours or upstream.sampled) or info.method in ("HEAD", "OPTIONS") or self._settings.ignored(info.path):
             return None
-        if chance() >= rate and not (upstream.sampled and self._upstream_traces.take()):
+        if not (ours or self._upstream_traces.take()):
             return None
         scope = sentry_sdk.get_current_scope()
         transaction = Transaction(
@@ -239,13 +282,13 @@ class Sentry:
         scope.span = transaction
         return transaction
 
-    def _end(self, trace: RequestTrace, cell: Context) -> None:
-        if (transaction := trace.transaction) is not None:
-            transaction.name = route_name(cell)
-            if trace.status:
-                transaction.set_http_status(trace.status)
-            scopes = sentry_sdk.get_isolation_scope(), sentry_sdk.get_current_scope()
-            self._transport.put(FinishTransaction(*scopes, transaction, datetime.now(UTC)), TRANSACTION_BYTES)
+    def end(self, transaction: Transaction, status: int, cell: Context) -> None:
+        """Hand a transaction over to the writer, which builds its event in the request's scopes."""
+        transaction.name = route_name(cell)
+        if status:
+            transaction.set_http_status(status)
+        scopes = sentry_sdk.get_isolation_scope(), sentry_sdk.get_current_scope()
+        self._transport.put(FinishTransaction(*scopes, transaction, datetime.now(UTC)), TRANSACTION_BYTES)
 
     def capture(
         self, error: BaseException, *, handled: bool, extra: Mapping[str, Any], level: str | None
@@ -274,17 +317,6 @@ class Sentry:
 
     def breadcrumb(self, message: str, category: str | None, data: Mapping[str, Any]) -> None:
         sentry_sdk.add_breadcrumb(message=message, category=category, data=dict(data))
-
-
-def _with_extra(before_send: Any) -> Any:
-    """A `before_send` that first puts on what was given as `extra`: the SDK would cut it to ten items."""
-
-    def put_extra(event: Any, hint: Any) -> Any:
-        if extra := hint.get(_EXTRA):
-            event["extra"] = {**(event.get("extra") or {}), **extra}
-        return event if before_send is None else before_send(event, hint)
-
-    return put_extra
 
 
 def _text_key(event: Any) -> Hashable:

@@ -102,10 +102,10 @@ class SentryChannel:
         return [self._message(envelope) for envelope in envelopes]
 
     def _message(self, envelope: Envelope) -> Message:
-        lines = [orjson.dumps(plain(envelope.headers))]
+        lines = [_json(envelope.headers)]
         for item in envelope.items:
             body = self._item(item)
-            lines += [orjson.dumps({**item.headers, "length": len(body)}), body]
+            lines += [_json({**item.headers, "length": len(body)}), body]
         kind = envelope.items[0].data_category if envelope.items else "default"
         return Message(kind, b"\n".join(lines) + b"\n")
 
@@ -117,10 +117,7 @@ class SentryChannel:
             content = scrub_event(content, str(item.data_category), self._scrubber)
         else:
             content = self._scrubber.scrub(content, str(item.data_category), "item")
-        try:
-            return orjson.dumps(content)
-        except TypeError:
-            return orjson.dumps(plain(content))
+        return _json(content)
 
     def post(self, payloads: Sequence[bytes]) -> Post:
         return Post(self._url, self._headers, payloads[0])
@@ -151,6 +148,13 @@ class SentryChannel:
         values = (event.get("exception") or {}).get("values") or [{}]
         name = values[-1].get("type") or event.get("transaction") or kind
         return Described(str(header.get("event_id", "")), str(name), (event.get("user") or {}).get("id"))
+
+
+def _json(value: Any) -> bytes:
+    try:
+        return orjson.dumps(value)
+    except TypeError:
+        return orjson.dumps(plain(value))
 
 
 def _finished(record: FinishTransaction) -> list[Envelope]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import linecache
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -16,6 +17,8 @@ _DROPPED_HEADERS = frozenset({"authorization", "cookie", "proxy-authorization", 
 _ADDRESS_HEADERS = frozenset({"x-forwarded-for", "x-real-ip", "forwarded", "cf-connecting-ip", "true-client-ip"})
 _TAG_KEY, _TAG_VALUE = 32, 200
 """Sentry's limits for a tag; its SDK enforces neither."""
+_LINES, _LINE = 5, 1024
+"""Of source on each side of a frame's own, and characters of one: as much as the SDK sends."""
 _UNSCRUBBED = frozenset(
     {"event_id", "timestamp", "start_timestamp", "platform", "sdk", "modules", "level", "type", "release",
      "environment", "server_name", "transaction_info", "measurements", "_meta", "debug_meta"}
@@ -56,6 +59,17 @@ def enrich(event: dict[str, Any], cell: Context, send_ip: bool) -> dict[str, Any
         event["transaction_info"] = {"source": "route"}
         _put_request(event, cell.info, send_ip and not rules["refused"])
     return event
+
+
+def add_source(event: dict[str, Any]) -> None:
+    """Put the lines around each frame's own on it, as the SDK does, from a cache of the files."""
+    for frame in (each for each in _frames(event) if "context_line" not in each):
+        lines, at = linecache.getlines(frame.get("abs_path") or ""), (frame.get("lineno") or 0) - 1
+        if 0 <= at < len(lines):
+            first = max(at - _LINES, 0)
+            shown = [line.rstrip("\r\n")[:_LINE] for line in lines[first : at + _LINES + 1]]
+            frame["pre_context"], frame["context_line"] = shown[: at - first], shown[at - first]
+            frame["post_context"] = shown[at - first + 1 :]
 
 
 def _put_request(event: dict[str, Any], info: RequestInfo, send_ip: bool) -> None:
