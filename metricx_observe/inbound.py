@@ -25,7 +25,7 @@ MAX_BODY = 16 << 10
 """Of a larger body nothing is sent: where it is cut, the rest of a secret could no longer be told."""
 _TELLING = 8
 """Characters from which on a part of the path is looked for everywhere; a shorter one may stand there by chance."""
-_READ = frozenset({b"host", b"sentry-trace", b"traceparent", b"x-request-id"})
+_READ = frozenset({b"baggage", b"host", b"sentry-trace", b"traceparent", b"x-request-id"})
 
 
 def new_cell(scope: MutableMapping[str, Any]) -> tuple[Context, RequestInfo]:
@@ -34,9 +34,11 @@ def new_cell(scope: MutableMapping[str, Any]) -> tuple[Context, RequestInfo]:
     for name, value in scope["headers"]:
         if name in _READ:
             found.setdefault(name, value.decode("latin-1"))
-    trace_id, upstream = _upstream(found.get(b"traceparent", ""), found.get(b"sentry-trace", ""))
+    trace_id, upstream = None, None
+    if b"traceparent" in found or b"sentry-trace" in found:
+        trace_id, upstream = _upstream(found.get(b"traceparent", ""), found.get(b"sentry-trace", ""))
     state = RequestContext(valid_request_id(found.get(b"x-request-id", "")) or new_id(), trace_id or new_id())
-    info = RequestInfo(scope, _host(scope, found.get(b"host", "")))
+    info = RequestInfo(scope, found.get(b"host", ""), b"baggage" in found)
     return Context(state, info, upstream), info
 
 
@@ -57,13 +59,6 @@ def _upstream(traceparent: str, sentry_trace: str) -> tuple[str | None, Upstream
 def _trace(trace_id: str, span_id: str) -> str | None:
     """The trace id when both ids are valid; a span id is half as long."""
     return valid_trace_id(trace_id) if valid_trace_id(span_id * 2) and len(span_id) == 16 else None
-
-
-def _host(scope: MutableMapping[str, Any], header: str) -> str:
-    if header and len(header) <= 255 and header.isprintable() and not set(header) & set("/?#@\\ "):
-        return header
-    server = scope.get("server")
-    return f"{server[0]}:{server[1]}" if server and server[1] else "localhost"
 
 
 def keep_body(info: RequestInfo, receive: Receive) -> Receive:

@@ -94,7 +94,8 @@ class ObserveMiddleware:
             receive = keep_body(info, receive)
         if self._consent_required:
             cell.set_consent(analytics=False)  # until the inner layer has asked, which not every request reaches
-        drop_foreign_baggage()
+        if info.has_baggage:
+            drop_foreign_baggage()
         scope[SCOPE_KEY] = Installed(self._observability, cell)
         with use_cell(cell), self._scope(cell) as request:
             try:
@@ -117,6 +118,7 @@ class ObserveMiddleware:
 
     def _sender(self, cell: Context, request: RequestStatus, send: Send) -> Send:
         observability = self._observability
+        acknowledged = observability.acknowledged
         header = (b"x-request-id", cell.state.request_id.encode("latin-1"))
 
         async def send_with_request_id(message: Message) -> None:
@@ -125,8 +127,9 @@ class ObserveMiddleware:
                 # inside a handler's response this is what it handles; whether it goes on after that is not known yet
                 cell.pending = sys.exc_info()[1] or cell.pending
                 headers = [pair for pair in message.get("headers") or () if pair[0].lower() != b"x-request-id"]
-                message = {**message, "headers": [*headers, header]}
-                if observability.acknowledged and cell.put:
+                headers.append(header)
+                message = {**message, "headers": headers}
+                if acknowledged and cell.put:
                     await observability.committed()
             await send(message)
 
@@ -174,7 +177,8 @@ class InnerLayer:
             await self.app(scope, receive, send)
             return
         cell: Context = installed.cell
-        drop_foreign_baggage()  # a middleware in between may have read it
+        if cell.info is not None and cell.info.has_baggage:
+            drop_foreign_baggage()  # a middleware in between may have read it
         identify = None if cell.installed else self._identify
         if identify or self._consent:  # a mounted application's own rule of consent counts too
             cell.installed = True
@@ -193,7 +197,7 @@ class InnerLayer:
             if message["type"] in _STARTS:
                 tell_active_span(cell.state)  # FastAPI ends it with the last byte, before the application returns
                 error = sys.exc_info()[1]  # inside an exception handler's response this is what it handles
-                if message.get("status", 101) in observability.error_statuses and isinstance(error, Exception):
+                if isinstance(error, Exception) and message.get("status", 101) in observability.error_statuses:
                     observability.report(error, cell, handled=True)
             await send(message)
 
