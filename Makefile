@@ -5,7 +5,7 @@ BIN := .venv/bin
 # three workers keep two cores busy while tests wait for servers; a file's tests share a worker, and its servers
 PYTEST_ARGS ?= -q -n 3 --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=95
 
-.PHONY: demo test check bench-faults clean
+.PHONY: demo test check bench bench-quick bench-guard bench-faults clean
 
 demo: .venv/.demo
 	@$(BIN)/python -m demo_app
@@ -19,6 +19,16 @@ check: .venv/.dev
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
+# a virtual environment of its own: the other libraries' plugins shall not load in the tests
+bench: bench/.venv/.bench
+	@bench/.venv/bin/python -m bench.cost
+
+bench-quick: bench/.venv/.bench
+	@bench/.venv/bin/python -m bench.cost --quick
+
+bench-guard: bench/.venv/.bench
+	@bench/.venv/bin/python -m bench.guard
+
 bench-faults: .venv/.dev
 	$(BIN)/python -m bench.faults
 
@@ -31,5 +41,9 @@ bench-faults: .venv/.dev
 	@PYTHON=$(PYTHON) sh tools/venv.sh dev
 	@touch $@ .venv/.demo
 
+bench/.venv/.bench: pyproject.toml
+	@PYTHON=$(PYTHON) VENV=bench/.venv sh tools/venv.sh bench
+	@touch $@
+
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
+	rm -rf .venv bench/.venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
