@@ -22,7 +22,7 @@ ADVERSARIES = (
     "://a:b", "://a:", "%3A%2F%2Fa%3A", "%3A%2F%2F%3A%41", "Bearer ", "Bearer a", "basic  ", "4111", "4111 ", "4-",
     "1", "<password>", "<a>", "<", "(", "{", "[", "((a=", "cookie: a=b; ", "Authorization: ", 'name="token"\n\n',
     "form-data ", 'form-data name="token"\r\n\r\n--', "a@", "a.a@a.a", "@", "1.1.1.", "1:1:", "::", "+1 ", "(123) ",
-    "input='loc'", "\x00", " ", "é=", "[scrubbed str len=3 #abcd]", "[scrubbed ", "None", "%s", "token=%s ",
+    "input='loc'", "\x00", " ", "é=", "[scrubbed name str len=3 #abcd]", "[scrubbed ", "None", "%s", "token=%s ",
     "api key: ", "\npassword", "\n\n", "password=\n ",
 )  # fmt: skip
 

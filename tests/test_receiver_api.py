@@ -13,6 +13,7 @@ import pytest
 from metricx_observe.receiver import Limits
 from tests.receiver_server import Receiver, running_receiver
 from tests.receiver_wire import RUDDERSTACK, SENTRY, envelope, post, refusal
+from tests.support import observed
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC).timestamp()
 
@@ -180,14 +181,33 @@ def test_what_is_over_the_bounds_goes_oldest_first() -> None:
         assert names(receiver.signals()) == [f"e{n}" for n in range(29, 19, -1)]
 
 
-def test_the_scrub_report_counts_markers_by_kind_and_place() -> None:
+def test_the_scrub_report_counts_markers_by_kind_place_and_rule() -> None:
     """What the application's scrubber took is counted where it stood, in the report and on the request's page."""
-    marker = "[scrubbed str len=20 #a1b2]"
+    by_name, card = "[scrubbed name str len=20 #a1b2]", "[scrubbed card str len=16 #a1b2]"
     message = {
-        "type": "track", "event": "e", "messageId": "m", "properties": {"a": marker, "b": marker},
-        "context": {"request_id": "scrubbed-one", "token": marker},
+        "type": "track", "event": "e", "messageId": "m",
+        "properties": {"a": by_name, "b": [card, f"{card} and {card}"], "email": "[dropped email]", "c": "[scrubbed "},
+        "context": {"request_id": "scrubbed-one", "token": by_name},
     }  # fmt: skip
     with running_receiver() as receiver:
         httpx.post(f"{receiver.url}/v1/batch", json={"batch": [message]}).raise_for_status()
-        assert receiver.get("/api/scrubbed").json() == {"track": {"properties": 2, "context": 1}}
-        assert "properties 2, context 1" in receiver.get("/requests/scrubbed-one").text
+        assert receiver.get("/api/scrubbed").json() == {
+            "track": {"properties": {"name": 1, "card": 3, "email": 1}, "context": {"name": 1}}
+        }
+        page = receiver.get("/requests/scrubbed-one").text
+        assert "properties card 3, properties name 1, properties email 1, context name 1" in page
+
+
+def test_the_scrub_report_of_a_real_application() -> None:
+    """What the application counted by signal, place and rule, the receiver counts in what arrived."""
+    with running_receiver() as receiver, observed(receiver) as observability:
+        observability.tracker.track("signed_up", {"password": "hunter22", "note": "card 4111 1111 1111 1111"})
+        with observability.llm.trace("ask", metadata={"api_key": "hunter22"}) as trace:
+            trace.update(input="Authorization: Bearer abcdef123456", output={"pin": 1234})
+        observability.flush()
+        counted = observability.status()["scrubbed"]
+        report = receiver.get("/api/scrubbed").json()
+    assert counted["track"]["properties"] == report["track"]["properties"] == {"name": 1, "card": 1}
+    assert counted["span"]["input"] == report["trace"]["input"] == {"name": 1}
+    assert counted["span"]["output"] == report["trace"]["output"] == {"name": 1}
+    assert counted["trace"]["metadata"] == report["trace"]["metadata"] == {"name": 1}

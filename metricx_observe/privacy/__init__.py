@@ -1,7 +1,7 @@
 """The scrubber that every signal passes before it is stored: nothing secret leaves, and nothing secret is on disk.
 
 A secret is known by the name beside it (`names`, `text`) or by what it looks like (`looks`). In its place stands a
-marker with its type, its length and a keyed hash of four characters, by which equal values can be told to be equal.
+marker with the rule, the type, the length and a keyed hash of four characters, by which equal values are told to be so.
 """
 
 from __future__ import annotations
@@ -111,8 +111,8 @@ class Scrubber:
             self.report.add(signal, place, run.counts)
         return scrubbed, bool(run.counts)
 
-    def marker(self, value: str | float) -> str:
-        """What stands in a secret's place: `[scrubbed str len=20 #a1b2]`."""
+    def marker(self, value: str | float, rule: str) -> str:
+        """What stands in a secret's place: `[scrubbed name str len=20 #a1b2]`."""
         text = unquoted(value) if isinstance(value, str) else str(value)
         digest = hashlib.blake2b(text.encode("utf-8", "replace"), key=self._key, digest_size=2).hexdigest()
-        return f"[scrubbed {type(value).__name__} len={len(text)} #{digest}]"
+        return f"[scrubbed {rule} {type(value).__name__} len={len(text)} #{digest}]"

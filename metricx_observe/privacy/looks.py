@@ -11,7 +11,7 @@ import re
 Finding = tuple[int, int, str]
 """From where to where in a text something must not leave, and the rule that found it."""
 
-MARK = r"\[(?:scrubbed \w+ len=\d+ #[0-9a-f]{4}|cut|dropped \w+|unreadable \w+)\]"
+MARK = r"\[(?:scrubbed \w+ \w+ len=\d+ #[0-9a-f]{4}|cut|dropped \w+|unreadable \w+)\]"
 MARKER = re.compile(f"({MARK})")
 
 # In a repr a line break before a word is `\n`, whose n is no part of the word. `_1`: after the first character of it.

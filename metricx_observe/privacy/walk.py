@@ -200,7 +200,7 @@ class Pass:
         """What stands in the place of `value`."""
         self.counts[rule] += 1
         if rule not in ("personal", "email", "ip", "phone"):
-            return self._scrubber.marker(value)
+            return self._scrubber.marker(value, rule)
         if self._personal == "drop":
             return f"[dropped {rule}]"
         text = unquoted(str(value))

@@ -105,7 +105,7 @@ class Api:
         return Response(body, media_type="application/json")
 
     async def _scrubbed(self, _: Request) -> Response:
-        """The scrub report, as far as it can be seen from outside: never a value, and no rule."""
+        """The scrub report, read from the markers: counts by kind, place and rule, never a value."""
         return Response(orjson.dumps(await run_in_threadpool(self._store.scrubbed)), media_type="application/json")
 
     async def _health(self, _: Request) -> Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -20,6 +21,8 @@ KINDS = (
     *("track", "identify", "group", "alias", "page"),
     *("trace", "generation", "observation", "score"),
 )
+_LANGFUSE_PLACE = re.compile(r"langfuse\.(?:observation|trace)\.(\w+).*", re.S)
+_MARKER = re.compile(rb"\[(?:scrubbed|dropped) ([a-z_]{1,16})\b")
 MAX_EPOCH_S = 253_402_300_799.0
 """The end of the year 9999: the last that datetime can show."""
 
@@ -50,13 +53,17 @@ class Signal(NamedTuple):
     workspace_id: str | None = None
 
 
-def scrubbed_places(payload: bytes) -> Counter[str]:
-    """How many markers of the scrubber stand in each part of a payload: request, exception, attributes, …"""
-    if b"[scrubbed " not in payload:
+def scrubbed(payload: bytes) -> Counter[tuple[str, str]]:
+    """How many markers of the scrubber stand in a payload, by place (request, exception, input, …) and rule."""
+    if not _MARKER.search(payload):
         return Counter()
-    parts = mapping(orjson.loads(payload))
-    counts = {place: orjson.dumps(part).count(b"[scrubbed ") for place, part in parts.items()}
-    return +Counter(counts)
+    parts = dict(mapping(orjson.loads(payload)))
+    parts |= mapping(parts.pop("attributes", None))  # a span's parts are there
+    return Counter(
+        (_LANGFUSE_PLACE.sub(r"\1", place), rule.decode())
+        for place, part in parts.items()
+        for rule in _MARKER.findall(orjson.dumps(part))
+    )
 
 
 class Decoded(NamedTuple):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .signals import Decoded, Signal, parse_time, scrubbed_places
+from .signals import Decoded, Signal, parse_time, scrubbed
 
 SCHEMA = Path(__file__).with_name("schema.sql").read_text()
 _COLUMNS = (*Signal._fields, "received", "size")
@@ -168,11 +168,14 @@ class Store:
             self.version += 1
         return deleted
 
-    def scrubbed(self) -> dict[str, Counter[str]]:
-        """By kind and place, how many markers of the application's scrubber stand in the newest signals."""
-        counts: dict[str, Counter[str]] = {}
-        for row in self._rows("instr(payload, '[scrubbed ') ORDER BY seq DESC", {}, 10_000):
-            counts.setdefault(row.signal.kind, Counter()).update(scrubbed_places(row.signal.payload))
+    def scrubbed(self) -> dict[str, dict[str, dict[str, int]]]:
+        """By kind, place and rule, how many markers of the application's scrubber stand in the newest 1,000 signals."""
+        counts: dict[str, dict[str, dict[str, int]]] = {}
+        marked = "instr(payload, '[scrubbed ') OR instr(payload, '[dropped ')"
+        for row in self._rows(f"{marked} ORDER BY seq DESC", {}, 1_000):
+            for (place, rule), count in scrubbed(row.signal.payload).items():
+                rules = counts.setdefault(row.signal.kind, {}).setdefault(place, {})
+                rules[rule] = rules.get(rule, 0) + count
         return counts
 
     def count(self) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from .sentry import raised
-from .signals import Signal, mapping, parse_time, scrubbed_places, text
+from .signals import Signal, mapping, parse_time, scrubbed, text
 
 MAX_SHOWN = 20_000
 """Characters of one payload on the page; the API has all of it."""
@@ -64,8 +64,8 @@ def read(signal: Signal) -> Entry:
     by_vendor = {"sentry": _sentry, "rudderstack": _rudderstack, "langfuse": _langfuse}
     facts, texts, failed = by_vendor[signal.vendor](payload)
     texts = {name: _cut(_plain(value)) for name, value in texts.items()}
-    places = scrubbed_places(signal.payload)
-    facts["scrubbed"] = ", ".join(f"{place} {count}" for place, count in places.most_common(8))
+    replaced = scrubbed(signal.payload).most_common(8)
+    facts["scrubbed"] = ", ".join(f"{place} {rule} {count}" for (place, rule), count in replaced)
     return Entry(signal, payload, _present(facts), _present(texts), failed, _duration_ms(payload))
 
 
