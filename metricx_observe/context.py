@@ -341,7 +341,7 @@ def set_consent(*, analytics: bool | None = None, llm_content: bool | None = Non
     _writable().set_consent(analytics=analytics, llm_content=llm_content)
 
 
-class use_cell:  # noqa: N801
+class use_cell:
     """Make `cell` the current one for a block. A class: a generator costs each request a microsecond more."""
 
     __slots__ = ("_cell", "_token")

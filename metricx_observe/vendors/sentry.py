@@ -10,7 +10,6 @@ import logging
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from types import TracebackType
 from typing import Any, ClassVar
 
 import sentry_sdk
@@ -24,7 +23,7 @@ from sentry_sdk.utils import event_from_exception
 
 from metricx_observe.context import DETACHED, Context, Upstream, current_cell, left_by
 from metricx_observe.exceptions import ConfigurationError
-from metricx_observe.ids import chance, new_id
+from metricx_observe.ids import chance
 from metricx_observe.rate import TokenBucket
 from metricx_observe.reporter import mark_reported, reported_as, was_reported
 from metricx_observe.settings import Settings, Vendor
@@ -32,6 +31,7 @@ from metricx_observe.settings import Settings, Vendor
 from .burst import error_key
 from .sentry_channel import TRANSACTION_BYTES, EnvelopeTransport, FinishTransaction, Put
 from .sentry_events import add_source, enrich, route_name
+from .sentry_scope import RequestScope
 
 logger = logging.getLogger(__name__)
 
@@ -49,45 +49,6 @@ _EXTRA = "metricx_extra"
 """In the hint of an event that was given more facts."""
 _CELL = "metricx_cell"
 """In the hint of an event: whose it is."""
-
-
-class _Scope:
-    """An isolation scope for one request or job, bound to its cell. A class: a generator costs a microsecond more."""
-
-    __slots__ = ("_cell", "_scopes", "_sentry", "_transaction", "status")
-
-    def __init__(self, sentry: Sentry, cell: Context) -> None:
-        self._sentry = sentry
-        self._cell = cell
-        self._scopes = sentry_sdk.isolation_scope()
-        self.status = 0
-        """Of the response, for the transaction."""
-
-    def __enter__(self) -> _Scope:
-        scope, cell = self._scopes.__enter__(), self._cell
-        scope.clear_breadcrumbs()  # a fork copies the parent's
-        sentry_sdk.get_current_scope().span = None
-        # also after a later `sentry_sdk.init` by the application; `set_client` costs 8 us more for attributes
-        scope.client = self._sentry.client
-        scope.add_event_processor(self._process)
-        scope.set_new_propagation_context()
-        propagation = scope.get_active_propagation_context()
-        propagation.trace_id = cell.state.trace_id or new_id()
-        if cell.upstream is not None:
-            propagation.parent_span_id = cell.upstream.span_id
-            propagation.parent_sampled = cell.upstream.sampled
-        self._transaction = self._sentry.begin(cell)
-        return self
-
-    def _process(self, event: Any, hint: Any) -> Any:
-        return self._sentry.process(event, hint, self._cell)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._transaction is not None:
-            self._sentry.end(self._transaction, self.status, self._cell)
-        self._scopes.__exit__(kind, error, traceback)
 
 
 class Sentry:
@@ -121,13 +82,13 @@ class Sentry:
         for hook in ("before_send", "before_send_transaction"):
             given[hook] = self._completing(options.get(hook), with_source)
         sentry_sdk.init(dsn=target.url, transport=self._transport, **given)
-        self.client: Any = sentry_sdk.get_client()
+        self._client: Any = sentry_sdk.get_client()
         # `disabled_integrations` has no effect where an earlier `init` set them up
         for name in _OFF:
-            self.client.integrations.pop(name, None)
+            self._client.integrations.pop(name, None)
         for name in ("metricx_observe", "metricx_observe.*"):
             ignore_logger(name)
-        sentry_sdk.get_global_scope().add_event_processor(self.process)
+        sentry_sdk.get_global_scope().add_event_processor(self._process)
         Sentry._open.append(self)
 
     def _options(self, web: bool) -> dict[str, Any]:
@@ -147,7 +108,7 @@ class Sentry:
     def _take_over(self, given: Mapping[str, Any]) -> Any:
         """The client that was there before us, or None. Says what of its options is lost."""
         earlier = sentry_sdk.get_client()
-        if not earlier.is_active() or any(earlier is other.client for other in Sentry._open):
+        if not earlier.is_active() or any(earlier is other._client for other in Sentry._open):
             return earlier if earlier.is_active() else None
         known = {*given, "dsn", "transport", "integrations"}
         lost = [
@@ -166,31 +127,31 @@ class Sentry:
         """Give the global client back to whoever had it before."""
         Sentry._open.remove(self)
         for other in Sentry._open:
-            if other._previous is self.client:
+            if other._previous is self._client:
                 other._previous = self._previous
         scope = sentry_sdk.get_global_scope()
-        scope._event_processors.remove(self.process)  # there is no public way to take a processor off again
-        if sentry_sdk.get_client() is self.client:
+        scope._event_processors.remove(self._process)  # there is no public way to take a processor off again
+        if sentry_sdk.get_client() is self._client:
             scope.set_client(self._previous)
-        self.client.close(timeout=0)  # its threads
+        self._client.close(timeout=0)  # its threads
 
     def replace_web_integrations(self) -> None:
         """The middleware is installed: Sentry's own web integrations would report everything once more.
 
         Without it (`init_observability()` alone) they stay: nothing else sees unhandled errors then.
         """
-        for client in (self.client, sentry_sdk.get_global_scope().client):  # a later `init` has them as well
+        for client in (self._client, sentry_sdk.get_global_scope().client):  # a later `init` has them as well
             for name in _WEB:
                 client.integrations.pop(name, None)
 
     def flush(self) -> None:
         """Hand over what the SDK gathers itself: logs, metrics, sessions."""
-        self.client.flush(timeout=1.0)
+        self._client.flush(timeout=1.0)
 
     @property
     def replaced(self) -> bool:
         """Whether a later `sentry_sdk.init` took the global client away; requests still report through ours."""
-        return sentry_sdk.get_global_scope().client is not self.client
+        return sentry_sdk.get_global_scope().client is not self._client
 
     @contextmanager
     def isolated(self) -> Iterator[None]:
@@ -199,11 +160,11 @@ class Sentry:
             scope.set_client(sentry_sdk.Client(default_integrations=False, auto_enabling_integrations=False))
             yield
 
-    def scope(self, cell: Context) -> _Scope:
+    def scope(self, cell: Context) -> RequestScope:
         """An isolation scope for one request or job, bound to its cell."""
-        return _Scope(self, cell)
+        return RequestScope(cell, self._client, self._process, self._begin, self._end)
 
-    def process(self, event: Any, hint: Any, cell: Context | None = None) -> Any:
+    def _process(self, event: Any, hint: Any, cell: Context | None = None) -> Any:
         """Sentry's event processor: the cell of the running code, else the one that its scope is bound to.
 
         A thread may have one without the other. An event under `detached()` belongs to no request. What ended a job is
@@ -237,7 +198,7 @@ class Sentry:
             if with_source:
                 add_source(event)
             if _CELL in hint:
-                event["sdk"] = {**SDK_INFO, "integrations": sorted(self.client.integrations)}
+                event["sdk"] = {**SDK_INFO, "integrations": sorted(self._client.integrations)}
                 enrich(event, hint[_CELL], self._settings.send_client_ip)
             if extra := hint.get(_EXTRA):  # the SDK would cut it to ten items
                 event["extra"] = {**(event.get("extra") or {}), **extra}
@@ -258,7 +219,7 @@ class Sentry:
             mark_reported(error, cell, event_id or "")
         return sent
 
-    def begin(self, cell: Context) -> Transaction | None:
+    def _begin(self, cell: Context) -> Transaction | None:
         """A transaction, if the request is sampled. A negative upstream leaves it out, a positive one has a limit."""
         info, upstream, rate = cell.info, cell.upstream or _NO_UPSTREAM, self._settings.sample_rate
         if info is None or upstream.sampled is False or not rate:
@@ -282,7 +243,7 @@ class Sentry:
         scope.span = transaction
         return transaction
 
-    def end(self, transaction: Transaction, status: int, cell: Context) -> None:
+    def _end(self, transaction: Transaction, status: int, cell: Context) -> None:
         """Hand a transaction over to the writer, which builds its event in the request's scopes."""
         transaction.name = route_name(cell)
         if status:

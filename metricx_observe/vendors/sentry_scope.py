@@ -1,0 +1,108 @@
+"""Sentry's scopes of one request or job: its own breadcrumbs, tags and trace, made when something first touches them.
+
+Most requests touch nothing of Sentry. Forking two scopes for each costs as much as all else that the middleware does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import copy
+from threading import RLock
+from typing import Any
+
+from sentry_sdk.scope import Scope
+from sentry_sdk.tracing import Transaction
+
+from metricx_observe.context import Context
+from metricx_observe.ids import new_id
+
+_filling = RLock()
+"""Two threads of one request may touch its scope for the first time at once. Held for some microseconds."""
+
+
+class _Scope(Scope):
+    __slots__ = ("fill",)
+    fill: Callable[[], Scope]
+
+
+class _LazyScope(_Scope):
+    """Becomes what `fill()` gives when it is first touched, but for its client, which the SDK reads all the time."""
+
+    __slots__ = ()
+
+    def __init__(self, fill: Callable[[], Scope], client: Any) -> None:
+        object.__setattr__(self, "fill", fill)
+        object.__setattr__(self, "client", client)
+
+    def __getattr__(self, name: str) -> Any:  # called only for what is not set
+        self._touch()
+        return object.__getattribute__(self, name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        self._touch()
+        object.__setattr__(self, name, value)
+
+    def __copy__(self) -> Scope:
+        self._touch()
+        return copy(self)
+
+    def _touch(self) -> None:
+        with _filling:
+            if type(self) is _LazyScope:
+                filled = self.fill()
+                for slot in Scope.__slots__:
+                    object.__setattr__(self, slot, getattr(filled, slot))
+                object.__setattr__(self, "__class__", _Scope)
+
+
+class RequestScope:
+    """`with` it: Sentry's isolation scope and current scope are those of this cell.
+
+    `status`: of the response, set by the middleware for the transaction, if there is one.
+    """
+
+    __slots__ = ("_before", "_begin", "_cell", "_client", "_end", "_process", "_transaction", "status")
+
+    def __init__(
+        self,
+        cell: Context,
+        client: Any,
+        process: Callable[[Any, Any, Context], Any],
+        begin: Callable[[Context], Transaction | None],
+        end: Callable[[Transaction, int, Context], None],
+    ) -> None:
+        self._cell, self._client, self._process, self._begin, self._end = cell, client, process, begin, end
+        self.status = 0
+
+    def __enter__(self) -> RequestScope:
+        self._before = Scope.get_isolation_scope(), Scope.get_current_scope()
+        Scope.set_isolation_scope(_LazyScope(self._isolation, self._client))
+        Scope.set_current_scope(_LazyScope(self._current, self._before[1].client))
+        self._transaction = self._begin(self._cell)
+        return self
+
+    def _isolation(self) -> Scope:
+        scope, cell = self._before[0].fork(), self._cell
+        scope.clear_breadcrumbs()  # a fork copies the parent's
+        scope.client = self._client  # also after a later `sentry_sdk.init` by the application
+        scope.add_event_processor(lambda event, hint: self._process(event, hint, cell))
+        scope.set_new_propagation_context()
+        propagation = scope.get_active_propagation_context()
+        propagation.trace_id = cell.state.trace_id or new_id()
+        if cell.upstream is not None:
+            propagation.parent_span_id = cell.upstream.span_id
+            propagation.parent_sampled = cell.upstream.sampled
+        return scope
+
+    def _current(self) -> Scope:
+        scope = self._before[1].fork()
+        scope.span = None
+        return scope
+
+    def __exit__(self, *raised: object) -> None:
+        if self._transaction is not None:
+            self._end(self._transaction, self.status, self._cell)
+        # a generator that is dropped ends in somebody else's Context, which has nothing to put back
+        if getattr(Scope.get_isolation_scope(), "fill", None) == self._isolation:
+            Scope.set_isolation_scope(self._before[0])
+            Scope.set_current_scope(self._before[1])
