@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
+
+Table = tuple[Sequence[str], list[list[str]]]
+"""Heads and rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +75,24 @@ class Figure:
         return {**asdict(self), "reached": self.reached}
 
 
+@dataclass(slots=True)
+class Part:
+    """What one part of the benchmark found."""
+
+    tables: dict[str, Table] = field(default_factory=dict)
+    """By title."""
+    figures: list[Figure] = field(default_factory=list)
+    measures: dict[str, Any] = field(default_factory=dict)
+    """Every round's values, for the JSON file."""
+    notes: list[str] = field(default_factory=list)
+    """What was not measured, and why."""
+
+
 FIGURE_HEADS = ("what", "must be", "measured", "middle half", "reached", "")
 
 
-def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A markdown table."""
+def markdown(table: Table) -> str:
+    """A table as markdown."""
+    heads, rows = table
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -11,11 +11,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.figures import Figure, Middle, added, ratios, table
+from bench.figures import Figure, Middle, Part, added, ratios
 from bench.payloads import HEADERS, HOST
+from bench.plan import Plan
 from bench.sink import Sink
+from bench.variants import BUILD
 from bench.worker import MissingPackageError, Round, Worker
 
+SYNC = ("bare", "control", "sentry01", "hand", "ours01", "ours")
+"""Variants of the sync route in a quick run."""
 WARM_UP = 300
 """Requests before the first round: FastAPI, the SDKs and the interpreter fill their caches."""
 Measures = dict[str, dict[str, list[float]]]
@@ -37,8 +41,6 @@ class Outcome:
 
 def open_variant(name: str, url: str) -> Round:
     """In the worker's process."""
-    from bench.variants import BUILD
-
     variant = BUILD[name][1](url)
     runner = asyncio.Runner()
 
@@ -133,8 +135,6 @@ HEADS = (
 
 def rows(outcome: Outcome) -> list[list[str]]:
     """Medians and the middle half of the rounds; ratios of what was added, round by round."""
-    from bench.variants import BUILD
-
     found = [[BUILD[name][0], *_cells(name, outcome)] for name in outcome.measures]
     missing = [[BUILD[name][0], f"not measured: {reason}", *[""] * 7] for name, reason in outcome.missing.items()]
     return found + missing
@@ -171,13 +171,14 @@ def figures(measures: Measures) -> list[Figure]:
     return found
 
 
-def run(names: Sequence[str], sink: Sink, *, rounds: int, n: int, sync: bool = True) -> dict[str, Any]:
+def run(sink: Sink, plan: Plan) -> Part:
     """The part: the async route, the sync route, and the figures of the async one."""
-    result: dict[str, Any] = {"figures": [], "tables": {}, "measures": {}}
-    for path in ("/async", "/sync") if sync else ("/async",):
-        outcome = measure(names, sink, path=path, rounds=rounds, n=n)
-        result["measures"][path] = outcome.measures
-        result["tables"][f"Requests in process: {path[1:]} route"] = table(HEADS, rows(outcome))
+    part = Part()
+    paths = {"/async": plan.only or list(BUILD), "/sync": plan.only or list(SYNC if plan.quick else BUILD)}
+    for path, names in paths.items():
+        outcome = measure(names, sink, path=path, rounds=plan.rounds or (5 if plan.quick else 15), n=plan.requests)
+        part.measures[path[1:]] = outcome.measures
+        part.tables[f"Requests in process: {path[1:]} route"] = (HEADS, rows(outcome))
         if path == "/async":
-            result["figures"] = figures(outcome.measures)
-    return result
+            part.figures = figures(outcome.measures)
+    return part

@@ -16,6 +16,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 
+from bench.failing import fail
 from bench.payloads import EMAIL, EVENT, INPUTS, MODEL, OUTPUTS, PROPERTIES, USAGE, USER_ID, VARIETY, answer
 
 DRAIN_S = 120.0
@@ -30,6 +31,8 @@ class Variant:
     drain: Callable[[], object] = bool
     expected: Mapping[str, float] = field(default_factory=dict)
     """Signals by kind for one request, those that are not sampled."""
+    status: Callable[[], dict[str, Any]] = dict
+    """What it says of itself."""
 
 
 def _nothing(n: int) -> None:
@@ -37,7 +40,7 @@ def _nothing(n: int) -> None:
 
 
 def _app(signal: Signal = _nothing) -> FastAPI:
-    """Two routes that send something and answer JSON."""
+    """Two routes that send something and answer JSON, and one that fails."""
     app = FastAPI()
 
     @app.get("/async/{item_id}")
@@ -49,6 +52,10 @@ def _app(signal: Signal = _nothing) -> FastAPI:
     def of_a_thread(item_id: int) -> dict[str, Any]:
         signal(item_id)
         return answer(item_id)
+
+    @app.get("/fail/{item_id}")
+    async def failing(item_id: int) -> None:
+        fail("no rows")
 
     return app
 
@@ -196,7 +203,8 @@ def ours(url: str, rate: float, signals: bool) -> Variant:
     app = _ours_with_signals() if signals else _app()
     ours.install(app)
     ours.start()
-    return Variant(app, lambda: drained(ours), {"rudderstack track": 1.0, "langfuse span": 2.0} if signals else {})
+    expected = {"rudderstack track": 1.0, "langfuse span": 2.0} if signals else {}
+    return Variant(app, lambda: drained(ours), expected, ours.status)
 
 
 def drained(ours: Any) -> None:
@@ -204,7 +212,7 @@ def drained(ours: Any) -> None:
     assert ours.flush(DRAIN_S), "not delivered in time"
     for vendor, state in ours.status().items():
         if isinstance(state, dict):
-            lost = {key: state[key] for key in ("dropped", "dead", "refused") if state.get(key)}
+            lost = {key: state[key] for key in ("dropped", "dead") if state.get(key)}
             assert not lost, f"{vendor}: {lost}"
 
 
@@ -229,6 +237,10 @@ def _ours_with_signals() -> FastAPI:
 
     def of_a_thread(item_id: int, context: ContextDep, tracker: TrackerDep, llm: LLMTracerDep) -> dict[str, Any]:
         send(item_id, context, tracker, llm)
+        return answer(item_id)
+
+    @app.get("/plain/{item_id}")
+    async def plain(item_id: int) -> dict[str, Any]:
         return answer(item_id)
 
     for path, route in (("/async/{item_id}", of_the_loop), ("/sync/{item_id}", of_a_thread)):
