@@ -99,7 +99,7 @@ class Facade(Generic[S]):
         self._boundary = boundary
         self._cell = cell
 
-    def bound(self, cell: Context) -> Self:
+    def bound(self, cell: Context | None) -> Self:
         """The same for one request, whatever thread it is used from."""
         return type(self)(self._sink, self._boundary, cell)
 

@@ -41,7 +41,8 @@ class LLMTracer(Facade[LLMSink]):
         cell, parent = self._cell_now(), current_observation()
         if parent is not None and parent._tracer._cell is not cell:
             parent = None
-        trace = Trace(LLMTracer(self._sink, self._boundary, cell), parent, "span", name, start_time)
+        tracer = self if self._cell is cell else self.bound(cell)
+        trace = Trace(tracer, parent, "span", name, start_time)
         if parent is None and cell is not None:
             cell.llm_trace_id = trace.trace_id
         return trace.update(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
-from .context import Context, RequestContext
+from .context import RequestContext
 
 
 class TraceFacts(NamedTuple):
@@ -20,19 +20,21 @@ class TraceFacts(NamedTuple):
     metadata: Mapping[str, Any] = {}
     state: RequestContext | None = None
 
-    def within(self, cell: Context | None) -> TraceFacts:
+    def within(self, state: RequestContext | None) -> TraceFacts:
         """The same in a request or job, whose user and workspace fill in what was not given."""
-        if cell is None:
+        if state is None:
             return self
-        user_id = self.user_id or (cell.user.id if cell.user else None)
-        workspace_id = self.workspace_id or (cell.workspace.id if cell.workspace else None)
-        return self._replace(user_id=user_id, workspace_id=workspace_id, state=cell.state)
+        user_id = self.user_id or (state.user.id if state.user else None)
+        workspace_id = self.workspace_id or (state.workspace.id if state.workspace else None)
+        return self._replace(user_id=user_id, workspace_id=workspace_id, state=state)
 
 
 class ObservationRecord(NamedTuple):
     """One observation that ended."""
 
-    trace: TraceFacts
+    given: TraceFacts
+    """As the application gave them; the very same object for all observations of a trace."""
+    state: RequestContext | None
     trace_id: str
     id: str
     parent_id: str | None
@@ -43,6 +45,11 @@ class ObservationRecord(NamedTuple):
     fields: Mapping[str, bytes | str]
     """As they were when they were given. JSON: input, output, metadata, model_parameters, usage, cost. Text: level,
     status_message, model, completion_start_time."""
+
+    @property
+    def trace(self) -> TraceFacts:
+        """What stands on the observation."""
+        return self.given.within(self.state)
 
 
 class ScoreRecord(NamedTuple):
@@ -68,7 +75,3 @@ class LLMSink(Protocol):
 
     def put(self, record: ObservationRecord | ScoreRecord, size: int) -> bool: ...
     def url(self, trace_id: str) -> str: ...
-    def attach(self, trace_id: str, span_id: str) -> object:
-        """Make this the parent of the vendor's own spans. Returns what `detach` takes."""
-
-    def detach(self, before: object) -> None: ...

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from contextvars import ContextVar, Token
 from datetime import UTC, datetime
 from math import isfinite
@@ -36,6 +35,11 @@ _LEVELS = ("DEBUG", "DEFAULT", "WARNING", "ERROR")
 class Observation:
     """A span, tool, generation or trace. `id` and `trace_id` are the very ids on the wire."""
 
+    __slots__ = (
+        "_above", "_ended", "_fields", "_last_end_ns", "_token", "_trace_facts", "_tracer", "id", "name", "parent_id",
+        "start_ns", "trace_id", "type",
+    )  # fmt: skip
+
     def __init__(
         self,
         tracer: LLMTracer,
@@ -49,7 +53,6 @@ class Observation:
         self._fields: dict[str, bytes | str] = {}
         self._ended = False
         self._token: Token[Observation | None] | None = None
-        self._vendors_before: object = None
         self.trace_id: str = new_id() if parent is None else parent.trace_id
         self.id = new_span_id()
         self.parent_id = None if parent is None else parent.id
@@ -99,7 +102,7 @@ class Observation:
         with self._tracer._boundary(self.type) as notes:
             if self._ended:
                 notes.append("updated after its end")
-            for key, value in {"input": input, "output": output, **more}.items():
+            for key, value in (("input", input), ("output", output), *more.items()):
                 if value is not None:
                     self._set(key, value, notes)
         return self
@@ -145,32 +148,30 @@ class Observation:
         # given away: an update after the end must not change what the writer is reading
         fields, self._fields = self._fields, {}
         record = ObservationRecord(
-            self._facts(), self.trace_id, self.id, self.parent_id, self.type, self.name, self.start_ns, end_ns, fields
-        )
+            self._root._trace_facts, None if cell is None else cell.state, self.trace_id, self.id, self.parent_id,
+            self.type, self.name, self.start_ns, end_ns, fields,
+        )  # fmt: skip
         if sink.put(record, 900 + sum(map(len, fields.values()))) and cell is not None:
             cell.put = True
         logger.info("%s %s trace_id=%s level=%s", self.type, self.name, self.trace_id, fields.get("level", ""))
 
     def _facts(self) -> TraceFacts:
-        return self._root._trace_facts.within(self._tracer._cell)
+        cell = self._tracer._cell
+        return self._root._trace_facts.within(None if cell is None else cell.state)
 
     def __enter__(self) -> Self:
         if self._token is None:
             self._token = _current.set(self)
-            with self._tracer._boundary("llm"):
-                if self._tracer._sink is not None:
-                    self._vendors_before = self._tracer._sink.attach(self.trace_id, self.id)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._token is not None and _current.get() is self:
-            with suppress(ValueError):  # a streamed answer's block may end in another Context, which refuses the token
+            try:
                 _current.reset(self._token)
-            with self._tracer._boundary("llm"):
-                if self._tracer._sink is not None:
-                    self._tracer._sink.detach(self._vendors_before)
+            except ValueError:  # a streamed answer's block may end in another Context, which refuses the token
+                pass
         if isinstance(error, Exception):
             self.fail(error)
         elif error is not None:
@@ -180,6 +181,8 @@ class Observation:
 
 class Trace(Observation):
     """One unit of LLM work: the observation without a parent."""
+
+    __slots__ = ()
 
     def _set(self, key: str, value: Any, notes: Notes) -> None:
         facts = self._root._trace_facts
@@ -198,6 +201,8 @@ class Trace(Observation):
 
 class Generation(Observation):
     """An LLM call."""
+
+    __slots__ = ()
 
     def record(self, response: object) -> Self:
         """Read model, output and token usage from a provider's response (Anthropic, OpenAI, or a dict like theirs)."""

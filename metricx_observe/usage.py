@@ -22,10 +22,10 @@ def usage_details(usage: object) -> dict[str, int]:
     Anthropic's `input_tokens` leaves out what was cached; OpenAI's `prompt_tokens` and `input_tokens` include it when
     there are `…_tokens_details`, so the cached part is taken off.
     """
-    fields = plain(usage)
+    fields = usage if type(usage) is dict else plain(usage)
     details = {_NAMES.get(key, key): int(count) for key, count in _numbers(fields).items()}
-    for name, side in _DETAILS.items():
-        parts = _numbers(fields.get(name)) if isinstance(fields, dict) else {}
+    for name in _DETAILS.keys() & fields if isinstance(fields, dict) else ():
+        side, parts = _DETAILS[name], _numbers(plain(fields[name]))
         for key in _PARTS:
             if count := int(parts.get(key, 0)):
                 details[f"{side}_{key}"] = count
@@ -55,4 +55,6 @@ def read_response(response: object) -> dict[str, Any]:
 
 def _numbers(fields: object) -> dict[str, float]:
     found = fields.items() if isinstance(fields, dict) else ()
-    return {key: n for key, n in found if isinstance(n, (int, float)) and not isinstance(n, bool) and 0 <= n < 2**53}
+    return {
+        str(key): n for key, n in found if isinstance(n, (int, float)) and not isinstance(n, bool) and 0 <= n < 2**53
+    }

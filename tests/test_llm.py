@@ -27,7 +27,6 @@ class Sink:
     def __init__(self) -> None:
         self.records: list[ObservationRecord] = []
         self.scores: list[ScoreRecord] = []
-        self.attached: list[str] = []
         self.taken = True
 
     def put(self, record: ObservationRecord | ScoreRecord, size: int) -> bool:
@@ -35,15 +34,6 @@ class Sink:
         kept: list[Any] = self.scores if isinstance(record, ScoreRecord) else self.records
         kept.append(record)
         return self.taken and size > 0
-
-    def attach(self, trace_id: str, span_id: str) -> object:
-        """Remember whose turn it is."""
-        self.attached.append(span_id)
-        return span_id
-
-    def detach(self, before: object) -> None:
-        """And that it is over."""
-        self.attached.remove(str(before))
 
     def url(self, trace_id: str) -> str:
         """Of the trace."""
@@ -97,7 +87,6 @@ def test_ids_and_nesting(llm: LLMTracer, sink: Sink) -> None:
     assert {record.trace_id for record in sink.records} == {trace.trace_id}
     assert {record.trace.name for record in sink.records} == {"outer"}
     assert (len(trace.id), len(trace.trace_id), trace.url) == (16, 32, f"/trace/{trace.trace_id}")
-    assert sink.attached == []
     assert llm.client == "the client"
 
 
@@ -257,7 +246,6 @@ def test_a_block_within_itself_ends_with_the_inner_one(llm: LLMTracer, sink: Sin
         assert current_observation() is None
     assert current_observation() is None
     assert [record.name for record in sink.records] == ["outer"]
-    assert sink.attached == []
 
 
 def test_a_block_that_ends_elsewhere_leaves_that_place_alone(llm: LLMTracer, sink: Sink) -> None:

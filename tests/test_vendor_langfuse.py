@@ -65,13 +65,6 @@ class Kept:
         self.records.append(record)
         return size > 0
 
-    def attach(self, trace_id: str, span_id: str) -> object:
-        """Nothing to attach to."""
-        return None
-
-    def detach(self, before: object) -> None:
-        """Nothing to detach from."""
-
     def url(self, trace_id: str) -> str:
         """Anything."""
         return f"https://langfuse.example/trace/{trace_id}"

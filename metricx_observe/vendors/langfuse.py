@@ -11,6 +11,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from langfuse import Langfuse as Client
 from langfuse._client.resource_manager import LangfuseResourceManager
@@ -21,7 +22,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
-from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, Tracer
 
 from metricx_observe.context import DETACHED, current_cell
 from metricx_observe.llm_records import ObservationRecord, ScoreRecord, TraceFacts
@@ -46,7 +47,7 @@ class Langfuse:
         self._target = target
         self._send = put
         resource = Resource.create(resource_attributes(settings))
-        self._provider = TracerProvider(ALWAYS_ON, resource, shutdown_on_exit=False)  # not by a client's traceparent
+        self._provider = _Provider(ALWAYS_ON, resource, shutdown_on_exit=False)  # not by a client's traceparent
         self._provider.add_span_processor(_Identify())
         owned = target.key not in LangfuseResourceManager._instances
         if not owned:
@@ -71,18 +72,6 @@ class Langfuse:
         """Hand a record to the channel of its kind."""
         vendor = ScoreChannel.vendor if isinstance(record, ScoreRecord) else LangfuseChannel.vendor
         return self._send(vendor, record, size)
-
-    def attach(self, trace_id: str, span_id: str) -> object:
-        """Put our observation into OpenTelemetry's context, so that the application's own spans nest under it."""
-        before = otel_context.get_current()
-        ours = SpanContext(int(trace_id, 16), int(span_id, 16), False, TraceFlags(TraceFlags.SAMPLED))
-        otel_context.attach(otel_trace.set_span_in_context(NonRecordingSpan(ours), before))
-        return before
-
-    def detach(self, before: object) -> None:
-        """Put back the context that was there: a token would be refused where the block ends in another Context."""
-        if isinstance(before, OtelContext):
-            otel_context.attach(before)
 
     def url(self, trace_id: str) -> str:
         """The trace's page, which finds its project by itself."""
@@ -114,6 +103,41 @@ class Langfuse:
             otel_context.detach(token)
 
 
+class _Provider(TracerProvider):
+    """Gives tracers whose spans nest under the observation whose block runs.
+
+    Not by putting the observation into OpenTelemetry's context: the application's other spans would take it for their
+    parent, and each block would pay for it.
+    """
+
+    def get_tracer(self, *args: Any, **kwargs: Any) -> Tracer:
+        return _Tracer(super().get_tracer(*args, **kwargs))
+
+
+class _Tracer(Tracer):
+    def __init__(self, tracer: Tracer) -> None:
+        self._tracer = tracer
+
+    def start_span(self, name: str, context: OtelContext | None = None, *args: Any, **kwargs: Any) -> otel_trace.Span:
+        return self._tracer.start_span(name, context or _beneath(), *args, **kwargs)
+
+    def start_as_current_span(self, name: str, context: OtelContext | None = None, *args: Any, **kwargs: Any) -> Any:
+        return self._tracer.start_as_current_span(name, context or _beneath(), *args, **kwargs)
+
+
+def _beneath() -> OtelContext | None:
+    """The context of a new span's parent: of our observation, unless a Langfuse span began inside its block."""
+    observation, running = current_observation(), otel_trace.get_current_span()
+    if observation is None:
+        return None
+    trace_id = int(observation.trace_id, 16)
+    if isinstance(running, ReadableSpan) and running.get_span_context().trace_id == trace_id:
+        if (running.start_time or 0) >= observation.start_ns:
+            return None
+    ours = SpanContext(trace_id, int(observation.id, 16), False, TraceFlags(TraceFlags.SAMPLED))
+    return otel_trace.set_span_in_context(NonRecordingSpan(ours))
+
+
 class _Exporter(SpanExporter):
     """Hands spans of the application's own Langfuse code to the channel."""
 
@@ -137,7 +161,7 @@ class _Identify(SpanProcessor):
         if observation is not None:
             facts = observation._facts()
         elif cell is not None and cell is not DETACHED:
-            facts = TraceFacts().within(cell)
+            facts = TraceFacts().within(cell.state)
         else:
             return
         span.set_attributes(trace_attributes(facts, None))

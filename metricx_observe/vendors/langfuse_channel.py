@@ -90,6 +90,7 @@ class LangfuseChannel(_Channel):
         scope = {"name": LANGFUSE_TRACER_NAME, "version": sdk_version}
         public_key = _attributes({"public_key": target.key})
         self._base = _attributes(resource_attributes(settings))
+        self._last: tuple[TraceFacts, object, list[dict[str, Any]]] | None = None
         self._head = (
             b'{"resourceSpans":[{"resource":{"attributes":' + orjson.dumps(_attributes(resource))
             + b'},"scopeSpans":[{"scope":' + orjson.dumps({**scope, "attributes": public_key}) + b',"spans":['
@@ -101,9 +102,9 @@ class LangfuseChannel(_Channel):
         return [Message("trace", orjson.dumps(_given(span)))]
 
     def _ours(self, record: ObservationRecord) -> dict[str, Any]:
-        fields, trace, scrubber = record.fields, record.trace, self._scrubber
-        values: dict[str, Any] = {Key.OBSERVATION_TYPE: record.type, **trace_attributes(trace, scrubber)}
-        no_content = trace.state is not None and trace.state.consent.llm_content is False
+        fields, state, scrubber = record.fields, record.state, self._scrubber
+        values: dict[str, Any] = {Key.OBSERVATION_TYPE: record.type}
+        no_content = state is not None and state.consent.llm_content is False
         for name, value in fields.items():
             if name == "metadata":
                 values |= _flat(Key.OBSERVATION_METADATA, scrubber.scrub(orjson.loads(value), record.type, name))
@@ -126,9 +127,17 @@ class LangfuseChannel(_Channel):
             "kind": 1,
             "startTimeUnixNano": str(record.start_ns),
             "endTimeUnixNano": str(record.end_ns),
-            "attributes": _attributes(values) + self._base,
+            "attributes": self._of_trace(record) + _attributes(values) + self._base,
             "status": failed if fields.get("level") == "ERROR" else {},
         }
+
+    def _of_trace(self, record: ObservationRecord) -> list[dict[str, Any]]:
+        """The same for each observation of a trace, and they mostly come one after the other."""
+        last = self._last
+        if last is None or last[0] is not record.given or last[1] is not record.state:
+            last = record.given, record.state, _attributes(trace_attributes(record.trace, self._scrubber))
+            self._last = last
+        return last[2]
 
     def _theirs(self, span: ReadableSpan) -> dict[str, Any]:
         context = span.get_span_context() or otel_trace.INVALID_SPAN_CONTEXT
@@ -261,6 +270,8 @@ def _attributes(values: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _value(value: Any) -> dict[str, Any]:
+    if isinstance(value, str):
+        return {"stringValue": value}
     if isinstance(value, bool):
         return {"boolValue": value}
     if isinstance(value, int) and -_INT64 <= value < _INT64:
