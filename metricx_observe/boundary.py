@@ -66,25 +66,26 @@ def _place(error: BaseException | None) -> str:
     return f" at {Path(last.tb_frame.f_code.co_filename).name}:{last.tb_lineno}" if last is not None else ""
 
 
-class _Block:
-    """One call of a facade. A class, since a generator costs a microsecond more and each call has several blocks."""
+class _Block(list[str]):
+    """One call of a facade: the faults that it notes. A class, since a generator costs a microsecond more."""
 
-    __slots__ = ("_boundary", "_call", "_notes")
+    __slots__ = ("_boundary", "_call")
 
     def __init__(self, boundary: Boundary, call: str) -> None:
         self._boundary = boundary
         self._call = call
-        self._notes: Notes = []
 
     def __enter__(self) -> Notes:
-        return self._notes
+        return self
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
+        if error is None and not self:
+            return False
         mine = isinstance(error, Exception) and not isinstance(error, InputError)
         if mine:
-            self._notes.append(type(error).__name__)
-        if self._notes and (mine or error is None):
-            self._boundary.note(self._call, self._notes, error)
+            self.append(type(error).__name__)
+        if mine or error is None:
+            self._boundary.note(self._call, self, error)
         return mine
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidatorFunctionWrapHandler, field_validator
@@ -74,17 +75,25 @@ def ga4_name_faults(name: str) -> Iterator[str]:
         yield f"GA4 reserves names that start with {', '.join(_PREFIXES)}"
 
 
-def ga4_parameter_faults(properties: Mapping[str, Any]) -> Iterator[str]:
+def ga4_parameter_faults(properties: Mapping[str, Any]) -> list[str]:
     """What GA4 has against an event's properties. Names properties, never values."""
-    if len(properties) > MAX_PARAMETERS:
-        yield f"GA4 takes {MAX_PARAMETERS} parameters an event"
-    for name, value in properties.items():
-        if not isinstance(name, str):
-            continue
-        if len(name) > MAX_NAME or name.startswith(_PREFIXES):
-            yield f"GA4 drops the parameter {name[:MAX_NAME]!r}: at most {MAX_NAME} characters, no reserved prefix"
-        elif isinstance(value, str) and len(value) > MAX_VALUE:
-            yield f"GA4 takes {MAX_VALUE} characters a value, {name!r} is longer"
+    return [
+        *_ga4_names_faults(tuple(properties)),
+        *(
+            f"GA4 takes {MAX_VALUE} characters a value, {str(name)[:MAX_NAME]!r} is longer"
+            for name in [key for key, value in properties.items() if type(value) is str and len(value) > MAX_VALUE]
+        ),
+    ]
+
+
+@lru_cache(maxsize=500)
+def _ga4_names_faults(names: tuple[object, ...]) -> tuple[str, ...]:
+    faults = [f"GA4 takes {MAX_PARAMETERS} parameters an event"] if len(names) > MAX_PARAMETERS else []
+    return *faults, *(
+        f"GA4 drops the parameter {name[:MAX_NAME]!r}: at most {MAX_NAME} characters, no reserved prefix"
+        for name in names
+        if isinstance(name, str) and (len(name) > MAX_NAME or name.startswith(_PREFIXES))
+    )
 
 
 class UserSignedUp(Event):

@@ -18,12 +18,12 @@ if hasattr(os, "register_at_fork"):
 
 def new_id() -> str:
     """A new id of 32 lower-case hex digits: request id, trace id, event id, message id."""
-    return f"{_bits(128) | 1:032x}"
+    return (_bits(128) | 1).to_bytes(16).hex()
 
 
 def new_span_id() -> str:
     """A new span id of 16 lower-case hex digits, never all zero."""
-    return f"{_bits(64) | 1:016x}"
+    return (_bits(64) | 1).to_bytes(8).hex()
 
 
 def chance() -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -68,22 +67,21 @@ class Tracker(Facade[Callable[[TrackRecord, int], bool]]):
             anonymous_id: Instead of the one from the browser's cookie.
             timestamp: When it happened; naive means UTC. GA4 refuses what is over 72 h old.
         """
-        name = event.name if isinstance(event, Event) else line(event, [], 256).strip()
-        with self._boundary(f"track {name}".strip()) as notes:
+        known = _KNOWN.get(event) if type(event) is str else None
+        name, faults, personal = known or _read_event(event)
+        with self._boundary(f"track {name}" if name else "track") as notes:
             if not name:
                 notes.append("no event name")
                 return None
             values = _values(properties, notes)
             if isinstance(event, Event):
                 values = {**event.__dict__, **values}
-            elif name not in DOCUMENTED:
-                notes.extend(ga4_name_faults(name))
-            with suppress(Exception):  # what cannot be read is the normaliser's to mark
-                notes.extend(ga4_parameter_faults(values))
-            kind = event if isinstance(event, Event) else DOCUMENTED.get(name)
+            notes += faults
+            if self._boundary.strict:  # else the codec looks, off the event loop
+                notes += ga4_parameter_faults(values)
             return self._send(
                 notes, "track", values, name=name, user_id=user_id, anonymous_id=anonymous_id, timestamp=timestamp,
-                personal=_NOTHING if kind is None else kind.personal,
+                personal=personal,
             )  # fmt: skip
         return None
 
@@ -150,14 +148,17 @@ class Tracker(Facade[Callable[[TrackRecord, int], bool]]):
         timestamp: object = None,
         personal: frozenset[str] = _NOTHING,
     ) -> str | None:
-        cell, user = self._cell_now(), self._user()
-        if self._sink is None or (cell is not None and cell.state.consent.analytics is False):
+        cell = self._cell_now()
+        state = None if cell is None else cell.state
+        if self._sink is None or (state is not None and state.consent.analytics is False):
             return None
+        given = None if user_id is None else identifier(user_id, notes)
+        user = None if state is None else state.user
         record = TrackRecord(
-            type, new_id(), moment(timestamp, notes) or datetime.now(UTC),
-            identifier(user_id, notes) or (None if user is None else user.id), identifier(anonymous_id, notes),
-            name, target, snapshot(values, notes, _MAX_BYTES), personal,
-            None if cell is None else cell.state, None if cell is None else cell.info,
+            type, new_id(), (None if timestamp is None else moment(timestamp, notes)) or datetime.now(UTC),
+            given or (None if user is None else user.id),
+            None if anonymous_id is None else identifier(anonymous_id, notes),
+            name, target, snapshot(values, notes, _MAX_BYTES), personal, state, None if cell is None else cell.info,
         )  # fmt: skip
         if not self._sink(record, len(record.body) + 400):  # the record's own objects hold some 400 bytes
             return None
@@ -165,6 +166,23 @@ class Tracker(Facade[Callable[[TrackRecord, int], bool]]):
             cell.put = True
         logger.info("%s %s id=%s", type, name or "", record.id)
         return record.id
+
+
+_Known = tuple[str, tuple[str, ...], frozenset[str]]
+_KNOWN: dict[str, _Known] = {}
+"""Names that were tracked, what GA4 has against them and which of their fields are personal; an application has few."""
+_MOST_KNOWN = 1_000
+
+
+def _read_event(event: object) -> _Known:
+    if isinstance(event, Event):
+        return event.name, (), event.personal
+    name = line(event, [], 256).strip()
+    documented = DOCUMENTED.get(name)
+    known = name, () if documented else tuple(ga4_name_faults(name)), documented.personal if documented else _NOTHING
+    if name and type(event) is str and name == event and len(_KNOWN) < _MOST_KNOWN:
+        _KNOWN[name] = known
+    return known
 
 
 def _values(given: object, notes: Notes) -> dict[str, Any]:

@@ -13,6 +13,9 @@ _NAMES = {"input_tokens": "input", "prompt_tokens": "input", "output_tokens": "o
           "total_tokens": "total"}  # fmt: skip
 _DETAILS = {"prompt_tokens_details": "input", "input_tokens_details": "input",
             "completion_tokens_details": "output", "output_tokens_details": "output"}  # fmt: skip
+_PLAIN = frozenset({"input", "output", "total"})
+_MOST = 2**53
+"""What a JSON number holds exactly."""
 _PARTS = ("cached_tokens", "reasoning_tokens")
 
 
@@ -22,6 +25,8 @@ def usage_details(usage: object) -> dict[str, int]:
     Anthropic's `input_tokens` leaves out what was cached; OpenAI's `prompt_tokens` and `input_tokens` include it when
     there are `…_tokens_details`, so the cached part is taken off.
     """
+    if type(usage) is dict and usage.keys() <= _PLAIN and {*map(type, usage.values())} <= {int}:
+        return {key: count for key, count in usage.items() if 0 <= count < _MOST}  # what most callers give
     fields = usage if type(usage) is dict else plain(usage)
     details = {_NAMES.get(key, key): int(count) for key, count in _numbers(fields).items()}
     for name in _DETAILS.keys() & fields if isinstance(fields, dict) else ():
@@ -56,5 +61,5 @@ def read_response(response: object) -> dict[str, Any]:
 def _numbers(fields: object) -> dict[str, float]:
     found = fields.items() if isinstance(fields, dict) else ()
     return {
-        str(key): n for key, n in found if isinstance(n, (int, float)) and not isinstance(n, bool) and 0 <= n < 2**53
+        str(key): n for key, n in found if isinstance(n, (int, float)) and not isinstance(n, bool) and 0 <= n < _MOST
     }

@@ -13,6 +13,7 @@ import pytest
 from metricx_observe.boundary import Boundary
 from metricx_observe.context import Context, RequestContext, detached, use_cell
 from metricx_observe.events import CopilotQuerySent, UserSignedUp
+from metricx_observe.exceptions import InputError
 from metricx_observe.tracker import Tracker, TrackRecord
 
 
@@ -159,11 +160,19 @@ def test_identify_knows_the_bound_user(tracker: Tracker, puts: Puts) -> None:
     assert {record.personal for record in puts} == {frozenset({"email"})}
 
 
-def test_what_ga4_drops_is_counted_and_sent(tracker: Tracker, puts: Puts, boundary: Boundary) -> None:
-    """RudderStack has other destinations: the event goes, and status() says what GA4 has against it."""
-    tracker.track("google-ads", {"ga_x": 1})
+def test_a_name_that_ga4_drops_is_counted_and_sent(tracker: Tracker, puts: Puts, boundary: Boundary) -> None:
+    """RudderStack has other destinations: the event goes, and status() says what GA4 has against its name."""
+    tracker.track("google-ads", {"a": 1})
     assert [record.name for record in puts] == ["google-ads"]
-    assert len(boundary.counts) == 2
+    assert len(boundary.counts) == 1
+
+
+def test_strict_mode_raises_for_what_ga4_drops() -> None:
+    """METRICX_STRICT says it where the call stands, of names and of properties."""
+    strict = Tracker(lambda record, size: pytest.fail("sent"), Boundary(strict=True))
+    for name, properties in (("google-ads", {}), ("opened", {"ga_x": 1}), ("opened", {"a": "v" * 101})):
+        with pytest.raises(InputError, match="GA4"):
+            strict.track(name, properties)
 
 
 def test_times(tracker: Tracker, puts: Puts, boundary: Boundary) -> None:

@@ -38,11 +38,11 @@ LIMIT = 32 << 10
 """Of a message, says RudderStack."""
 
 
-def channel(**more: Any) -> RudderStackChannel:
+def channel(note: Callable[[str, list[str]], None] = lambda call, faults: None, **more: Any) -> RudderStackChannel:
     """A channel to a host that is never called."""
     given = load_settings({"environment": "Production", "service": "shop", "release": "1.2.3", **more})
     target = Vendor("on", url="https://rudder.example", key="write-key")
-    return RudderStackChannel(given, target, Scrubber(), lambda call, faults: None)
+    return RudderStackChannel(given, target, Scrubber(), note)
 
 
 def messages(make: Callable[[Tracker], object], cell: Context | None = None, **more: Any) -> list[dict[str, Any]]:
@@ -206,6 +206,15 @@ def test_a_message_that_is_too_large_is_cut(properties: dict[str, Any]) -> None:
     assert len(orjson.dumps(message)) <= LIMIT
     assert "cut" in str(message["properties"])
     assert (message["event"], message["userId"], message["context"]["workspace_id"]) == ("feature_used", "bob", "w1")
+
+
+def test_what_ga4_drops_is_counted_and_sent() -> None:
+    """RudderStack has other destinations: the event goes, and what GA4 has against its properties is counted."""
+    counted: dict[str, list[str]] = {}
+    properties = {"ga_x": 1, "b": "v" * 101}
+    (message,) = messages(lambda tracker: tracker.track("opened", properties), note=counted.__setitem__)
+    assert message["properties"] == properties
+    assert len(counted["track opened"]) == 2
 
 
 def test_a_message_that_cannot_be_cut_is_refused() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from base64 import b64decode
 from typing import Any, NamedTuple
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from metricx_observe.context import RequestInfo, one_line, text_id
 
@@ -33,11 +33,14 @@ def read_browser(info: RequestInfo) -> Browser:
 
 
 def _read(info: RequestInfo) -> Browser:
-    context: dict[str, Any] = {"page": _page(info)}
-    if agent := info.header(b"user-agent"):
+    headers = {name: value.decode("latin-1") for name, value in reversed(info.headers)}  # the first of equal names
+    context: dict[str, Any] = {"page": _page(info, headers)}
+    if agent := headers.get(b"user-agent"):
         context["userAgent"] = one_line(agent)[:_MAX]
-    if language := (info.header(b"accept-language") or "").split(",")[0].split(";")[0].strip():
+    if language := headers.get(b"accept-language", "").split(",")[0].split(";")[0].strip():
         context["locale"] = one_line(language)[:35]
+    if b"cookie" not in headers:
+        return Browser(None, context)
     cookies = _cookies(info)
     if client_id := _ga_client_id(cookies.get("_ga", "")):
         context["externalId"] = [{"type": "ga4ClientId", "id": client_id}]
@@ -47,26 +50,29 @@ def _read(info: RequestInfo) -> Browser:
     return Browser(text_id(anonymous) if isinstance(anonymous, (str, int)) else None, context)
 
 
-def _page(info: RequestInfo) -> dict[str, str]:
+def _page(info: RequestInfo, headers: dict[bytes, str]) -> dict[str, str]:
     """The page that the user looks at: this request when the browser navigates to it, else the one it came from."""
-    here = info.url
-    referrer = _without_secrets(info.header(b"referer") or "")
-    navigates = info.method == "GET" and info.header(b"sec-fetch-mode") in (None, "navigate")
+    referrer = _without_secrets(headers.get(b"referer", ""))
+    navigates = info.method == "GET" and headers.get(b"sec-fetch-mode") in (None, "navigate")
     if navigates or not referrer:
-        page = {"url": _without_secrets(f"{here}?{info.query.decode('latin-1')}"), "path": info.path}
+        here = f"{info.url}?{info.query.decode('latin-1')}" if info.query else info.url
+        page = {"url": _without_secrets(here), "path": info.path}
         return {**page, "referrer": referrer} if referrer else page
     return {"url": referrer, "path": urlsplit(referrer).path}
 
 
 def _without_secrets(url: str) -> str:
     """A URL without credentials, fragment, and all of its query but campaign parameters."""
+    if not url:
+        return ""
     try:
         parts = urlsplit(one_line(url))
-        query = [(key, value) for key, value in parse_qsl(parts.query) if key.startswith("utm_")]
+        campaign = [(key, value) for key, value in parse_qsl(parts.query) if key.startswith("utm_")]
         netloc = parts.netloc.rpartition("@")[2]
     except ValueError:
         return ""
-    return urlunsplit((parts.scheme, netloc, parts.path, urlencode(query), ""))[:2048] if netloc else ""
+    query = f"?{urlencode(campaign)}" if campaign else ""
+    return f"{parts.scheme}://{netloc}{parts.path}{query}"[:2048] if netloc else ""
 
 
 def _cookies(info: RequestInfo) -> dict[str, str]:

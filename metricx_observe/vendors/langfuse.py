@@ -131,9 +131,9 @@ def _beneath() -> OtelContext | None:
     if observation is None:
         return None
     trace_id = int(observation.trace_id, 16)
-    if isinstance(running, ReadableSpan) and running.get_span_context().trace_id == trace_id:
-        if (running.start_time or 0) >= observation.start_ns:
-            return None
+    inside = isinstance(running, ReadableSpan) and (running.start_time or 0) >= observation.start_ns
+    if inside and running.get_span_context().trace_id == trace_id:
+        return None
     ours = SpanContext(trace_id, int(observation.id, 16), False, TraceFlags(TraceFlags.SAMPLED))
     return otel_trace.set_span_in_context(NonRecordingSpan(ours))
 
