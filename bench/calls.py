@@ -154,7 +154,7 @@ def run(sink: Sink, plan: Plan) -> Part:
         pairs = [(kind, whose) for kind in PER_ROUND for whose in ("ours", "sdk")]
         workers = {pair: stack.enter_context(Worker("bench.calls:open_calls", *pair, sink.url)) for pair in pairs}
         measures: dict[str, dict[str, list[float]]] = {f"{kind}, {whose}": {} for kind, whose in pairs}
-        for number in range(1 + plan.pick(3, 11)):
+        for number in range(1 + plan.pick(2, 11)):
             random.Random(number).shuffle(pairs)
             for kind, whose in pairs:
                 found = workers[kind, whose].ask(n=PER_ROUND[kind])

@@ -36,7 +36,7 @@ def served_parts(sink: Sink, plan: Plan) -> Part:
     part = served.run(sink, plan)
     ours = part.measures.get("wrk", {}).get("ours")
     if ours:
-        more = served.run_paced(sink, plan, statistics.median(found["rate"] for found in ours))
+        more = served.run_paced(sink, plan, statistics.median(found["drained_rate"] for found in ours))
         part.tables |= more.tables
         part.figures += more.figures
         part.measures |= more.measures

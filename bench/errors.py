@@ -23,7 +23,7 @@ HEADS = (
 
 def run(sink: Sink, plan: Plan) -> Part:
     """The part."""
-    part, seconds = Part(), plan.pick(1.5, 4.0)
+    part, seconds = Part(), plan.pick(1.0, 4.0)
     measures: dict[str, list[dict[str, float]]] = {}
     with ExitStack() as stack:
         client = stack.enter_context(Worker("bench.paced:open_client"))

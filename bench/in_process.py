@@ -18,7 +18,7 @@ from bench.sink import Sink
 from bench.variants import BUILD
 from bench.worker import MissingPackageError, Round, Worker
 
-SYNC = ("bare", "control", "sentry01", "hand", "ours01", "ours")
+SYNC = ("bare", "control", "hand", "ours")
 """Variants of the sync route in a quick run."""
 WARM_UP = 300
 """Requests before the first round: FastAPI, the SDKs and the interpreter fill their caches."""
@@ -176,7 +176,7 @@ def run(sink: Sink, plan: Plan) -> Part:
     part = Part()
     paths = {"/async": plan.only or list(BUILD), "/sync": plan.only or list(SYNC if plan.quick else BUILD)}
     for path, names in paths.items():
-        outcome = measure(names, sink, path=path, rounds=plan.rounds or (5 if plan.quick else 15), n=plan.requests)
+        outcome = measure(names, sink, path=path, rounds=plan.rounds or plan.pick(3, 15), n=plan.requests)
         part.measures[path[1:]] = outcome.measures
         part.tables[f"Requests in process: {path[1:]} route"] = (HEADS, rows(outcome))
         if path == "/async":

@@ -14,6 +14,7 @@ import sys
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterable
+from itertools import count
 from typing import Any, Self
 
 from bench.worker import READY_S, ROOT, clean_environment
@@ -21,6 +22,7 @@ from bench.worker import READY_S, ROOT, clean_environment
 KEPT_BYTES = 128 << 20
 """Bodies beyond this are read at once: a million requests would not fit."""
 
+_unnamed = count()
 Id = tuple[str, str]
 """Kind of a signal, e.g. `rudderstack track`, and its id on the wire."""
 
@@ -91,7 +93,7 @@ def signals(path: str, head: str, body: bytes) -> Iterable[Id]:
 
 def _envelope(head: str, body: bytes) -> Iterable[Id]:
     first, _, rest = body.partition(b"\n")
-    event_id = json.loads(first).get("event_id", "")
+    event_id = json.loads(first).get("event_id") or f"unnamed {next(_unnamed)}"  # a client's report of what it dropped
     while rest.strip():
         line, _, rest = rest.partition(b"\n")
         header = json.loads(line)
