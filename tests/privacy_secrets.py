@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from urllib.parse import quote
+from xml.sax.saxutils import escape
 
 ALNUM = string.ascii_letters + string.digits
 URLSAFE = ALNUM + "-_"
@@ -187,6 +188,11 @@ def positions(secret: Secret) -> Iterator[tuple[str, object]]:
     yield "query string", f"https://x.io/callback?page=2&{name}={quote(value, safe='')}&sort=asc"
     yield "named after a line break in a repr", repr(f"environment:\n{name}={value!r}\nn=1")
     yield "source", {"context_line": f"    client = connect({name!r}, {value!r}, retries=3)  # note"}
+    part = f'--b\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n--b--\r\n'
+    yield "multipart form", part
+    yield "repr of a multipart form", repr(part.encode())
+    if secret.name not in ("code", "key"):  # a listing of HTML's, and a plain word
+        yield "XML", f"<user>bob</user><ns:{name} a='b'>{escape(value)}</ns:{name}>"
     if name.isidentifier():
         yield "repr of a model", f"Login(user='bob', {name}={value!r}, n=1)"
         yield "source keyword", {"context_line": f"    {name} = {value!r}"}

@@ -22,6 +22,8 @@ from sentry_sdk.utils import event_from_exception
 
 from metricx_observe.exceptions import ConfigurationError
 from metricx_observe.privacy import Scrubber
+from metricx_observe.privacy.looks import _looks
+from metricx_observe.privacy.text import by_name
 
 MARK = r"\[scrubbed \w+ \w+ len=\d+ #[0-9a-f]{4}\]"
 
@@ -82,6 +84,11 @@ def test_users_add_names_patterns_and_safe_names() -> None:
     assert safe["password_hint"] == "the usual"
     assert safe["password"] != "x1"
     assert "1234" not in scrub("vat_number=1234", **options)
+
+
+def test_a_lone_surrogate_hides_nothing() -> None:
+    """What is no Unicode is made so before anything looks at it."""
+    assert "hunter2" not in scrub("\ud800 password=hunter2 \udfff")
 
 
 def test_a_pattern_that_is_none_is_refused_without_its_text() -> None:
@@ -249,6 +256,21 @@ def test_literal_secrets_in_source_code_go() -> None:
         '{"password": "a\\"hunter2"}',
         "Authorization: AWS4 Credential=hunter2/x, Signature=hunter2",
         "d['password'] = 'hunter2'",
+        "<password>hunter2</password>",
+        '<soap:Body><wsse:Password Type="text">hunter2 hunter2</wsse:Password></soap:Body>',
+        "<login><password><![CDATA[hunter2]]></password></login>",
+        json.dumps({"body": "<db:password\n>hunter2</db:password>"}),
+        "<login><name>bob</name><password>hunter2",
+        form := (
+            '--b\r\nContent-Disposition: form-data; name="user"\r\n\r\nbob\r\n--b\r\nContent-Disposition: form-data; '
+            'name="password"\r\nContent-Type: text/plain\r\n\r\n<hunter2>\r\nhunter2\r\n--b--\r\n'
+        ),
+        repr(form),
+        repr(form.encode()),
+        json.dumps([form]),
+        repr([repr(form.encode())]),
+        form.replace("\r", "").replace('"', ""),
+        form[: form.rindex("\r\n--b")],
     ],
 )
 def test_forms_of_text(text: str) -> None:
@@ -257,6 +279,16 @@ def test_forms_of_text(text: str) -> None:
     assert "hunter2" not in scrubbed
     assert re.search(MARK, scrubbed)
     assert scrub(scrubbed) == scrubbed
+
+
+def test_what_only_looks_like_markup_stays() -> None:
+    """Placeholders, generics, listings and files of other names."""
+    for text in (
+        "usage: login <token> [--port]", "curl -H 'X: Bearer <token>'", "Map<Token> tokens", "a <token>",
+        "<code>some_function_name2()</code>", "<state>open</state>", '<input type="password">', "<password></password>",
+        '--b\r\nContent-Disposition: form-data; name="note"; filename="token"\r\n\r\nhello\r\n--b--',
+    ):  # fmt: skip
+        assert scrub(text) == text
 
 
 def test_what_stands_around_a_secret_stays() -> None:
@@ -564,3 +596,33 @@ def test_the_marker_never_holds_the_value(value: str) -> None:
     assert scrubbed == value or value not in scrubbed
     if not re.fullmatch(MARK, scrubbed):
         assert scrub({"token": value})["token"] == value  # it says nothing: a placeholder
+
+
+looks_of = st.sampled_from(
+    [
+        "Bearer a1b2c3", "basic abcdeF", "://u:p@", "://aaaaaaaaaaaaaaaaaaaa@", "%3A%2F%2Fu%3Ap%40", "½@x.io", "-BEGIN",
+        "4111 1111 1111 1111", "a%40b.c", "eyJhbGciOiJI.e.s", "sk-aaaaaaaaaaaaaaaa", "AKIAAAAAAAAAAAAAAAAA",
+        "10.1.2.3", "1:2::3:4", "+49 170 1234567", "(555) 123-4567", "½", "٣", "\x1c", "n", "\\n", "@", ".", "x.io",
+    ]
+)  # fmt: skip
+
+
+@settings(deadline=None, max_examples=500)
+@given(st.lists(pieces | looks_of | st.text(max_size=3), max_size=8).map("".join), st.booleans())
+def test_what_the_quick_pass_lets_through_holds_nothing(text: str, personal: bool) -> None:
+    """One pass over a text says whether there may be something to find: never no where the patterns find something."""
+    scrubber = Scrubber()
+    found = by_name(text, scrubber.names) + by_name(text, scrubber.names, source=True)
+    hits = [look for look in _looks(personal)[0] if look.pattern.search(text)]
+    assert all(look.occurs(text) for look in hits)
+    if found or hits:
+        assert scrubber.suspicious(text, personal)
+
+
+def test_the_quick_pass_lets_nearly_all_harmless_texts_through() -> None:
+    """Or it would be no use: names and values of published schemas as sentences, and prose about secrets."""
+    scrubber = Scrubber()
+    prose = "The password is reset with a token; a secretary's basic understanding of keys, bearer bonds and Japan."
+    assert not scrubber.suspicious(prose, personal=True)
+    assert scrubber.suspicious("the password : hunter2")
+    assert Scrubber(names=["vat number"]).suspicious("VatNumber=1")

@@ -13,7 +13,7 @@ from metricx_observe.privacy.walk import MAX_DEPTH, MAX_ITEMS, MAX_TEXT
 
 SIZE = 1_000_000
 MOST = 300
-"""Prose costs 5 ns a character, so this is 1.5 us: what one secret in every seven characters takes to replace."""
+"""Prose costs 3 ns a character, so this is 0.9 us: what a secret in every ten characters takes to replace."""
 ADVERSARIES = (
     "a=", "a:", "token=", "password: ", "pin=1 ", "key=[", "key=(", "key='", 'key="', 'key=\\"', "key=\\\\'",
     "'token', ", "code=&", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa=", "eyJ", "-eyJ",
@@ -21,7 +21,9 @@ ADVERSARIES = (
     "-SG.aaaaaaaaaaaaaaaaaaaa.", "1//0", "-----BEGIN A-----", "-----BEGIN ", "-", "_", "\\", "\\\\'", "'", '"', "://",
     "://a:b", "://a:", "%3A%2F%2Fa%3A", "%3A%2F%2F%3A%41", "Bearer ", "Bearer a", "basic  ", "4111", "4111 ", "4-",
     "1", "<password>", "<a>", "<", "(", "{", "[", "((a=", "cookie: a=b; ", "Authorization: ", 'name="token"\n\n',
-    "form-data ", 'form-data name="token"\r\n\r\n--', "a@", "a.a@a.a", "@", "1.1.1.", "1:1:", "::", "+1 ", "(123) ",
+    "form-data ", 'form-data; name="token"\r\n\r\n--', 'form-data; name="token"\n', "form-data; name=a\\n\\n", "<pin ",
+    "<pin>", "<pin></p", "<pin a>b</pin>", 'form-data; name=a\na: b\n', "a@", "a.a@a.a", "@", "1.1.1.",
+    "1:1:", "::", "+1 ", "(123) ",
     "input='loc'", "\x00", " ", "é=", "[scrubbed name str len=3 #abcd]", "[scrubbed ", "None", "%s", "token=%s ",
     "api key: ", "\npassword", "\n\n", "password=\n ",
 )  # fmt: skip

@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from threading import Lock
 from typing import Any
 
@@ -18,6 +18,7 @@ import orjson
 
 from metricx_observe.exceptions import ConfigurationError
 
+from . import looks
 from .names import Names
 from .text import unquoted
 from .walk import Pass, Personal
@@ -72,6 +73,7 @@ class Scrubber:
         """
         self.report = ScrubReport()
         self.names = Names(names, safe_names)
+        self._occurs: dict[bool, Callable[[str], bool]] = {}
         self.clean: defaultdict[Personal, set[str]] = defaultdict(set)
         """Short texts without a secret, by policy: names, versions, locals come again and again. Never a secret."""
         self._key = (key or os.urandom(16))[:64]
@@ -94,6 +96,8 @@ class Scrubber:
     def scrub_json(self, data: bytes, signal: str, place: str, *, personal: Personal = "keep") -> bytes:
         """The same for JSON bytes. Gives `data` itself when there is nothing to scrub."""
         try:
+            if personal == "keep" and not self.patterns and not self.suspicious(data.decode()):
+                return data
             value = orjson.loads(data)
         except ValueError:
             return orjson.dumps(self.scrub(data, signal, place, personal=personal))
@@ -103,6 +107,12 @@ class Scrubber:
     def text(self, text: str, signal: str, place: str, *, personal: Personal = "keep") -> str:
         """The same for one text. Never raises."""
         return str(self.scrub(text, signal, place, personal=personal))
+
+    def suspicious(self, text: str, personal: bool = False) -> bool:
+        """Whether `text` could hold a secret, or personal data: most hold neither, and this is quick to say so."""
+        if (occurs := self._occurs.get(personal)) is None:  # made when it is needed: that takes milliseconds
+            occurs = self._occurs[personal] = looks.occurs(f"{self.names.hints}|{looks.hints(personal)}")
+        return occurs(text)
 
     def _scrubbed(self, value: object, signal: str, place: str, personal: Personal) -> tuple[Any, bool]:
         run = Pass(self, personal)

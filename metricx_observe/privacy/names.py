@@ -89,6 +89,21 @@ _IF_RANDOM = _set("code state sid session sig signature hmac")
 _STEMS = {"cookie", "input", "key", *_SECRET, *_SECRET_ENDS, *_IF_RANDOM}
 _STEMS |= {max(pair.split("_"), key=len) for pair in _PAIRS}
 
+# A stem at the end of a word, the rest of the name, and what follows a name in text and in JSON, where it can be a
+# value as in `{"name": "password"}`, and where escapes of letters would hide it.
+_HINTS = (
+    r"(?i:{stems})s?(?:[^a-z\s=:,;&<>(){{}}][^\s=:,;&<>(){{}}]*)?(?:(?:[\s\x1c-\x1f]|\\[a-z])*!?[=:]|[\"']\s*[,}}\]])",
+    r"\\[u/]",
+    r"<[\w.:\-]*(?i:{stems})s?(?:[^a-z<>][^<>]*)?>",
+    "form-data",
+)
+
+# The name before a separator, read backwards from it: what closes it, then the name. `API key:` has a space.
+name_before = re.compile(
+    r"""!?\s{0,9}+\]?+(?:["']\\{0,8}+)?+([\w.\-\[\]%$]{1,64}+(?:[ ](?:ipa|ssecca|terces|etavirp|drac|ytiruces)\b)?+)""",
+    re.I,
+).match
+
 
 def _words(name: str) -> list[str]:
     """The lower-case words of a name in any spelling, numbers at its end left out."""
@@ -105,13 +120,21 @@ class Names:
         own = [words for words in map(_words, names) if words]
         self._own = [f"_{'_'.join(words)}_" for words in own]
         self._safe = {"".join(_words(name)) for name in safe_names}
-        self._stem = re.compile("|".join(map(re.escape, _STEMS | {words[-1] for words in own}))).search
+        stems = "|".join(sorted(_STEMS | {words[-1] for words in own}))
+        self._stem = re.compile(stems).search
+        self.hints = "|".join(_HINTS).format(stems=stems)
+        """What occurs in every text, and every JSON, in which a name gives a secret away, in Rust's syntax."""
         self.verdicts = Remembered(self._verdict)
         self.suspicious = Remembered(self._suspicious)
 
     def _suspicious(self, end: str) -> bool:
         """Whether a text that ends so could end with a secret name. Nothing at all: a space stands after the name."""
-        return not end or self._stem(end[-64:].lower()) is not None
+        if not end or self._stem(end[-64:].lower()) is None:
+            return not end
+        before = name_before(end[-80:][::-1])
+        name = before[1][::-1] if before else ""
+        # `\npassword=` in a repr, `card number:`
+        return any(self.verdicts[each] > ID for each in (name, name[1:], f"card_{name}"))
 
     def _verdict(self, name: str) -> Verdict:
         """What a name says of its value. Case, `-`, `_`, camelCase and prefixes do not matter."""

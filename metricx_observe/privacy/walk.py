@@ -105,8 +105,8 @@ class Pass:
             known = text and of_item < PERSONAL and len(item) <= _LONGEST_REMEMBERED and item in clean
             result.append(item if known else self.value(item, depth + 1, of_item))
             of_item = says
-            if pair or (text and item[:2] == "--"):
-                name = unquoted(item.decode("latin-1") if type(item) is bytes else str(item))
+            if (pair and isinstance(item, str | bytes)) or (text and item[:2] == "--"):
+                name = unquoted(item.decode("latin-1") if isinstance(item, bytes) else item)
                 if _NAME.fullmatch(name) and self._names.verdicts[name] >= IF_RANDOM:
                     of_item = max(says, self._names.verdicts[name])
         return result
@@ -173,7 +173,10 @@ class Pass:
 
     def _findings(self, text: str, source: bool) -> list[Finding]:
         """In their order, none over another."""
-        findings = by_name(text, self._names, source) + by_look(text, personal=self._personal != "keep" and not source)
+        findings: list[Finding] = []
+        personal = self._personal != "keep" and not source
+        if self._scrubber.suspicious(text, personal):
+            findings = by_name(text, self._names, source) + by_look(text, personal)
         for pattern in self._scrubber.patterns:
             findings += [(*found.span(), "pattern") for found in pattern.finditer(text)]
         apart: list[Finding] = []
