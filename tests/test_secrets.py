@@ -14,7 +14,8 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
+from xml.etree import ElementTree
 
 import httpx
 import pytest
@@ -36,7 +37,13 @@ PLACES = (
     *("bearer", "referer", "path"), *HEADERS, *COOKIES, *QUERY, *BODY, *LOCALS,
     *("log_argument", "log_message", "outgoing", "exception_text"),
 )  # fmt: skip
-MODES: list[dict[str, Any]] = [{}, {"send_bodies": True}, {"send_locals": False}]
+MODES: list[tuple[str, dict[str, Any]]] = [
+    ("json", {}), ("json", {"send_bodies": True}), ("json", {"send_locals": False}),
+    ("form", {"send_bodies": True}), ("multipart", {"send_bodies": True}), ("xml", {"send_bodies": True}),
+]  # fmt: skip
+in_each_mode = pytest.mark.parametrize(
+    ("kind", "mode"), MODES, ids=["by default", "with bodies", "without locals", "forms", "multipart forms", "XML"]
+)
 
 
 class Marked:
@@ -83,8 +90,26 @@ class Account:
     access_token: str
 
 
-def body_of(values: Marked) -> bytes:
-    """Nested as applications nest it."""
+BOUNDARY = "----WebKitFormBoundary7MA4YWxkTrZu0gW"
+CONTENT_TYPES = {
+    "json": "application/json", "xml": "application/xml", "form": "application/x-www-form-urlencoded",
+    "multipart": f"multipart/form-data; boundary={BOUNDARY}",
+}  # fmt: skip
+
+
+def body_of(values: Marked, kind: str) -> bytes:
+    """A request's body: JSON nested as applications nest it, the fields of a form, or elements."""
+    fields = {"name": "Ann", **{name: values[name] for name in BODY}}
+    if kind == "form":
+        return urlencode(fields).encode()
+    if kind == "multipart":
+        form = "".join(
+            f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+            for name, value in fields.items()
+        )
+        return f"{form}--{BOUNDARY}--\r\n".encode()
+    if kind == "xml":
+        return f"<a>{''.join(f'<{name}>{value}</{name}>' for name, value in fields.items())}</a>".encode()
     body = {
         "payment": {"card": {"number": "n", "card_number": values["card_number"], "cvv": values["cvv"]}},
         "people": [{"name": "Ann", "ssn": values["ssn"]}, {"login": {"password": values["password"]}}],
@@ -94,10 +119,20 @@ def body_of(values: Marked) -> bytes:
     return json.dumps(body).encode()
 
 
-def headers_of(values: Marked) -> dict[str, str]:
+async def parsed(request: Request) -> Any:
+    """The body as applications read it."""
+    kind = request.headers["content-type"]
+    if "form" in kind:
+        return dict(await request.form())
+    if "xml" in kind:
+        return {element.tag: element.text for element in ElementTree.fromstring(await request.body())}
+    return await request.json()
+
+
+def headers_of(values: Marked, kind: str) -> dict[str, str]:
     cookies = "; ".join(f"{name}={values[name]}" for name in COOKIES)
     return {
-        "authorization": f"Bearer {values['bearer']}", "cookie": cookies, "content-type": "application/json",
+        "authorization": f"Bearer {values['bearer']}", "cookie": cookies, "content-type": CONTENT_TYPES[kind],
         "referer": f"https://app.example/callback?token={values['referer']}", "user-agent": "Chrome/120.0.0.0",
         **{name: values[name] for name in HEADERS},
     }  # fmt: skip
@@ -132,7 +167,7 @@ def failing_app(observability: Observability, values: Marked, outgoing: str) -> 
         errors: ErrorReporterDep,
     ) -> None:  # fmt: skip
         body_bytes = await request.body()
-        json_body = await request.json()
+        json_body = await parsed(request)
         query, headers, cookies = dict(request.query_params), dict(request.headers), dict(request.cookies)
         context.bind_user("user-1", email="ann@example.com", workspace_id="workspace-1")
         context.set_tag("session_token", values["session"])
@@ -157,15 +192,17 @@ def failing_app(observability: Observability, values: Marked, outgoing: str) -> 
 KINDS = {"error", "transaction", "track", "trace", "generation", "observation", "score"}
 
 
-def check(found: list[dict[str, Any]], values: Marked, send_bodies: bool) -> None:
+def check(found: list[dict[str, Any]], values: Marked, kind: str, send_bodies: bool) -> None:
     """Every kind came, with something to read in it, and with no value."""
     assert {signal["kind"] for signal in found} == KINDS
     errors = [signal["payload"] for signal in found if signal["kind"] == "error"]
     raised = next(event for event in errors if "exception" in event)
     assert "cannot connect" in json.dumps(raised)
     assert ("data" in raised["request"]) is send_bodies
-    if send_bodies:
+    if send_bodies and kind == "json":
         assert raised["request"]["data"]["people"][0]["name"] == "Ann"
+    elif send_bodies:
+        assert all(name in raised["request"]["data"] for name in ("Ann", *BODY))
     assert values.arrived(json.dumps(found)) == {}
 
 
@@ -182,40 +219,42 @@ def own_lines(caplog: pytest.LogCaptureFixture) -> str:
     return "\n".join(lines)
 
 
-@pytest.mark.parametrize("mode", MODES, ids=["by default", "with bodies", "without locals"])
+@in_each_mode
 async def test_no_secret_of_a_failing_request_arrives(
-    receiver: Receiver, own_log: pytest.LogCaptureFixture, mode: dict[str, Any]
+    receiver: Receiver, own_log: pytest.LogCaptureFixture, kind: str, mode: dict[str, Any]
 ) -> None:
     """In process: errors, transactions, logs, breadcrumbs, LLM traces, events, scores, and our own log."""
     values, request_id = Marked(), secrets.token_hex(16)
     with observed(receiver, **mode) as observability:
         app = failing_app(observability, values, receiver.url)
-        headers = {**headers_of(values), "x-request-id": request_id}
-        answer = await call(app, address_of(values), method="POST", headers=headers, body=body_of(values))
+        headers = {**headers_of(values, kind), "x-request-id": request_id}
+        answer = await call(app, address_of(values), method="POST", headers=headers, body=body_of(values, kind))
         assert isinstance(answer.error, ValueError)
         observability.flush()
-        check(receiver.signals(request_id=request_id), values, bool(mode.get("send_bodies")))
+        check(receiver.signals(request_id=request_id), values, kind, bool(mode.get("send_bodies")))
     assert values.arrived(own_lines(own_log)) == {}
 
 
-@pytest.mark.parametrize("mode", MODES, ids=["by default", "with bodies", "without locals"])
+@in_each_mode
 def test_no_secret_of_a_failing_request_arrives_under_uvicorn(
-    receiver: Receiver, own_log: pytest.LogCaptureFixture, mode: dict[str, Any]
+    receiver: Receiver, own_log: pytest.LogCaptureFixture, kind: str, mode: dict[str, Any]
 ) -> None:
     """Under a real server, as vendors get it."""
     values, request_id = Marked(), secrets.token_hex(16)
     with observed(receiver, **keys_for(receiver), **mode) as observability:
         app = failing_app(observability, values, receiver.url)
         with serving(app) as url, httpx.Client(base_url=url, trust_env=False) as client:
-            headers = {**headers_of(values), "x-request-id": request_id}
-            answer = client.post(address_of(values), content=body_of(values), headers=headers)
+            headers = {**headers_of(values, kind), "x-request-id": request_id}
+            answer = client.post(address_of(values), content=body_of(values, kind), headers=headers)
             assert answer.status_code == 500
-    check(receiver.signals(request_id=request_id), values, bool(mode.get("send_bodies")))
+    check(receiver.signals(request_id=request_id), values, kind, bool(mode.get("send_bodies")))
     assert values.arrived(own_lines(own_log)) == {}
 
 
-@pytest.mark.parametrize("mode", MODES, ids=["by default", "with bodies", "without locals"])
-async def test_the_outbox_file_holds_no_secret(receiver: Receiver, tmp_path: Path, mode: dict[str, Any]) -> None:
+@in_each_mode
+async def test_the_outbox_file_holds_no_secret(
+    receiver: Receiver, tmp_path: Path, kind: str, mode: dict[str, Any]
+) -> None:
     """What waits for vendors that are down is scrubbed already: in its rows, and in every byte of its files."""
     values = Marked()
     with running_receiver() as gone:
@@ -223,7 +262,7 @@ async def test_the_outbox_file_holds_no_secret(receiver: Receiver, tmp_path: Pat
     outbox_url = f"sqlite:///{tmp_path}/outbox.db"
     with observed(receiver, **settings, outbox_url=outbox_url, **mode) as observability:
         app = failing_app(observability, values, receiver.url)
-        await call(app, address_of(values), method="POST", headers=headers_of(values), body=body_of(values))
+        await call(app, address_of(values), method="POST", headers=headers_of(values, kind), body=body_of(values, kind))
     with opened(outbox_url) as outbox:
         waiting = [(each["vendor"], base64.b64decode(each["payload"]).decode()) for each in export(outbox)]
     assert {vendor for vendor, _ in waiting} == {"sentry", "rudderstack", "langfuse", "langfuse_scores"}

@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import cache
-from typing import NamedTuple
 
 from pydantic_core import SchemaValidator, core_schema
 
@@ -75,21 +74,16 @@ def _wider(pattern: str) -> str:
     return pattern
 
 
-class _Look(NamedTuple):
-    rule: str
-    occurs: Callable[[str], bool]
-    pattern: re.Pattern[str]
-
-
+@cache
 def hints(personal: bool) -> str:
     """What occurs in every text that `by_look` finds something in, in Rust's syntax."""
     return "|".join(_wider(pattern) for _, pattern in (_SECRETS + _PERSONAL if personal else _SECRETS))
 
 
 @cache  # at its first use: nobody pays for it by an import
-def _looks(personal: bool) -> tuple[list[_Look], Callable[[str], bool]]:
+def _looks(personal: bool) -> list[tuple[str, Callable[[str], bool], re.Pattern[str]]]:
     kinds = _SECRETS + _PERSONAL if personal else _SECRETS
-    return [_Look(rule, occurs(_wider(p)), re.compile(p)) for rule, p in kinds], occurs(hints(personal))
+    return [(rule, occurs(_wider(pattern)), re.compile(pattern)) for rule, pattern in kinds]
 
 
 def by_look(text: str, personal: bool = False) -> list[Finding]:
@@ -97,15 +91,14 @@ def by_look(text: str, personal: bool = False) -> list[Finding]:
 
     personal: E-mail addresses, IP addresses and phone numbers too, the last only in international or bracketed form.
     """
-    looks, any_occurs = _looks(personal)
-    if not any_occurs(text):
+    if not occurs(hints(personal))(text):
         return []
     return [
-        (*match.span(match.lastindex or 0), look.rule)
-        for look in looks
-        if look.occurs(text)
-        for match in look.pattern.finditer(text)
-        if (match.lastindex or not look.pattern.groups) and (look.rule != "card" or _is_card(match[0]))
+        (*match.span(match.lastindex or 0), rule)
+        for rule, might, pattern in _looks(personal)
+        if might(text)
+        for match in pattern.finditer(text)
+        if (match.lastindex or not pattern.groups) and (rule != "card" or _is_card(match[0]))
     ]
 
 

@@ -173,10 +173,9 @@ class Pass:
 
     def _findings(self, text: str, source: bool) -> list[Finding]:
         """In their order, none over another."""
-        findings: list[Finding] = []
         personal = self._personal != "keep" and not source
-        if self._scrubber.suspicious(text, personal):
-            findings = by_name(text, self._names, source) + by_look(text, personal)
+        suspicious = self._scrubber.suspicious(text, personal)
+        findings = by_name(text, self._names, source) + by_look(text, personal) if suspicious else []
         for pattern in self._scrubber.patterns:
             findings += [(*found.span(), "pattern") for found in pattern.finditer(text)]
         apart: list[Finding] = []
