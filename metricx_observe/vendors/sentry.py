@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 import sentry_sdk
-from sentry_sdk.client import SDK_INFO
 from sentry_sdk.consts import DEFAULT_OPTIONS
 from sentry_sdk.integrations.fastapi import FastApiIntegration
 from sentry_sdk.integrations.logging import ignore_logger
@@ -30,7 +29,8 @@ from metricx_observe.settings import Settings, Vendor
 
 from .burst import error_key
 from .sentry_channel import TRANSACTION_BYTES, EnvelopeTransport, FinishTransaction, Put
-from .sentry_events import add_source, enrich, route_name
+from .sentry_events import enrich, route_name
+from .sentry_frames import Bypass, add_locals, add_source, own_locals
 from .sentry_scope import RequestScope
 
 logger = logging.getLogger(__name__)
@@ -47,8 +47,8 @@ _ADMITTED = "metricx_admitted"
 """In the hint of an event that was looked at for bursts."""
 _EXTRA = "metricx_extra"
 """In the hint of an event that was given more facts."""
-_CELL = "metricx_cell"
-"""In the hint of an event: whose it is."""
+_CELL, _OWN_LOCALS = "metricx_cell", "metricx_own_locals"
+"""In the hint of an event: whose it is, and the exception whose frames still want their locals."""
 
 
 class Sentry:
@@ -78,6 +78,12 @@ class Sentry:
         self._transport = EnvelopeTransport(put, commit, settings.errors_max_per_second)
         given = {**self._options(web), **options}
         self._previous = self._take_over(given)
+        self._bypass = Bypass(options.get("event_scrubber"))
+        # with `data_collection` the SDK takes no scrubber; a shorter length would cut the events' ids, too
+        if not options.get("data_collection") and (options.get("max_value_length") or 32) >= 32:
+            given["event_scrubber"] = self._bypass
+        if options.get("add_full_stack"):  # the SDK joins the stacks by their source
+            given["include_source_context"] = True
         with_source = bool(options.get("include_source_context", True))
         for hook in ("before_send", "before_send_transaction"):
             given[hook] = self._completing(options.get(hook), with_source)
@@ -183,9 +189,10 @@ class Sentry:
         cell = running or cell or left_by(error) or DETACHED
         if not self._is_news(event, hint, error, cell):
             return None
+        if sentry_sdk.get_client() is not self._client:  # of a later `sentry_sdk.init`, whose hooks are not ours
+            return event if cell is DETACHED else enrich(event, cell, self._settings.send_client_ip)
         if cell is not DETACHED:
             hint[_CELL] = cell
-            event["sdk"] = {}  # `_complete` puts it on, after the SDK has serialised the event
         return event
 
     def _completing(self, before_send: Any, with_source: bool) -> Any:
@@ -195,10 +202,12 @@ class Sentry:
         """
 
         def complete(event: Any, hint: Any) -> Any:
+            self._bypass.put_back(event)
+            if (error := hint.get(_OWN_LOCALS)) is not None:
+                add_locals(event, error, self._client.options)
             if with_source:
                 add_source(event)
             if _CELL in hint:
-                event["sdk"] = {**SDK_INFO, "integrations": sorted(self._client.integrations)}
                 enrich(event, hint[_CELL], self._settings.send_client_ip)
             if extra := hint.get(_EXTRA):  # the SDK would cut it to ten items
                 event["extra"] = {**(event.get("extra") or {}), **extra}
@@ -257,11 +266,12 @@ class Sentry:
         admission = self._transport.burst.admit(error_key(error))
         if not admission.sent:
             return admission.event_id
-        options = sentry_sdk.get_client().options
-        mechanism = {"type": "metricx_observe", "handled": handled}
+        client, mechanism = sentry_sdk.get_client(), {"type": "metricx_observe", "handled": handled}
+        own = error if client is self._client and own_locals(error, client.options) else None
+        options = client.options if own is None else {**client.options, "include_local_variables": False}
         event, hint = event_from_exception(error, client_options=options, mechanism=mechanism)
         event["event_id"] = str(admission.event_id)
-        return self._capture(event, {**hint, _ADMITTED: True}, extra, level)
+        return self._capture(event, {**hint, _ADMITTED: True, _OWN_LOCALS: own}, extra, level)
 
     @property
     def merged(self) -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import linecache
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -13,12 +11,12 @@ from metricx_observe.context import Context, RequestInfo, one_line
 from metricx_observe.inbound import MAX_BODY, without_path_secrets
 from metricx_observe.privacy import Personal, Scrubber
 
+from .sentry_frames import frames
+
 _DROPPED_HEADERS = frozenset({"authorization", "cookie", "proxy-authorization", "set-cookie"})
 _ADDRESS_HEADERS = frozenset({"x-forwarded-for", "x-real-ip", "forwarded", "cf-connecting-ip", "true-client-ip"})
 _TAG_KEY, _TAG_VALUE = 32, 200
 """Sentry's limits for a tag; its SDK enforces neither."""
-_LINES, _LINE = 5, 1024
-"""Of source on each side of a frame's own, and characters of one: as much as the SDK sends."""
 _UNSCRUBBED = frozenset(
     {"event_id", "timestamp", "start_timestamp", "platform", "sdk", "modules", "level", "type", "release",
      "environment", "server_name", "transaction_info", "measurements", "_meta", "debug_meta"}
@@ -61,17 +59,6 @@ def enrich(event: dict[str, Any], cell: Context, send_ip: bool) -> dict[str, Any
     return event
 
 
-def add_source(event: dict[str, Any]) -> None:
-    """Put the lines around each frame's own on it, as the SDK does, from a cache of the files."""
-    for frame in (each for each in _frames(event) if "context_line" not in each):
-        lines, at = linecache.getlines(frame.get("abs_path") or ""), (frame.get("lineno") or 0) - 1
-        if 0 <= at < len(lines):
-            first = max(at - _LINES, 0)
-            shown = [line.rstrip("\r\n")[:_LINE] for line in lines[first : at + _LINES + 1]]
-            frame["pre_context"], frame["context_line"] = shown[: at - first], shown[at - first]
-            frame["post_context"] = shown[at - first + 1 :]
-
-
 def _put_request(event: dict[str, Any], info: RequestInfo, send_ip: bool) -> None:
     event["request"] = _request(info, send_ip)
     if info.body and event.get("type") != "transaction":
@@ -106,7 +93,7 @@ def _request(info: RequestInfo, send_ip: bool) -> dict[str, Any]:
 
 def scrub_event(event: dict[str, Any], category: str, scrubber: Scrubber) -> dict[str, Any]:
     """An event, transaction or other item as it may be stored: framework locals off, the rest scrubbed by place."""
-    for frame in _frames(event):
+    for frame in frames(event):
         if not frame.get("in_app"):
             frame.pop("vars", None)  # a framework frame's locals hold the raw request
     rules = event.pop(_RULES, {})
@@ -126,9 +113,3 @@ def scrub_event(event: dict[str, Any], category: str, scrubber: Scrubber) -> dic
     scrub = partial(scrubber.scrub, signal=category, place="request", personal=personal)
     clean: dict[str, Any] = orjson.loads(without_path_secrets(orjson.dumps(scrubbed), rules["params"], scrub))
     return clean
-
-
-def _frames(event: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    for key in ("exception", "threads"):
-        for value in (event.get(key) or {}).get("values") or ():
-            yield from ((value or {}).get("stacktrace") or {}).get("frames") or ()

@@ -1,0 +1,169 @@
+"""Source lines and locals that we put on errors ourselves are those that Sentry's SDK would have sent."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+from uuid import uuid4
+
+import orjson
+import pytest
+import sentry_sdk
+from sentry_sdk.client import Client
+from sentry_sdk.envelope import Envelope
+from sentry_sdk.scope import Scope
+from sentry_sdk.transport import Transport
+
+from metricx_observe.vendors.sentry_frames import Bypass
+
+from .receiver_server import Receiver
+from .support import observed
+
+Sent = list[dict[str, Any]]
+
+
+def fail(depth: int, rows: list[dict[str, int]]) -> None:
+    """Raise through some frames that hold the same list, a text, numbers and a deep value."""
+    text, flag, deep = "it's" + " long" * 30, depth > 1, {"a": {"b": {"c": {"d": {"e": [1]}}}}}
+    if not depth:
+        raise ValueError(f"{text} {flag} {len(deep)}")
+    fail(depth - 1, rows)
+
+
+def plainly() -> Exception:
+    """An error with 20 frames."""
+    try:
+        fail(18, [{"id": number} for number in range(12)])
+    except ValueError as error:
+        return error
+    raise AssertionError
+
+
+def chained() -> Exception:
+    """An error with a cause that has a cause, through the same function each time."""
+    error: Exception | None = None
+    for number in range(3):
+        try:
+            try:
+                fail(number, [{"id": number}])
+            except ValueError as raised:
+                raise KeyError(number) from (error or raised)
+        except KeyError as raised:
+            error = raised
+    assert error is not None
+    return error
+
+
+def grouped() -> Exception:
+    """A group of errors."""
+    return ExceptionGroup("several", [plainly(), chained()])
+
+
+class Kept(Transport):
+    """A transport that keeps the events."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.events: Sent = []
+
+    def capture_envelope(self, envelope: Envelope) -> None:
+        """Keep it."""
+        event = envelope.get_event()
+        if event is not None:
+            self.events.append(orjson.loads(orjson.dumps(event)))
+
+
+def by_the_sdk(error: Exception, **options: Any) -> dict[str, Any]:
+    """The event that the SDK makes of an error by itself."""
+    transport, scope = Kept(), Scope()
+    dsn = "http://key@sentry.example/1"
+    scope.set_client(Client(dsn=dsn, transport=transport, default_integrations=False, **options))
+    with sentry_sdk.scope.use_isolation_scope(Scope()), sentry_sdk.scope.use_scope(scope):
+        sentry_sdk.capture_exception(error)
+    return transport.events[0]
+
+
+def frames(event: dict[str, Any]) -> list[dict[str, Any]]:
+    """All frames of an event's exceptions."""
+    return [frame for value in event["exception"]["values"] for frame in value.get("stacktrace", {}).get("frames", [])]
+
+
+def seen(receiver: Receiver, error: Exception, **options: Any) -> dict[str, Any]:
+    """What `before_send` is given for an error that is reported in a job, before anything is scrubbed."""
+    events: Sent = []
+
+    def keep(event: Any, hint: Any) -> Any:
+        events.append(orjson.loads(orjson.dumps(event)))
+        return event
+
+    given = {"before_send": keep, **options}
+    with observed(receiver, sentry_options=given) as observability, observability.context(user_id=uuid4().hex):
+        assert observability.errors.capture_exception(error) is not None
+    return events[0]
+
+
+@pytest.mark.parametrize("make", [plainly, chained, grouped])
+def test_frames_are_those_of_the_sdk(receiver: Receiver, make: Any) -> None:
+    """Source lines, locals and all else of each frame, of causes too; an exception group is left to the SDK."""
+    error = make()
+    ours, theirs = frames(seen(receiver, error)), frames(by_the_sdk(error, include_source_context=True))
+    assert len(ours) == len(theirs) > 1
+    for mine, wanted in zip(ours, theirs, strict=True):
+        assert mine == wanted
+        assert {"context_line", "pre_context", "vars"} <= mine.keys()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"include_local_variables": False}, {"include_source_context": False}, {"max_value_length": 10},
+        {"max_value_length": 60},
+        {"custom_repr": lambda value: "shown" if isinstance(value, str) else None}, {"add_full_stack": True},
+        {"data_collection": {"stack_frame_variables": False}},
+    ],
+    ids=["no locals", "no source", "very short", "short", "own repr", "full stack", "data collection"],
+)  # fmt: skip
+def test_the_sdks_own_options_hold(receiver: Receiver, options: dict[str, Any]) -> None:
+    """What the application says of locals and source is done, whoever does it."""
+    error = plainly()
+    ours, theirs = frames(seen(receiver, error, **options)), frames(by_the_sdk(error, **options))
+    names = ["vars", "function", "lineno"]
+    if options != {"max_value_length": 10}:  # that cuts the files' names as well
+        names.append("context_line")
+    assert [{name: mine.get(name) for name in names} for mine in ours[-19:]] == [
+        {name: wanted.get(name) for name in names} for wanted in theirs[-19:]
+    ]
+
+
+def test_a_logged_error_has_locals_and_source(receiver: Receiver, caplog: pytest.LogCaptureFixture) -> None:
+    """What the SDK captures itself comes complete, with modules and the SDK's name."""
+    events: Sent = []
+    given = {"before_send": lambda event, hint: events.append(event)}
+    with observed(receiver, sentry_options=given) as observability, observability.context(user_id="u1"):
+        logging.getLogger("shop").error("it failed", exc_info=plainly())
+    (event,) = events
+    assert frames(event)[-1]["vars"]["depth"] == "0"
+    assert "raise ValueError" in frames(event)[-1]["context_line"]
+    assert event["modules"]["fastapi"]
+    assert event["sdk"]["name"].startswith("sentry.python")
+    assert event["user"] == {"id": "u1"}
+    assert "it failed" in caplog.text
+
+
+def test_the_applications_own_event_scrubber_runs(receiver: Receiver) -> None:
+    """An `event_scrubber` in `sentry_options` sees the event whole."""
+
+    class Scrubber:
+        def scrub_event(self, event: Any) -> None:
+            event["extra"] = {"frames": len(frames(event))}
+
+    event = seen(receiver, plainly(), event_scrubber=Scrubber())
+    assert event["extra"] == {"frames": 20}
+
+
+def test_what_is_never_taken_back_does_not_grow() -> None:
+    """Should the SDK drop an event in between, no more than a hundred are held."""
+    bypass = Bypass(None)
+    for number in range(1_000):
+        bypass.scrub_event({"event_id": str(number), "sdk": {}})
+    assert len(bypass._held) <= 100
