@@ -161,6 +161,24 @@ def test_the_applications_own_event_scrubber_runs(receiver: Receiver) -> None:
     assert event["extra"] == {"frames": 20}
 
 
+def test_an_event_of_the_applications_own_stays_as_it_was(receiver: Receiver) -> None:
+    """`sentry_sdk.capture_event` with a dict of the application's own leaves all in it, and shares nothing with it."""
+    inner = {"b": 1}
+    event: Any = {"message": "m", "level": "error", "contexts": {"a": inner}, "tags": {"t": "1"},
+                  "exception": {"values": [{"type": "E", "stacktrace": {"frames": [{"function": "f"}]}}]}}  # fmt: skip
+    before = orjson.loads(orjson.dumps(event))
+    events: Sent = []
+    given = {"before_send": lambda event, hint: events.append(event)}
+    with observed(receiver, sentry_options=given) as observability, observability.context(user_id="u1"):
+        sentry_sdk.capture_event(event)
+    assert all(event[key] == before[key] for key in ("message", "level", "exception"))
+    assert event["contexts"]["a"] is inner
+    assert inner == {"b": 1}
+    assert events[0]["contexts"]["a"] == inner
+    assert events[0]["contexts"]["a"] is not inner
+    assert frames(events[0])[0]["function"] == "f"
+
+
 def test_what_is_never_taken_back_does_not_grow() -> None:
     """Should the SDK drop an event in between, no more than a hundred are held."""
     bypass = Bypass(None)

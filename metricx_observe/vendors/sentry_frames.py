@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
+import orjson
 from sentry_sdk.serializer import MAX_DATABAG_BREADTH, serialize
 from sentry_sdk.utils import exc_info_from_error, has_data_collection_enabled, iter_stacks, walk_exception_chain
 
@@ -18,10 +19,13 @@ _LINES, _LINE = 5, 1024
 _TEXT = 1024
 """Characters of a text that are shown for certain, where the application gave no `max_value_length`."""
 _MOST_HELD = 100
+_CUT = frozenset({"event_id", "exception", "extra", "breadcrumbs", "request", "spans", "threads"})
+"""Parts of an event that the serialiser cuts to a depth and breadth, or that we look at ourselves."""
+_LARGE = 64 << 10
 
 
 class Bypass:
-    """Given to the SDK as its `event_scrubber`, which runs last before its serialiser: takes off what is plain already.
+    """Given to the SDK as its `event_scrubber`, which runs last before its serialiser: holds back what is JSON already.
 
     The SDK's own scrubber is not used: ours looks at everything, later.
     """
@@ -29,24 +33,42 @@ class Bypass:
     def __init__(self, scrubber: Any) -> None:
         self._scrubber = scrubber
         """What the application gave as `event_scrubber`, or None."""
-        self._held: dict[str, tuple[dict[str, Any], list[Any]]] = {}
+        self._held: dict[str, tuple[Any, dict[str, Any], dict[str, Any], list[Any]]] = {}
 
     def scrub_event(self, event: Any) -> None:
-        """Hold back the stacks, modules and SDK facts of an event."""
+        """Hold back the stacks of an event, and all that the serialiser would leave as it is."""
         if self._scrubber is not None:
             self._scrubber.scrub_event(event)
         if len(self._held) >= _MOST_HELD:  # never: each is taken back at once, by the same thread
             self._held.clear()
-        plain = {key: event.pop(key) for key in ("modules", "sdk") if key in event}
-        stacks = [value.pop("stacktrace") for value in _values(event) if isinstance(value.get("stacktrace"), dict)]
-        self._held[event["event_id"]] = plain, stacks
+        plain = {key: value for key in event.keys() - _CUT if (value := _json(event[key])) is not None}
+        taken = {key: event.pop(key) for key in plain}
+        stacks = [value.pop("stacktrace") if _has_stack(value) else None for value in _values(event)]
+        self._held[event["event_id"]] = event, taken, plain, stacks
 
     def put_back(self, event: Any) -> None:
-        """Put on what was held back."""
-        plain, stacks = self._held.pop(event["event_id"], ({}, []))
-        event |= plain
-        for value, stack in zip((each for each in _values(event) if "stacktrace" not in each), stacks, strict=False):
-            value["stacktrace"] = stack
+        """Put what was held back on the serialised event, and on the one that was given, which is somebody's own."""
+        if event["event_id"] in self._held:
+            given, taken, plain, stacks = self._held.pop(event["event_id"])
+            given |= taken
+            event |= plain
+            for each in (given, event):
+                for value, stack in zip(_values(each), stacks, strict=False):
+                    if stack is not None:
+                        value["stacktrace"] = stack
+
+
+def _json(value: object) -> Any:
+    """A copy of what is JSON; None for what is not, and for what is so large that the serialiser might cut it."""
+    try:
+        data = orjson.dumps(value, option=orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS)
+    except TypeError:
+        return None
+    return orjson.loads(data) if len(data) <= _LARGE else None
+
+
+def _has_stack(value: dict[str, Any]) -> bool:
+    return isinstance(value.get("stacktrace"), dict)  # one that was too large is the SDK's own kind of value
 
 
 def _values(event: Any) -> list[dict[str, Any]]:
