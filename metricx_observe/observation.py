@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from math import isfinite
 from time import time_ns
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import orjson
 
@@ -39,6 +39,9 @@ class Observation:
         "_above", "_ended", "_fields", "_last_end_ns", "_token", "_trace_facts", "_tracer", "id", "name", "parent_id",
         "start_ns", "trace_id", "type",
     )  # fmt: skip
+
+    _shared: ClassVar[frozenset[str]] = frozenset()
+    """Fields that hold for all of the trace."""
 
     def __init__(
         self,
@@ -103,16 +106,22 @@ class Observation:
             if self._ended:
                 notes.append("updated after its end")
             for key, value in (("input", input), ("output", output), *more.items()):
-                if value is not None:
-                    self._set(key, value, notes)
+                if value is None:
+                    continue
+                if key in self._shared:
+                    self._share(key, value, notes)
+                elif key in _READ and (found := _READ[key](value, notes)) is not None:
+                    self._fields[key] = found
+                else:
+                    notes.append(f"unusable {key[:40]}")
         return self
 
-    def _set(self, key: str, value: Any, notes: Notes) -> None:
-        found = _READ[key](value, notes) if key in _READ else None
-        if found is not None:
-            self._fields[key] = found
+    def _share(self, key: str, value: Any, notes: Notes) -> None:
+        facts, root = self._root._trace_facts, self._root
+        if key == "metadata":
+            root._trace_facts = facts._replace(metadata={**facts.metadata, **mapping(value, notes)})
         else:
-            notes.append(f"unusable {key[:40]}")
+            root._trace_facts = facts._replace(**{key: _READ_TRACE[key](value, notes)})
 
     def fail(self, error: BaseException | str) -> Self:
         """Mark it failed, with the reason."""
@@ -184,14 +193,7 @@ class Trace(Observation):
 
     __slots__ = ()
 
-    def _set(self, key: str, value: Any, notes: Notes) -> None:
-        facts = self._root._trace_facts
-        if key == "metadata":
-            self._root._trace_facts = facts._replace(metadata={**facts.metadata, **mapping(value, notes)})
-        elif key in _READ_TRACE:
-            self._root._trace_facts = facts._replace(**{key: _READ_TRACE[key](value, notes)})
-        else:
-            super()._set(key, value, notes)
+    _shared = frozenset({"metadata", "user_id", "workspace_id", "session_id", "tags"})
 
     @property
     def last_end_ns(self) -> int:
@@ -222,12 +224,14 @@ def current_observation() -> Observation | None:
 
 
 def _name(value: object, notes: Notes) -> str:
+    if type(value) is str and value.isalnum() and len(value) <= 200:
+        return value
     return line(value, notes).strip() or "unnamed"
 
 
 def _ns(time: object, notes: Notes) -> int:
     """Of `time`, else of now. Whole microseconds, which is what a datetime has: a length that was given is exact."""
-    given = moment(time, notes)
+    given = None if time is None else moment(time, notes)
     us = round(given.timestamp() * 1e6) if given is not None else time_ns() // 1000
     return us * 1000
 
