@@ -7,6 +7,8 @@
     async def ask(question: Question, tracker: TrackerDep, llm: LLMTracerDep) -> Answer: ...
 """
 
+from typing import TYPE_CHECKING
+
 from .context import Consent, Context, Identity, RequestContext, User, Workspace
 from .dependencies import ContextDep, ErrorReporterDep, LLMTracerDep, TrackerDep
 from .events import Event, Personal
@@ -15,7 +17,6 @@ from .llm import Generation, LLMTracer, Observation, Trace
 from .middleware import ObserveMiddleware
 from .observability import Observability
 from .reporter import ErrorReporter
-from .settings import Settings
 from .telemetry import (
     capture_exception,
     complete_copilot_trace,
@@ -27,6 +28,9 @@ from .telemetry import (
     track,
 )
 from .tracker import Tracker
+
+if TYPE_CHECKING:
+    from .settings import Settings
 
 __version__ = "0.1.0"
 
@@ -65,3 +69,12 @@ __all__ = [
     "set_user_context",
     "track",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """`Settings` is loaded when it is asked for: pydantic-settings costs half as much again as all the rest of us."""
+    if name == "Settings":
+        from .settings import Settings
+
+        return Settings
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 
 from .context import current, one_line
-from .settings import LEVELS
 
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 FORMAT = "%(levelname)s:%(name)s:%(message)s [request_id=%(request_id)s user_id=%(user_id)s]"
 
 

@@ -16,7 +16,6 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
 from . import context as contexts
-from . import vendors
 from .boundary import Boundary
 from .context import Context, begin, job_cell
 from .delivery import Channel, Delivery, Limits
@@ -25,13 +24,12 @@ from .health import health_route
 from .llm import LLMTracer
 from .logs import set_level
 from .middleware import AskConsent, Identify, InnerLayer, ObserveMiddleware, reportable
-from .privacy import Scrubber
 from .reporter import ErrorReporter, ErrorSink, mark_reported
-from .settings import VENDORS, Settings, Vendor, load_settings, not_installed
 from .startup import DOCUMENTED_NAMES, announce, calling_module, state_of
 from .tracker import Tracker
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # loaded when they are used, so that importing the package costs little more than FastAPI
+    from .settings import Settings, Vendor
     from .vendors.langfuse import Langfuse
     from .vendors.sentry import Sentry
 
@@ -70,6 +68,9 @@ class Observability:
         Raises:
             ConfigurationError: A vendor is configured wrongly or not installed; says what to type.
         """
+        from .privacy import Scrubber
+        from .settings import VENDORS, load_settings
+
         self._sentry_options = dict(sentry_options or {})
         if refused := sorted(_OUR_OPTIONS & set(self._sentry_options)):
             raise ConfigurationError(f"sentry_options: {', '.join(refused)} cannot be set there; leave it out")
@@ -104,6 +105,8 @@ class Observability:
         Raises:
             ConfigurationError: Names the variable, the fault and what to type; never a value.
         """
+        from .settings import load_settings
+
         return cls(load_settings(overrides), sentry_options=sentry_options)
 
     @property
@@ -163,6 +166,9 @@ class Observability:
         atexit.register(self._at_exit)
 
     def _open_vendors(self) -> None:
+        from . import vendors
+        from .settings import Vendor, not_installed
+
         settings, channels = self.settings, list[Channel]()
         set_level(settings.log_level)
         secret = settings.carry_secret

@@ -21,9 +21,9 @@ from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, Secre
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from .exceptions import ConfigurationError
+from .logs import LEVELS
 
 RECEIVER_URL = "http://127.0.0.1:4390"
-LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 VENDORS = ("sentry", "rudderstack", "langfuse")
 _PACKAGES = {"sentry": "sentry_sdk", "rudderstack": "rudderstack", "langfuse": "langfuse"}
 _KEYS = {

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from .settings import Settings, Vendor
+if TYPE_CHECKING:
+    from .settings import Settings, Vendor
 
 DOCUMENTED_NAMES = {"sentry": "sentry", "rudderstack": "analytics", "langfuse": "langfuse"}
 """The document calls RudderStack by what it does."""

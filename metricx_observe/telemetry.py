@@ -19,7 +19,6 @@ from .events import Event
 from .exceptions import ConfigurationError
 from .llm import LLMTracer, Trace
 from .observability import Observability
-from .settings import load_settings
 from .startup import DOCUMENTED_NAMES, announce, calling_module
 
 logger = logging.getLogger(__name__)
@@ -48,6 +47,8 @@ def init_observability(
         running = Observability.default
         known = running is not None and running.is_open
         if running is None or not known:
+            from .settings import load_settings
+
             running = Observability(load_settings(overrides), tolerant=True)
         if app is not None:
             running.install(app, logger=log)
