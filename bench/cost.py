@@ -83,7 +83,9 @@ def machine() -> dict[str, Any]:
             versions[package] = version(package)
         except PackageNotFoundError:
             versions[package] = "not installed"
-    return {"python": platform.python_version(), "system": platform.system(), "cpus": os.cpu_count(), **versions}
+    load = [round(load, 1) for load in os.getloadavg()]
+    about = {"python": platform.python_version(), "system": platform.system(), "cpus": os.cpu_count(), "load": load}
+    return {**about, **versions}
 
 
 def save(parts: dict[str, Part], failed: Sequence[str], plan: Plan) -> None:
@@ -108,10 +110,11 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="under two minutes, with more noise")
     parser.add_argument("--only", default="", help=f"variants of the requests: {','.join(BUILD)}")
     parser.add_argument("--rounds", type=int, default=0)
-    parser.add_argument("-n", type=int, default=300, help="requests a round, in process")
+    parser.add_argument("-n", type=int, default=0, help="requests a round, in process")
     parser.add_argument("--save", action="store_true", help="write bench/results/latest.json also for some parts only")
     given = parser.parse_args()
-    plan = Plan(given.quick, tuple(filter(None, given.only.split(","))), given.rounds, given.n)
+    requests = given.n or (200 if given.quick else 300)
+    plan = Plan(given.quick, tuple(filter(None, given.only.split(","))), given.rounds, requests)
     parts, failed = measure(given.parts or list(PARTS), plan)
     figures: list[Figure] = [figure for part in parts.values() for figure in part.figures]
     print(f"\n## Figures to reach\n\n{markdown((FIGURE_HEADS, [figure.row() for figure in figures]))}")

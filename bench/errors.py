@@ -33,7 +33,7 @@ def run(sink: Sink, plan: Plan) -> Part:
         for number in range(1 + plan.pick(1, 5)):
             random.Random(number).shuffle(order)
             for name in order:
-                found = _round(client, servers[name], sink, seconds if number else 0.5)
+                found = _round(client, servers[name], sink, seconds if number else 0.2)
                 if number:  # the first round warms up
                     measures[name].append(found)
     part.measures = dict(measures)

@@ -36,12 +36,11 @@ _WORDS = str.split(
 
 def text(size: int, seed: int) -> str:
     """Prose of exactly `size` characters; another seed gives another text, so that gzip finds what it finds in life."""
-    chosen = random.Random(seed)
-    parts: list[str] = []
-    while sum(map(len, parts)) < size:
-        words = " ".join(chosen.choice(_WORDS) for _ in range(chosen.randint(6, 18)))
-        parts.append(f"{words.capitalize()} {chosen.randint(1, 9999)}. ")
-    return "".join(parts)[:size]
+    chosen, written = random.Random(seed), ""
+    while len(written) < size:
+        words = " ".join(chosen.choices(_WORDS, k=chosen.randint(6, 18)))
+        written += f"{words.capitalize()} {chosen.randint(1, 9999)}. "
+    return written[:size]
 
 
 def properties(n: int) -> dict[str, Any]:

@@ -19,7 +19,7 @@ class Plan:
     rounds: int = 0
     """Instead of each part's own number, where that makes sense."""
     requests: int = 300
-    """A round, in process."""
+    """A round, in process; enough that 10 % of them are some tens."""
 
     def pick(self, quick: T, full: T) -> T:
         """One of two values."""

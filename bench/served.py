@@ -122,7 +122,7 @@ def run(sink: Sink, plan: Plan) -> Part:
         sink.take()
         measures: dict[str, list[dict[str, float]]] = {name: [] for name in servers}
         order, chosen = list(servers), random.Random(5)
-        for _ in range(plan.rounds or plan.pick(3, 5)):
+        for _ in range(plan.rounds or plan.pick(2, 5)):
             chosen.shuffle(order)
             for name in order:
                 measures[name].append(one_round(name, servers[name], sink, plan.pick(1, 3)))
@@ -178,7 +178,7 @@ def run_paced(sink: Sink, plan: Plan, most: float) -> Part:
         servers = start(plan.pick(PACED_QUICK, PACED), sink, stack, part)
         measures: dict[str, list[dict[str, float]]] = {name: [] for name in servers}
         order, chosen = list(servers), random.Random(5)
-        for number in range(1 + plan.pick(3, 9)):
+        for number in range(1 + plan.pick(2, 9)):
             chosen.shuffle(order)
             for name in order:
                 port = servers[name].ask()["port"]
