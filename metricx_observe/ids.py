@@ -29,3 +29,41 @@ def new_span_id() -> str:
 def chance() -> float:
     """A number in [0, 1) for sampling."""
     return _random.random()
+
+
+_ID_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
+_HEX = frozenset("0123456789abcdef")
+
+
+def valid_request_id(value: str) -> str | None:
+    """`value` when it is 1 to 128 of `[A-Za-z0-9._-]`, else None."""
+    return value if 0 < len(value) <= 128 and _ID_CHARACTERS.issuperset(value) else None
+
+
+def valid_trace_id(value: str) -> str | None:
+    """`value` when it is a W3C trace id (32 lower-case hex digits, not all zero), else None."""
+    return value if len(value) == 32 and _HEX.issuperset(value) and value.strip("0") else None
+
+
+_MAX_ID = 200
+
+
+def text_id(value: object) -> str | None:
+    """An id as a string of at most 200 characters (Langfuse drops longer ones); None for None, blanks and no ids."""
+    if value is None:
+        return None
+    if type(value) is str and len(value) <= _MAX_ID and value.isprintable() and not value.startswith("<"):
+        return value.strip() or None
+    try:
+        text = one_line(value.decode() if isinstance(value, bytes) else value).strip()
+    except Exception:
+        return None
+    if text.startswith("<") and " at 0x" in text:  # an address: another one each time
+        return None
+    return text[:_MAX_ID] or None
+
+
+def one_line(value: object) -> str:
+    """`value` as text without line breaks or control characters."""
+    text = value if type(value) is str else str(value)
+    return text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)

@@ -15,8 +15,9 @@ from opentelemetry import baggage  # FastAPI depends on it
 from opentelemetry import context as otel_context
 from starlette.types import Message, Receive
 
-from .context import Context, Headers, RequestContext, RequestInfo, Upstream, valid_request_id, valid_trace_id
-from .ids import new_id
+from .context import Context, RequestContext, Upstream
+from .ids import new_id, valid_request_id, valid_trace_id
+from .request import Headers, RequestInfo
 
 if TYPE_CHECKING:
     from .settings import Network

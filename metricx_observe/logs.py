@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 
-from .context import current, one_line
+from .context import current
+from .ids import one_line
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 FORMAT = "%(levelname)s:%(name)s:%(message)s [request_id=%(request_id)s user_id=%(user_id)s]"

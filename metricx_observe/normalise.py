@@ -22,7 +22,7 @@ from uuid import UUID
 import orjson
 from pydantic import BaseModel
 
-from .context import one_line, text_id
+from .ids import one_line, text_id
 
 MAX_BYTES = 1_000_000
 """JSON bytes of one value: Langfuse takes some 4 MB a request, and a queue must not hold more of a single call."""

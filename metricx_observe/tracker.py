@@ -8,10 +8,11 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from .boundary import Facade
-from .context import RequestContext, RequestInfo, User
+from .context import RequestContext, User
 from .events import DOCUMENTED, Event, ga4_name_faults, ga4_parameter_faults
 from .ids import new_id
 from .normalise import Notes, identifier, line, mapping, moment, snapshot
+from .request import RequestInfo
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,6 @@ from metricx_observe.context import (
     Consent,
     Context,
     RequestContext,
-    RequestInfo,
     User,
     Workspace,
     bind_user,
@@ -29,16 +28,13 @@ from metricx_observe.context import (
     current_cell,
     detached,
     job_cell,
-    one_line,
     restore,
-    route_template,
     set_consent,
     set_tag,
-    text_id,
     use_cell,
-    valid_request_id,
-    valid_trace_id,
 )
+from metricx_observe.ids import one_line, text_id, valid_request_id, valid_trace_id
+from metricx_observe.request import RequestInfo, route_template
 
 
 class Hostile:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metricx_observe.context import RequestInfo
+from metricx_observe.request import RequestInfo
 from metricx_observe.vendors.browser import Browser, read_browser
 
 from .support import scope_of

@@ -11,7 +11,7 @@ import pytest
 import sentry_sdk
 from sentry_sdk.client import Client
 from sentry_sdk.envelope import Envelope
-from sentry_sdk.scope import Scope
+from sentry_sdk.scope import Scope, use_isolation_scope, use_scope
 from sentry_sdk.transport import Transport
 
 from metricx_observe.vendors.sentry_frames import Bypass
@@ -78,7 +78,7 @@ def by_the_sdk(error: Exception, **options: Any) -> dict[str, Any]:
     transport, scope = Kept(), Scope()
     dsn = "http://key@sentry.example/1"
     scope.set_client(Client(dsn=dsn, transport=transport, default_integrations=False, **options))
-    with sentry_sdk.scope.use_isolation_scope(Scope()), sentry_sdk.scope.use_scope(scope):
+    with use_isolation_scope(Scope()), use_scope(scope):
         sentry_sdk.capture_exception(error)
     return transport.events[0]
 

@@ -10,7 +10,8 @@ from base64 import b64decode
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
-from metricx_observe.context import RequestInfo, one_line, text_id
+from metricx_observe.ids import one_line, text_id
+from metricx_observe.request import RequestInfo
 
 _MAX = 200
 _MAX_COOKIES = 16 << 10

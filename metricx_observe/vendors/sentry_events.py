@@ -7,9 +7,11 @@ from typing import Any
 
 import orjson
 
-from metricx_observe.context import Context, RequestInfo, one_line
+from metricx_observe.context import Context
+from metricx_observe.ids import one_line
 from metricx_observe.inbound import MAX_BODY, without_path_secrets
 from metricx_observe.privacy import Personal, Scrubber
+from metricx_observe.request import RequestInfo
 
 from .sentry_frames import frames
 
