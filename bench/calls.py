@@ -13,7 +13,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from bench.failing import fail
+from bench.failing import FRAMES, fail
 from bench.figures import Figure, Middle, Part, ratios
 from bench.in_process import request
 from bench.payloads import EMAIL, EVENT, MODEL, PROPERTIES, USAGE, USER_ID, VARIETY, messages, text
@@ -139,7 +139,9 @@ def open_calls(kind: str, whose: str, url: str) -> Round:
 
 
 def check_arrived(kind: str, whose: str, n: int, arrived: Mapping[str, int]) -> None:
-    """Every call is one signal in the sink. Raises RuntimeError."""
+    """Every call is one signal in the sink, and every error whole. Raises RuntimeError."""
+    if kind == "capture_exception" and arrived.get("sentry frame", 0) < FRAMES * n:
+        raise RuntimeError(f"{kind} of {whose}: of {n} errors with {FRAMES} frames arrived {dict(arrived)}")
     if kind in ARRIVES and (arrived.get(ARRIVES[kind], 0) != n or arrived["doubled"]):
         raise RuntimeError(f"{kind} of {whose}: of {n} arrived {dict(arrived)}")
 

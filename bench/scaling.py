@@ -27,7 +27,7 @@ def run(sink: Sink, plan: Plan) -> Part:
     found: dict[int, Measures] = {}
     for concurrency in plan.pick((1, 1000), CONCURRENCY):
         outcome = measure(
-            NAMES, sink, path="/async", rounds=plan.pick(3, 9), n=plan.pick(500, 1000), concurrency=concurrency
+            NAMES, sink, path="/async", rounds=plan.pick(2, 9), n=plan.pick(500, 1000), concurrency=concurrency
         )
         found[concurrency] = outcome.measures
     part.measures["concurrency"] = {str(concurrency): measures for concurrency, measures in found.items()}
@@ -76,7 +76,7 @@ def open_memory(url: str) -> Round:
 
 def memory(sink: Sink, plan: Plan, part: Part) -> Figure:
     """Growth from a fifth of the requests to their end. One in ten sends all signals. Raises where one is lost."""
-    total, step = plan.pick(10_000, 1_000_000), plan.pick(1_000, 5_000)
+    total, step = plan.pick(8_000, 1_000_000), plan.pick(1_000, 5_000)
     held = []
     with Worker("bench.scaling:open_memory", sink.url) as worker:
         for _ in range(total // step):

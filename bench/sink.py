@@ -99,7 +99,17 @@ def _envelope(head: str, body: bytes) -> Iterable[Id]:
         header = json.loads(line)
         length = header.get("length", rest.find(b"\n"))
         yield f"sentry {header['type']}", event_id
+        if header["type"] == "event":
+            whole = _frames(json.loads(rest[:length]))
+            yield from (("sentry frame", f"{event_id} {number}") for number in range(whole))
         rest = rest[length:].lstrip(b"\n")
+
+
+def _frames(event: dict[str, Any]) -> int:
+    """How many frames have locals and their source line: an error without them would be cheap."""
+    exceptions = (event.get("exception") or {}).get("values") or []
+    frames = [frame for each in exceptions for frame in (each.get("stacktrace") or {}).get("frames") or []]
+    return sum(bool(frame.get("vars") and frame.get("context_line")) for frame in frames)
 
 
 def _rudderstack(head: str, body: bytes) -> Iterable[Id]:

@@ -99,7 +99,7 @@ def run(sink: Sink, plan: Plan) -> Part:
     imports: dict[str, list[float]] = {module: [] for module in modules}
     codes = {name: code for name, code in processes(sink.url).items() if not plan.quick or name in QUICK}
     running: dict[str, list[list[float]]] = {name: [] for name in codes}
-    for number in range(1 + plan.pick(5, 21)):
+    for number in range(1 + plan.pick(4, 21)):
         for module in random.Random(number).sample(modules, len(modules)):
             spent = float(python(IMPORT.format(module=module)))
             if number:  # the first round fills the file cache

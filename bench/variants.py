@@ -189,6 +189,8 @@ def observability(url: str, folder: str, rate: float, **more: Any) -> Any:
         "RUDDERSTACK_DATA_PLANE_URL": url, "LANGFUSE_PUBLIC_KEY": "pk-lf-bench", "LANGFUSE_SECRET_KEY": "sk-lf-bench",
         "LANGFUSE_BASE_URL": url, "METRICX_OUTBOX_URL": f"sqlite:///{folder}/outbox.db",
         "METRICX_TRACES_SAMPLE_RATE": str(rate),
+        # the processes run elsewhere: all frames of an error shall be the application's, with locals
+        "METRICX_IN_APP": "bench",
         # the limits that spare a process are off: as many traces as the SDK makes at this rate
         "METRICX_TRACES_MAX_PER_SECOND": "1000000", "METRICX_ERRORS_MAX_PER_SECOND": "1000000",
     }  # fmt: skip

@@ -71,8 +71,11 @@ def test_payloads_have_the_sizes_that_the_tables_name() -> None:
 
 def test_the_sink_reads_each_wire_format() -> None:
     """Signals are counted by what is in the bodies, so that a lost one cannot hide."""
-    envelope = b'{"event_id":"e1"}\n{"type":"transaction","length":2}\n{}\n{"type":"event"}\n{"a":1}\n'
-    assert signals("/api/1/envelope/", "", envelope) == [("sentry transaction", "e1"), ("sentry event", "e1")]
+    frames = [{"vars": {"a": "1"}, "context_line": "a = 1"}, {"context_line": "b = 2"}]
+    event = json.dumps({"exception": {"values": [{"stacktrace": {"frames": frames}}]}}).encode()
+    envelope = b'{"event_id":"e1"}\n{"type":"transaction","length":2}\n{}\n{"type":"event"}\n' + event + b"\n"
+    found = [("sentry transaction", "e1"), ("sentry event", "e1"), ("sentry frame", "e1 0")]
+    assert signals("/api/1/envelope/", "", envelope) == found
     batch = gzip.compress(json.dumps({"batch": [{"type": "track", "messageId": "m1"}]}).encode())
     assert signals("/v1/batch", "content-encoding: gzip", batch) == [("rudderstack track", "m1")]
     spans = json.dumps({"resourceSpans": [{"scopeSpans": [{"spans": [{"spanId": "s1"}]}]}]}).encode()
