@@ -9,29 +9,25 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 import sentry_sdk
 from sentry_sdk.consts import DEFAULT_OPTIONS
 from sentry_sdk.integrations.fastapi import FastApiIntegration
-from sentry_sdk.integrations.logging import ignore_logger
+from sentry_sdk.integrations.logging import LoggingIntegration, ignore_logger
 from sentry_sdk.integrations.starlette import StarletteIntegration
-from sentry_sdk.tracing import Transaction
 from sentry_sdk.utils import event_from_exception
 
-from metricx_observe.context import DETACHED, Context, Upstream, current_cell, left_by
+from metricx_observe.context import DETACHED, Context, current_cell, left_by
 from metricx_observe.exceptions import ConfigurationError
-from metricx_observe.ids import chance
-from metricx_observe.rate import TokenBucket
 from metricx_observe.reporter import mark_reported, reported_as, was_reported
 from metricx_observe.settings import Settings, Vendor
 
 from .burst import error_key
-from .sentry_channel import TRANSACTION_BYTES, EnvelopeTransport, FinishTransaction, Put
-from .sentry_events import enrich, route_name
+from .sentry_channel import EnvelopeTransport, Put
+from .sentry_events import enrich
 from .sentry_frames import Bypass, add_locals, add_source, own_locals
-from .sentry_scope import RequestScope
+from .sentry_scope import RequestScope, Transactions
 
 logger = logging.getLogger(__name__)
 
@@ -40,11 +36,12 @@ _WEB = ("starlette", "fastapi")
 _OFF = ("anthropic", "openai", "openai_agents", "langchain", "langgraph", "huggingface_hub", "cohere", "litellm",
         "google_genai", "pydantic_ai", "mcp", "dedupe")  # fmt: skip
 """Langfuse has the LLM calls; dedupe's ContextVar keeps the last exception's frames alive in each later task."""
-_NO_UPSTREAM = Upstream()
 _SERVER_LOGGERS = frozenset({"uvicorn.error", "hypercorn.error", "gunicorn.error"})
 """They log what the middleware has reported already."""
 _ADMITTED = "metricx_admitted"
 """In the hint of an event that was looked at for bursts."""
+_RECORD_ID = "_metricx_event_id"
+"""On a log record that was admitted: the id of its event. The SDK shows attributes without the underscore."""
 _EXTRA = "metricx_extra"
 """In the hint of an event that was given more facts."""
 _CELL, _OWN_LOCALS = "metricx_cell", "metricx_own_locals"
@@ -74,8 +71,8 @@ class Sentry:
             raise ConfigurationError("another open Observability has another SENTRY_DSN: close() it first")
         self._settings = settings
         self._dsn: str = target.url
-        self._upstream_traces = TokenBucket(settings.traces_max_per_second)
         self._transport = EnvelopeTransport(put, commit, settings.errors_max_per_second)
+        self._transactions = Transactions(settings, put)
         given = {**self._options(web), **options}
         self._previous = self._take_over(given)
         self._bypass = Bypass(options.get("event_scrubber"))
@@ -94,6 +91,10 @@ class Sentry:
             self._client.integrations.pop(name, None)
         for name in ("metricx_observe", "metricx_observe.*"):
             ignore_logger(name)
+        # its handler would format the traceback and build the whole event before we are asked; it has no public name
+        handler = getattr(self._client.get_integration(LoggingIntegration), "_handler", None)
+        if handler is not None:
+            handler.addFilter(self._is_new_record)
         sentry_sdk.get_global_scope().add_event_processor(self._process)
         Sentry._open.append(self)
 
@@ -168,7 +169,7 @@ class Sentry:
 
     def scope(self, cell: Context) -> RequestScope:
         """An isolation scope for one request or job, bound to its cell."""
-        return RequestScope(cell, self._client, self._process, self._begin, self._end)
+        return RequestScope(cell, self._client, self._process, self._transactions)
 
     def _process(self, event: Any, hint: Any, cell: Context | None = None) -> Any:
         """Sentry's event processor: the cell of the running code, else the one that its scope is bound to.
@@ -215,8 +216,26 @@ class Sentry:
 
         return complete
 
+    def _is_new_record(self, record: logging.LogRecord) -> bool:
+        """Whether to make an event of a log record: not of an exception that was reported, or comes in a burst."""
+        error = record.exc_info[1] if record.exc_info else None
+        if error is None:
+            return True
+        cell = current_cell() or left_by(error) or DETACHED
+        known = was_reported(error) if record.name in _SERVER_LOGGERS else reported_as(error, cell) is not None
+        if known:
+            return False
+        sent, event_id = self._transport.burst.admit(error_key(error))
+        if sent:
+            setattr(record, _RECORD_ID, event_id)
+        else:
+            mark_reported(error, cell, event_id or "")
+        return sent
+
     def _is_news(self, event: Any, hint: Any, error: BaseException | None, cell: Context) -> bool:
         """Whether it was not reported already (it may have been logged and raised), and is not one more of a burst."""
+        if (admitted := getattr(hint.get("log_record"), _RECORD_ID, None)) is not None:
+            event["event_id"], hint[_ADMITTED] = admitted, True
         event_id, sent = event["event_id"], True
         if error is not None and reported_as(error, cell) not in (None, event_id):
             return False
@@ -227,38 +246,6 @@ class Sentry:
         if error is not None:
             mark_reported(error, cell, event_id or "")
         return sent
-
-    def _begin(self, cell: Context) -> Transaction | None:
-        """A transaction, if the request is sampled. A negative upstream leaves it out, a positive one has a limit."""
-        info, upstream, rate = cell.info, cell.upstream or _NO_UPSTREAM, self._settings.sample_rate
-        if info is None or upstream.sampled is False or not rate:
-            return None
-        ours = chance() < rate
-        if not (ours or upstream.sampled) or info.method in ("HEAD", "OPTIONS") or self._settings.ignored(info.path):
-            return None
-        if not (ours or self._upstream_traces.take()):
-            return None
-        scope = sentry_sdk.get_current_scope()
-        transaction = Transaction(
-            name="<unmatched>",
-            op="websocket.server" if info.method == "WEBSOCKET" else "http.server",
-            source="route",
-            sampled=True,
-            trace_id=cell.state.trace_id,
-        )
-        transaction.parent_span_id = upstream.span_id
-        scope.start_transaction(transaction)
-        transaction.sample_rate = rate
-        scope.span = transaction
-        return transaction
-
-    def _end(self, transaction: Transaction, status: int, cell: Context) -> None:
-        """Hand a transaction over to the writer, which builds its event in the request's scopes."""
-        transaction.name = route_name(cell)
-        if status:
-            transaction.set_http_status(status)
-        scopes = sentry_sdk.get_isolation_scope(), sentry_sdk.get_current_scope()
-        self._transport.put(FinishTransaction(*scopes, transaction, datetime.now(UTC)), TRANSACTION_BYTES)
 
     def capture(
         self, error: BaseException, *, handled: bool, extra: Mapping[str, Any], level: str | None

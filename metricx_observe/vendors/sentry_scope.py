@@ -7,14 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import copy
+from datetime import UTC, datetime
 from threading import RLock
 from typing import Any
 
+import sentry_sdk
 from sentry_sdk.scope import Scope
 from sentry_sdk.tracing import Transaction
 
-from metricx_observe.context import Context
-from metricx_observe.ids import new_id
+from metricx_observe.context import Context, Upstream
+from metricx_observe.ids import chance, new_id
+from metricx_observe.rate import TokenBucket
+from metricx_observe.settings import Settings
+
+from .sentry_channel import TRANSACTION_BYTES, FinishTransaction, Put
+from .sentry_events import route_name
+
+_NO_UPSTREAM = Upstream()
 
 _filling = RLock()
 """Two threads of one request may touch its scope for the first time at once. Held for some microseconds."""
@@ -55,30 +64,71 @@ class _LazyScope(_Scope):
                 object.__setattr__(self, "__class__", _Scope)
 
 
+class Transactions:
+    """Sentry's transactions: which requests get one, and what becomes of it."""
+
+    def __init__(self, settings: Settings, put: Put) -> None:
+        self._settings = settings
+        self._put = put
+        self._upstream = TokenBucket(settings.traces_max_per_second)
+        """Requests that are traced only because the caller asked for it, which anybody can."""
+
+    def begin(self, cell: Context) -> Transaction | None:
+        """A transaction, if the request is sampled. A negative upstream leaves it out, a positive one has a limit."""
+        info, upstream, rate = cell.info, cell.upstream or _NO_UPSTREAM, self._settings.sample_rate
+        if info is None or upstream.sampled is False or not rate:
+            return None
+        ours = chance() < rate
+        if not (ours or upstream.sampled) or info.method in ("HEAD", "OPTIONS") or self._settings.ignored(info.path):
+            return None
+        if not (ours or self._upstream.take()):
+            return None
+        scope = sentry_sdk.get_current_scope()
+        transaction = Transaction(
+            name="<unmatched>",
+            op="websocket.server" if info.method == "WEBSOCKET" else "http.server",
+            source="route",
+            sampled=True,
+            trace_id=cell.state.trace_id,
+        )
+        transaction.parent_span_id = upstream.span_id
+        scope.start_transaction(transaction)
+        transaction.sample_rate = rate
+        scope.span = transaction
+        return transaction
+
+    def end(self, transaction: Transaction, status: int, cell: Context) -> None:
+        """Hand a transaction over to the writer, which builds its event in the request's scopes."""
+        transaction.name = route_name(cell)
+        if status:
+            transaction.set_http_status(status)
+        scopes = sentry_sdk.get_isolation_scope(), sentry_sdk.get_current_scope()
+        self._put(FinishTransaction(*scopes, transaction, datetime.now(UTC)), TRANSACTION_BYTES)
+
+
 class RequestScope:
     """`with` it: Sentry's isolation scope and current scope are those of this cell.
 
     `status`: of the response, set by the middleware for the transaction, if there is one.
     """
 
-    __slots__ = ("_before", "_begin", "_cell", "_client", "_end", "_process", "_transaction", "status")
+    __slots__ = ("_before", "_cell", "_client", "_process", "_transaction", "_transactions", "status")
 
     def __init__(
         self,
         cell: Context,
         client: Any,
         process: Callable[[Any, Any, Context], Any],
-        begin: Callable[[Context], Transaction | None],
-        end: Callable[[Transaction, int, Context], None],
+        transactions: Transactions,
     ) -> None:
-        self._cell, self._client, self._process, self._begin, self._end = cell, client, process, begin, end
+        self._cell, self._client, self._process, self._transactions = cell, client, process, transactions
         self.status = 0
 
     def __enter__(self) -> RequestScope:
         self._before = Scope.get_isolation_scope(), Scope.get_current_scope()
         Scope.set_isolation_scope(_LazyScope(self._isolation, self._client))
         Scope.set_current_scope(_LazyScope(self._current, self._before[1].client))
-        self._transaction = self._begin(self._cell)
+        self._transaction = self._transactions.begin(self._cell)
         return self
 
     def _isolation(self) -> Scope:
@@ -101,7 +151,7 @@ class RequestScope:
 
     def __exit__(self, *raised: object) -> None:
         if self._transaction is not None:
-            self._end(self._transaction, self.status, self._cell)
+            self._transactions.end(self._transaction, self.status, self._cell)
         # a generator that is dropped ends in somebody else's Context, which has nothing to put back
         if getattr(Scope.get_isolation_scope(), "fill", None) == self._isolation:
             Scope.set_isolation_scope(self._before[0])
