@@ -188,6 +188,8 @@ def positions(secret: Secret) -> Iterator[tuple[str, object]]:
     yield "query string", f"https://x.io/callback?page=2&{name}={quote(value, safe='')}&sort=asc"
     yield "named after a line break in a repr", repr(f"environment:\n{name}={value!r}\nn=1")
     yield "source", {"context_line": f"    client = connect({name!r}, {value!r}, retries=3)  # note"}
+    yield "percent-encoded", f"/callback/{quote(f'?page=2&{name}={value}&sort=asc')}"
+    yield "JSON in base64", base64.b64encode(json.dumps({"user": "bob", name: value}).encode()).decode()
     part = f'--b\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n--b--\r\n'
     yield "multipart form", part
     yield "repr of a multipart form", repr(part.encode())

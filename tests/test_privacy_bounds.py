@@ -23,6 +23,7 @@ ADVERSARIES = (
     "1", "<password>", "<a>", "<", "(", "{", "[", "((a=", "cookie: a=b; ", "Authorization: ", 'name="token"\n\n',
     "form-data ", 'form-data; name="token"\r\n\r\n--', 'form-data; name="token"\n', "form-data; name=a\\n\\n", "<pin ",
     "<pin>", "<pin></p", "<pin a>b</pin>", 'form-data; name=a\na: b\n', "a@", "a.a@a.a", "@", "1.1.1.",
+    "token%3Dab1;", "a%3Db", 'name="pin" value="a" ', "[SQL: pin", "[SQL: pin [parameters: ", "eyJhIjoi",
     "1:1:", "::", "+1 ", "(123) ",
     "input='loc'", "\x00", " ", "é=", "[scrubbed name str len=3 #abcd]", "[scrubbed ", "None", "%s", "token=%s ",
     "api key: ", "\npassword", "\n\n", "password=\n ",

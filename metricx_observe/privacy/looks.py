@@ -29,17 +29,16 @@ _SECRETS = (
     # Prose has `bearer tokens` and `basic understanding`: a credential has a digit, a capital inside, or is long.
     ("credentials", rf"{_ALONE}(?i:bearer|basic)[ ]{{1,3}}+(?=[A-Za-z0-9._~+/\-]{{6}})"
      r"((?:[A-Za-z._~+/=\-]*+\d|[a-z]*+[A-Z]+[a-z]|[A-Za-z0-9._~+/]{20})[A-Za-z0-9._~+/\-]*+=*+)"),
-    ("url_password", r"://(?:[^\s:/?#@'\"]{0,256}+:([^\s/?#'\"]{1,256})|([A-Za-z0-9_\-.%]{16,256}+))@"),
-    ("url_password", r"%(?i:3A%2F%2F)[A-Za-z0-9_\-.~]{0,256}+%(?i:3A)"
-     r"([^\s&%]{0,256}+(?:%(?!40)[^\s&%]{1,256}+){0,99}+)%40"),
-    ("card", r"(?:(?<![\w.])|(?<=\\[nrt]))[2-6]\d{3}(?:[ \-]?\d){10,15}+(?!\w)"),
+    ("url_password", r":\\{0,2}+/\\{0,2}+/(?:[^\s:/?#@'\"]{0,256}+:([^\s/?#'\"]{1,256})|([A-Za-z0-9_\-.%]{16,256}+))@"),
+    ("card", r"(?:(?<![\w.])|(?<=\\[nrt]))[2-6]\d{3}(?:[ \-\xa0]?\d){10,15}+(?!\w)"),
     # A JWT without its dots is matched and let go: to demand them could backtrack.
     ("vendor_key", rf"{_ALONE}(?:(eyJ{_T}{{8,}}+(?:\.{_T}*+=*+){{1,4}}+)|eyJ{_T}++)"),
     ("vendor_key", rf"{_ALONE}(?:(?:sk|pk-lf|glpat|xapp|GOCSPX|pypi|xox[a-z])-{_T}{{16,}}+"
-     rf"|whsec_[A-Za-z0-9_+/=]{{16,}}+|(?:[sprk]k_(?:live|test)|shp[a-z]{{2,3}})_{_A}{{16,}}+|(?:gh[pousr]|github_pat|hf|npm|gsk)_{_A}{{20,}}+"
+     rf"|whsec_[A-Za-z0-9_+/=]{{16,}}+|(?:[sprk]k_(?:live|test)|shp[a-z]{{2,3}})_{_A}{{16,}}+|(?:gh[pousr]|github_pat|hf|npm|gsk|do[opr]_v1)_{_A}{{20,}}+"
      rf"|A[A-Z]{{2}}A[A-Z0-9]{{16}}(?![A-Za-z0-9])|AIza{_T}{{30,}}+|EAA[A-Za-z0-9]{{20,}}+|ya29\.{_T}{{18,}}+"
-     rf"|SG\.{_T}{{18,}}+\.{_T}{{18,}}+|(?:1//0|4/0A){_T}{{20,}}+)"),
-    ("vendor_key", r"hooks\.slack\.com/services/([A-Za-z0-9_/]{20,}+)"),
+     rf"|SG\.{_T}{{18,}}+\.{_T}{{18,}}+|(?:1//0|4/0A){_T}{{20,}}+|key-[0-9a-f]{{32}}|\d{{8,10}}:AA{_T}{{33}})"),
+    ("vendor_key", r"(?:hooks\.slack\.com/services|discord(?:app)?\.com/api/webhooks)/([A-Za-z0-9_/\-]{20,}+)"),
+    ("password_hash", r"\$(?:2[abxy]|argon2[id]{1,2}|scrypt)\$[A-Za-z0-9./+=,$\-]{20,}+"),
 )  # fmt: skip
 _PERSONAL = (
     ("email", r"(?<![\w.+\-])[\w.+\-]{1,64}+(?:@|%40)[\w\-]{1,63}+(?:\.[\w\-]{1,63}+){1,8}+"),

@@ -44,8 +44,9 @@ def _set(text: str) -> frozenset[str]:
 # `APIKey` is api + key, `accessToken2` is access + token + 2.
 _WORD = re.compile(r"[A-Z]++(?![a-z])|[A-Z]?[a-z]++|[A-Z]|\d++")
 _SECRET = _set(
-    """pw pwd secrets jwt bearer auth authorization authentication credential credentials creds csrf xsrf otp totp pin
-    cvv cvc csc pan ssn iban mnemonic dsn sessid phpsessid jsessionid sessionid apikeys"""
+    """pw pwd pswd passwrd pword passwort kennwort secrets jwt bearer auth authorization authentication credential
+    credentials creds csrf xsrf otp totp pin cvv cvc csc pan ssn iban mnemonic dsn sessid phpsessid jsessionid sessionid
+    apikeys"""
 )
 # Also at the end of words written together: csrfmiddlewaretoken, dbpass, clientsecret.
 _SECRET_ENDS = (
@@ -84,7 +85,7 @@ _PLAIN_TOKENS = _set("page pad eos bos unk cls sep mask stop special per continu
 _PERSONAL = _set("email emails mail phone mobile msisdn telephone ip")
 _PERSONAL_PAIRS = _set("ip_address remote_addr forwarded_for real_ip e_mail phone_number")
 _SOURCE = _set("context_line pre_context post_context")
-_SIBLINGS = _set("value input params")
+_SIBLINGS = _set("value val v input params")
 _IF_RANDOM = _set("code state sid session sig signature hmac")
 _STEMS = {"cookie", "input", "key", *_SECRET, *_SECRET_ENDS, *_IF_RANDOM}
 _STEMS |= {max(pair.split("_"), key=len) for pair in _PAIRS}
@@ -92,15 +93,17 @@ _STEMS |= {max(pair.split("_"), key=len) for pair in _PAIRS}
 # A stem at the end of a word, the rest of the name, and what follows a name in text and in JSON, where it can be a
 # value as in `{"name": "password"}`, and where escapes of letters would hide it.
 _HINTS = (
-    r"(?i:{stems})s?(?:[^a-z\s=:,;&<>(){{}}][^\s=:,;&<>(){{}}]*)?(?:(?:[\s\x1c-\x1f]|\\[a-z])*!?[=:]|[\"']\s*[,}}\]])",
-    r"\\[u/]",
+    r"(?i:{stems})s?(?:[^a-z\s=:,;&<>(){{}}][^\s=:,;&<>(){{}}]*)?(?:(?:[\s\x1c-\x1f]|\\[a-z])*!?[=:]|%(?:25)?3[AaDd]"
+    r"|[\"']\s*(?:[,}}\]]|value=))",
+    r"\\[u/]|%(?:25)?3[Aa](?:/|%(?:25)?2[Ff])|\[parameters: ",
     r"<[\w.:\-]*(?i:{stems})s?(?:[^a-z<>][^<>]*)?>",
     "form-data",
 )
 
 # The name before a separator, read backwards from it: what closes it, then the name. `API key:` has a space.
 name_before = re.compile(
-    r"""!?\s{0,9}+\]?+(?:["']\\{0,8}+)?+([\w.\-\[\]%$]{1,64}+(?:[ ](?:ipa|ssecca|terces|etavirp|drac|ytiruces)\b)?+)""",
+    r"""!?\s{0,9}+\]?+(?:["'`*]{1,3}+\\{0,8}+)?+([\w.\-\[\]%$]{1,64}+"""
+    r"(?:[ ](?:ipa|ssecca|terces|etavirp|drac|ytiruces)\b)?+)",
     re.I,
 ).match
 

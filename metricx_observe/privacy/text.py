@@ -10,7 +10,9 @@ Every pattern is possessive or bounded, so that the time is linear in the length
 from __future__ import annotations
 
 import re
+from base64 import b64decode
 from collections.abc import Iterator
+from urllib.parse import unquote
 
 from .looks import MARK, Finding
 from .names import COOKIE, IF_RANDOM, IN_QUERY, SECRET, Names, name_before
@@ -18,7 +20,8 @@ from .names import COOKIE, IF_RANDOM, IN_QUERY, SECRET, Names, name_before
 # A comma counts only between two quoted strings, as in a header pair.
 _SEPARATORS = ("=", ":", "',", '",')
 _SEPARATOR = re.compile(
-    r"""(=>|==?+|:=?+|,(?=\s{0,3}+b?\\{0,8}+["']))[ \t]{0,9}+(?:\r?\n[ \t]{0,80}+(?=b?\\{0,8}+["'\[({]))?+"""
+    r"""(=>|==?+|:=?+|,(?=\s{0,3}+b?\\{0,8}+["']))[*`]{0,3}+[ \t\xa0]{0,9}+[*`]{0,3}+"""
+    r"""(?:\r?\n[ \t]{0,80}+(?=b?\\{0,8}+["'\[({]))?+"""
 )
 _REPR = re.compile(r"""b?(["'])(.*)\1""", re.S)
 _LITERAL = r""""((?:[^"\\]++|\\.)*+)"?+|'((?:[^'\\]++|\\.)*+)'?+"""
@@ -44,6 +47,11 @@ _FIELD = re.compile(
     rf"""form-data; ?name=\\{{0,8}}+["']?([\w.\-\[\]%$]{{1,64}}+){_IN_LINE}{{0,400}}+{_NEW_LINE}"""
     rf"(?:[\w\-]{{1,64}}+:{_IN_LINE}{{1,400}}+{_NEW_LINE}){{0,5}}+{_NEW_LINE}((?s:.)*?)(?:{_NEW_LINE}--|\Z)"
 )
+_ATTRIBUTE = re.compile(r"""\b(?:name|key)=\\*+["']([\w.\-]{1,64}+)\\*+["']\s++value=\\*+["']([^"'\\<>]++)""")
+_SQL = re.compile(rf"\[SQL: ([^\[]++)\[parameters: ({_IN_LINE}++)")  # how SQLAlchemy ends its errors
+# What stands in other clothes: percent-encoded, once or twice, or in base64 as JSON.
+_BASE64, _RUN = re.compile(r"eyJ[\w+/\-]{8,}+", re.A), re.compile(r"[^\s\"'<>&]++")
+_PERCENT = re.compile(r"%(?:25)?3[AaDd]")
 _LINE = re.compile(r"""[^\r\n'"\\]*+""")
 says_nothing = re.compile(
     r"(?:None|null|NULL|True|False|true|false|undefined|str|int|bytes|Any|object|\.+|-"
@@ -72,14 +80,26 @@ def by_name(text: str, names: Names, source: bool = False) -> list[Finding]:
         if position >= at and (separator := _SEPARATOR.match(text, position)) is not None:
             found += _judge(text, separator, names, source)
             at = found[-1][1] if found else 0
-    if "<" in text or "form-data" in text:
+    if "<" in text or "form-data" in text or "value=" in text or "[SQL: " in text:
         found += _marked_up(text, names)
     return found
 
 
+def decoded(text: str) -> Iterator[tuple[int, int, str]]:
+    """What stands in other clothes: from where to where, and in plain."""
+    for run in _BASE64.finditer(text) if "eyJ" in text else ():
+        yield *run.span(), b64decode(run[0][: len(run[0]) // 4 * 4], b"-_").decode("latin-1")
+    for run in _RUN.finditer(text) if "%" in text else ():
+        if _PERCENT.search(run[0]):
+            yield *run.span(), unquote(unquote(run[0]))
+
+
 def _marked_up(text: str, names: Names) -> Iterator[Finding]:
-    """What stands in XML elements and in the fields of multipart forms."""
-    for pattern in (_ELEMENT, _FIELD):
+    """What stands in XML elements, in attributes, in the fields of multipart forms, and in the parameters of SQL."""
+    for sql in _SQL.finditer(text):
+        if any(names.verdicts[word] >= SECRET for word in re.findall(r"\w+", sql[1])):
+            yield *sql.span(2), "name"
+    for pattern in (_ELEMENT, _FIELD, _ATTRIBUTE):
         for found in pattern.finditer(text):
             says, group = names.verdicts[found[1]], found.lastindex or 0
             random = says == IF_RANDOM and found[1] != "code" and looks_random(found[group])  # HTML's is a listing

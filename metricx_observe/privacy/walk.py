@@ -13,7 +13,7 @@ from metricx_observe.normalise import plain
 
 from .looks import MARKER, Finding, by_look
 from .names import COOKIE, HARMLESS, ID, IF_RANDOM, PERSONAL, SECRET, SIBLINGS, SOURCE, Verdict
-from .text import by_name, looks_random, says_nothing, unquoted
+from .text import by_name, decoded, looks_random, says_nothing, unquoted
 
 if TYPE_CHECKING:
     from . import Scrubber
@@ -28,10 +28,10 @@ MAX_SEPARATORS = 50_000  # of one text: what has more is no text, and each costs
 _LONGEST_LINE = 2000  # of source code; what is longer was not written by hand and is read as any text
 _REMEMBERED, _LONGEST_REMEMBERED = 20_000, 300  # texts, and characters of one
 _NAME = re.compile(r"[\w.\-]{1,100}")
-_COOKIE = re.compile(r"(?:[^=;]*+=)?+([^;]*+)")
+_COOKIE = re.compile(r"(?:(?!\[scrubbed )[^=;]*+=)?+([^;]*+)")
 _PLACEHOLDER = re.compile(r"%[#0\- +]{0,3}[\d.*]{0,6}[a-zA-Z]")
 _HASH = re.compile(r"[0-9a-f]{64}")
-_SMALLEST_CARD = 10**13
+_SMALLEST_CARD, _LARGEST_CARD = 10**13, 10**19
 
 
 class Pass:
@@ -92,7 +92,7 @@ class Pass:
         if name == "token" and "logprob" in siblings:  # a language model's
             says = HARMLESS
         elif says == SIBLINGS:
-            names = siblings.get("loc") if name == "input" else [siblings.get("name") or siblings.get("key")]
+            names = siblings.get("loc") if name == "input" else map(siblings.get, ("name", "key", "field", "k"))
             says = max((self._names.verdicts[name] for name in names or () if type(name) is str), default=HARMLESS)
         return self.value(item, depth, says)
 
@@ -132,11 +132,9 @@ class Pass:
                 return self._mark(value, "personal")
         if isinstance(value, str):
             return self._text(value, says == SOURCE and len(value) <= _LONGEST_LINE)
-        if isinstance(value, int):
-            if value >= _SMALLEST_CARD and says != ID and by_look(str(value)):
-                return self._mark(value, "card")
-            return value if -(1 << 63) <= value < 1 << 64 else str(value)  # what JSON encoders take
-        return value
+        if _SMALLEST_CARD <= value < _LARGEST_CARD and says != ID and by_look(str(int(value))):
+            return self._mark(value, "card")
+        return value if isinstance(value, float) or -(1 << 63) <= value < 1 << 64 else str(value)  # what JSON can hold
 
     def _text(self, text: str, source: bool = False) -> str:
         """`text` with every secret in it replaced, and the markers in it left alone. source: lines of Python."""
@@ -155,8 +153,6 @@ class Pass:
         return "".join(part if at % 2 else self._part(part, source) for at, part in enumerate(MARKER.split(text)))
 
     def _part(self, text: str, source: bool) -> str:
-        if len(text) > _LONGEST_REMEMBERED:
-            return self._without(text, self._findings(text, source))
         if (done := self._done.get((text, source))) is not None:
             result, rules = done
             for rule in rules:
@@ -165,7 +161,7 @@ class Pass:
         findings = self._findings(text, source)
         result = self._without(text, findings)
         self._done[text, source] = result, [rule for _, _, rule in findings]
-        if not (findings or (source and self._findings(text, False))):
+        if len(text) <= _LONGEST_REMEMBERED and not (findings or (source and self._findings(text, False))):
             if len(self._clean) >= _REMEMBERED:
                 self._clean.clear()
             self._clean.add(text)
@@ -174,8 +170,17 @@ class Pass:
     def _findings(self, text: str, source: bool) -> list[Finding]:
         """In their order, none over another."""
         personal = self._personal != "keep" and not source
-        suspicious = self._scrubber.suspicious(text, personal)
-        findings = by_name(text, self._names, source) + by_look(text, personal) if suspicious else []
+        findings: list[Finding] = []
+        if self._scrubber.suspicious(text, personal):
+            findings = by_name(text, self._names, source) + by_look(text, personal)
+            for start, end, plain in decoded(text):
+                for begin, stop, rule in sorted(by_name(plain, self._names) + by_look(plain, personal)):
+                    at = text.find(plain[begin:stop], start, end)
+                    if at < 0:  # it has no such form here
+                        findings.append((start, end, rule))
+                        break
+                    start = at
+                    findings.append((at, at + stop - begin, rule))
         for pattern in self._scrubber.patterns:
             findings += [(*found.span(), "pattern") for found in pattern.finditer(text)]
         apart: list[Finding] = []
