@@ -55,18 +55,14 @@ def status() -> None:
     """What waits, by vendor and kind, what is dead, and rows whose destination is gone (rotated keys)."""
     from rich.table import Table
 
-    from .delivery.upkeep import overview
-
     with _opened() as (outbox, channels):
-        table = Table("Vendor", "Kind", "Waiting", "Bytes", "Oldest", "Destination")
-        for stream, depth, known in overview(outbox, channels):
-            gone = "" if known else " (gone: outbox retry --to-current)"
-            oldest = f"{depth.oldest_s:.0f} s"
-            table.add_row(
-                stream.vendor, stream.kind, str(depth.messages), str(depth.size), oldest, stream.destination + gone
-            )
-        for vendor, count in outbox.dead_count().items():
-            table.add_row(vendor, "dead letters", str(count), "", "", "outbox list; outbox retry")
+        known = {channel.destination for channel in channels}
+        table = Table("Vendor", "Kind", "Messages", "", "Bytes", "Oldest", "Destination")
+        for stream, depth in outbox.depths():
+            state = "dead: outbox list" if depth.dead else "waiting"
+            gone = "" if stream.destination in known else " (gone: outbox retry --to-current)"
+            numbers = str(depth.messages), state, str(depth.size), f"{depth.oldest_s:.0f} s"
+            table.add_row(stream.vendor, stream.kind, *numbers, stream.destination + gone)
         _show(table)
 
 
@@ -83,12 +79,10 @@ def list_messages(
 
     with _opened() as (outbox, channels):
         table = Table("Letter", "Vendor", "Kind", "Time (UTC)", "Id", "Name", "User", "Status")
-        for each in islice(listed(outbox, channels, vendor), limit):
-            letter = "" if each.letter is None else str(each.letter)
-            at = f"{datetime.fromtimestamp(each.at, UTC):%Y-%m-%d %H:%M:%S}"
-            status = "" if each.status is None else str(each.status)
-            shown = each.described
-            table.add_row(letter, each.vendor, each.kind, at, shown.id, shown.name, shown.user_id or "", status)
+        for stream, row, shown in islice(listed(outbox, channels, vendor), limit):
+            letter, status = ("", "") if row.status is None else (str(row.id), str(row.status))
+            at = f"{datetime.fromtimestamp(row.at, UTC):%Y-%m-%d %H:%M:%S}"
+            table.add_row(letter, stream.vendor, row.kind, at, shown.id, shown.name, shown.user_id or "", status)
         _show(table)
 
 

@@ -183,13 +183,14 @@ class Observability:
                     if not self._tolerant:
                         raise ConfigurationError(reason) from error
                     self.vendors[name] = Vendor("fault", reason=reason)
-        self._delivery = Delivery(
-            channels,
-            url=settings.outbox,
-            limits=Limits(outbox_bytes=settings.outbox_max_bytes, max_age_s=settings.outbox_max_age),
-            deliver=settings.mode != "test",
-            isolate=self._isolated,
-        )
+        if channels:
+            self._delivery = Delivery(
+                channels,
+                url=settings.outbox,
+                limits=Limits(outbox_bytes=settings.outbox_max_bytes, max_age_s=settings.outbox_max_age),
+                deliver=settings.mode != "test",
+                isolate=self._isolated,
+            )
 
     def _open_vendor(self, name: str, target: Vendor) -> None:
         """A vendor's module is imported only when that vendor is configured: its SDK comes with it."""

@@ -366,7 +366,7 @@ def test_a_file_system_without_locks_means_memory(
     delivery = open_delivery()
     put(delivery, 5)
     assert delivery.flush(5)
-    monkeypatch.setattr("metricx_observe.delivery.lockfile.fcntl", None)
+    monkeypatch.setattr("metricx_observe.delivery.sqlite_file.fcntl", None)
     other = open_delivery()
     put(other, 5, first=5)
     assert other.flush(5)
@@ -391,7 +391,7 @@ def test_a_full_disk_means_memory(
     delivery = open_delivery()
     put(delivery, 10)
     assert delivery.commit(5)
-    with delivery._process.outbox().session() as connection:  # type: ignore[attr-defined]
+    with delivery._outbox.session() as connection:  # type: ignore[attr-defined]
         connection.execute("PRAGMA max_page_count = 1")
     for n in range(10, 1000):
         delivery.put("rudderstack", {"n": n, "text": "x" * 100}, size=200)
@@ -474,7 +474,7 @@ def test_put_is_quick_and_reentrant(open_delivery: Open) -> None:
         def __del__(self) -> None:
             delivery.put("rudderstack", {"n": -1})
 
-    with delivery._process.tally.lock:
+    with delivery._tally.lock:
         noisy = Noisy()
         del noisy
         put(delivery, 1)

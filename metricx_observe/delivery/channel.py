@@ -12,7 +12,8 @@ from typing import Any, NamedTuple, Protocol
 
 
 class Importance(IntEnum):
-    """At a bound the oldest of the least important goes first."""
+    """At a bound the oldest of the least important goes first. Where a vendor limits a kind, its transactions are
+    dropped and counted (Sentry asks for that); the rest waits."""
 
     TRANSACTION = 0
     SIGNAL = 1
@@ -96,5 +97,5 @@ class Limits:
     backoff_cap_s: float = 30.0
     probe_every_s: float = 5.0
     max_retry_after_s: float = 3600.0
-    commit_every_s: float = 0.02
-    """The writer gathers what is put for this long before a group commit; kill -9 loses at most this much."""
+    commit_every_s: float = 0.03
+    """From one group commit to the next; kill -9 loses what was put in this time, and while the group is stored."""

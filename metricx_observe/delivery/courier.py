@@ -5,26 +5,26 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
-from .answers import Verdict, retry_after_s, verdict
-from .channel import Channel, Limits
+from .channel import Channel, Importance, Limits
 from .gate import Gate
 from .outbox import Outbox, OutboxError, Row
+from .post import Answer, Line, Verdict
 from .tally import Tally, logger
-from .threads import LOADING, Isolate, start_thread
+from .threads import Isolate, start_thread
 
-if TYPE_CHECKING:
-    from .post import Answer, Line
+TURN = 8
+"""Messages that a lane takes at once, also where a post holds only one: reading and deleting rows one by one costs as
+much as posting them."""
 
 
 class Courier:
     """Posts of one channel, on as many lanes as are needed. A lane is a thread with one connection."""
 
     def __init__(
-        self, channel: Channel, outbox: Callable[[], Outbox], tally: Tally, limits: Limits, isolate: Isolate
+        self, channel: Channel, outbox: Outbox, tally: Tally, limits: Limits, isolate: Isolate
     ) -> None:
         self.channel, self._outbox, self._tally, self._limits, self._isolate = channel, outbox, tally, limits, isolate
         self._gate = Gate(channel, limits)
@@ -52,8 +52,15 @@ class Courier:
     def wake(self, *, linger: bool = False) -> None:
         """There may be something to take; with `linger` more may come that fits into the same post."""
         with self._changed:
-            self._gate.ready(linger=linger)
-            self._call_lane()
+            news = self._gate.ready(linger=linger) or not self._lanes  # else a lane waits for that time already:
+            if not news or self._closing or self._gate.due_at() == float("inf"):  # waking it costs more than a post
+                return
+            if self._idle:
+                self._changed.notify()
+            elif self._lanes < self._gate.most:
+                with suppress(RuntimeError):  # the interpreter is ending
+                    start_thread(self.channel.vendor, self._lane, self._isolate)
+                    self._lanes, self._idle = self._lanes + 1, 1
 
     def check(self, now: float) -> None:
         """Abort posts that are over their deadline."""
@@ -68,25 +75,11 @@ class Courier:
         for line in list(self._gate.running) if abort else ():
             line.abort()
 
-    def _call_lane(self) -> None:
-        """Wake an idle lane, else start one, if there may be something to post soon."""
-        if self._closing or self._gate.due_at() == float("inf"):
-            return
-        if self._idle:
-            self._changed.notify()
-        elif self._lanes < self._gate.most:
-            self._lanes, self._idle = self._lanes + 1, 1
-            with suppress(RuntimeError):  # the interpreter is ending
-                start_thread(self.channel.vendor, self._lane, self._isolate)
-
     def _lane(self) -> None:
-        with LOADING:
-            from .post import Line  # httpx is loaded when the first post is due, not with the package
-
         line = Line()
         while self._turn(line):
             try:
-                self._carry(line, self._outbox())
+                self._carry(line)
             except OutboxError:  # busy, or in memory by now
                 self.wake(linger=True)
             except Exception as error:  # nothing may end a lane
@@ -95,7 +88,6 @@ class Courier:
                 with self._changed:
                     del self._gate.running[line]
                     self._idle += 1
-                    self._call_lane()
         line.close()
 
     def _turn(self, line: Line) -> bool:
@@ -110,46 +102,57 @@ class Courier:
                 self._changed.wait(min(wait_s, threading.TIMEOUT_MAX))
             return False
 
-    def _carry(self, line: Line, outbox: Outbox) -> None:
-        """Post one batch, in halves as long as it is refused, until the bad message stands alone."""
-        rows = self._take(outbox)
-        taken = {row.id for row in rows}
-        work = [rows] if rows else []
+    def _carry(self, line: Line) -> None:
+        """Post what is taken in one turn, a refused batch in halves until the bad message stands alone."""
+        taken, most = self._take(), self.channel.max_messages
+        work = [taken[at : at + most] for at in range(0, len(taken), most)][::-1]
+        accepted: list[Row] = []
         try:
-            while work and not self._closing:
-                rows = work[-1]
-                said, status, reason = self._post(line, outbox, rows)
+            while work and not self._closing and self._gate.quiet().isdisjoint(["", *(row.kind for row in work[-1])]):
+                rows = work.pop()
+                said, status, reason = self._post(line, rows, accepted)
+                if not work:
+                    self._remove(accepted)  # before the body is read, which may never end
+                reason = reason or line.finish()[:300].decode("utf-8", "replace")
                 if said is Verdict.REFUSED and len(rows) > 1:
                     middle = len(rows) // 2
-                    work[-1:] = [rows[middle:], rows[:middle]]
+                    work += [rows[middle:], rows[:middle]]
                 elif said is Verdict.REFUSED:
-                    self._bury(outbox, rows[0], status, reason)
-                    work.pop()
-                elif said is Verdict.DELIVERED:
-                    work.pop()
-                else:
+                    self._bury(rows[0], status, reason)
+                elif said is not Verdict.DELIVERED:
+                    work.append(rows)
                     break
         finally:
-            self._taken.difference_update(taken)
-            if work:
-                self.wake()  # only now: a lane that looked earlier would have found them taken
+            try:
+                self._remove(accepted)
+            finally:
+                self._taken.difference_update(row.id for row in taken)
+                if work:
+                    self.wake()  # only now: a lane that looked earlier would have found them taken
 
-    def _take(self, outbox: Outbox) -> list[Row]:
+    def _take(self) -> list[Row]:
+        """What to post in one turn. What the vendor forbids now waits; of the least important kind it is dropped."""
+        quiet = self._gate.quiet()
+        waits = {kind for kind in quiet if self.channel.importance(kind) > Importance.TRANSACTION}
+        most = max(self.channel.max_messages, 1 if self._gate.failures else TURN)  # a probe is one post
         with self._taking:
-            rows, more = outbox.take(
-                self.channel.destination,
-                max_messages=self.channel.max_messages,
-                max_bytes=self.channel.max_bytes,
-                skip=self._taken,
-                without=self._gate.quiet(),
-            )
+            rows, more = self._outbox.take(
+                self.channel.destination, max_messages=most, max_bytes=self.channel.max_bytes, skip=self._taken,
+                without=waits,
+            )  # fmt: skip
+            forbidden = [row for row in rows if row.kind in quiet]
+            if forbidden:
+                self._outbox.remove(forbidden)
+            rows = [row for row in rows if row.kind not in quiet]
             self._taken.update(row.id for row in rows)
+        for row in forbidden:
+            self._tally.count(self.channel.vendor, "dropped", f"limit {row.kind}")
         if more:
             self.wake()
         return rows
 
-    def _post(self, line: Line, outbox: Outbox, rows: Sequence[Row]) -> tuple[Verdict, int, str]:
-        """Post rows and act on the answer. Returns what it means, its status, and its text."""
+    def _post(self, line: Line, rows: list[Row], accepted: list[Row]) -> tuple[Verdict, int, str]:
+        """Post rows and act on the status. Returns what it means, the status, and the reason if that is ours."""
         try:
             post = self.channel.post([row.payload for row in rows])
         except Exception as error:  # a message that cannot be joined is treated as one that is refused
@@ -160,44 +163,41 @@ class Courier:
             self._count("retried", rows)
             self._failed(line, type(error).__name__)
             return Verdict.RETRY, 0, ""
-        try:
-            said = self._settle(line, outbox, rows, answer)  # before the body is read, which may never end
-        finally:
-            body = line.finish()
-        return said, answer.status, body[:300].decode("utf-8", "replace")
-
-    def _settle(self, line: Line, outbox: Outbox, rows: Sequence[Row], answer: Answer) -> Verdict:
-        said = verdict(answer.status)
         logger.debug("%s: posted %d messages, HTTP %d", self.channel.vendor, len(rows), answer.status)
-        if said is Verdict.DELIVERED:
-            self._remove(outbox, rows)
-            self._count("delivered", rows)
-            self._succeeded(line)
+        accepted += rows if answer.verdict is Verdict.DELIVERED else ()
+        return self._settle(line, rows, answer), answer.status, ""
+
+    def _settle(self, line: Line, rows: Sequence[Row], answer: Answer) -> Verdict:
+        said, what = answer.verdict, f"HTTP {answer.status}"
         limits = self.channel.rate_limits(answer.status, answer.headers)
-        after = retry_after_s(answer.headers.get("retry-after")) if said is Verdict.RETRY else None
+        after = answer.retry_after_s if said is Verdict.RETRY else None
         if not limits and after is not None:
             limits = {"": after}
         with self._changed:
             self._gate.limit(limits)
-        if said is Verdict.RETRY:
+        if said is Verdict.DELIVERED:
+            self._succeeded(line)
+        elif said is Verdict.RETRY:
             self._count("retried", rows)
-            self._failed(line, f"HTTP {answer.status}", counts=not limits)
+            self._failed(line, what, counts=not limits)
         elif said is Verdict.STOPPED:
             self._gate.stopped = True
             text = "%s refuses the credentials (%s): its rows are kept, and nothing is sent until the next start"
-            self._say(logging.ERROR, text, f"HTTP {answer.status}")
+            self._say(logging.ERROR, text, what)
         return said
 
-    def _remove(self, outbox: Outbox, rows: Sequence[Row]) -> None:
-        while True:  # or they are sent again
+    def _remove(self, rows: list[Row]) -> None:
+        while rows:  # or they are sent again
             try:
-                return outbox.remove(rows)
+                self._outbox.remove(rows)
+                self._count("delivered", rows)
+                rows.clear()
             except OutboxError as error:
                 if not error.busy or self._closing:
                     raise
 
-    def _bury(self, outbox: Outbox, row: Row, status: int, reason: str) -> None:
-        outbox.bury(row, status, reason)
+    def _bury(self, row: Row, status: int, reason: str) -> None:
+        self._outbox.bury(row, status, reason)
         self._count("died", [row])
         text = "%s refused a message (%s); it is among the dead letters"
         self._say(logging.WARNING, text, f"{row.kind}, HTTP {status}")

@@ -11,15 +11,14 @@ import math
 import random
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from .channel import Channel, Limits
-
-if TYPE_CHECKING:
-    from .post import Line
+from .post import Line
 
 LINGER_S = 0.5
 """A batch waits this long to fill: a post costs the same for one message as for a hundred."""
+LINGER_ALONE_S = 0.1
+"""The same where each message is a post: for what is read and deleted together."""
 BACKOFF_S = 0.5
 """The first backoff is at most this; it doubles with each failure."""
 
@@ -37,16 +36,18 @@ class Gate:
         self._ready_at = math.inf  # when there is something to take
         self._moved_at = self._probe_at = 0.0
         self._channel, self._limits = channel, limits
+        self._linger_s = LINGER_S if channel.max_messages > 1 else LINGER_ALONE_S
 
     def quiet(self) -> set[str]:
         """The kinds that the vendor forbids now."""
         now = time.monotonic()
         return {kind for kind, until in self._quiet.items() if until > now}
 
-    def ready(self, *, linger: bool = False) -> None:
-        """There may be something to take; with `linger` more may come that fits into the same post."""
-        wait = LINGER_S if linger and self._channel.max_messages > 1 else 0.0
-        self._ready_at = min(self._ready_at, time.monotonic() + wait)
+    def ready(self, *, linger: bool = False) -> bool:
+        """There may be something to take; with `linger` more may come for the same post. Whether this is news."""
+        at = time.monotonic() + (self._linger_s if linger else 0.0)
+        news, self._ready_at = at < self._ready_at, min(self._ready_at, at)
+        return news
 
     def due_at(self) -> float:
         """When something may be posted, as things stand; `math.inf`: when something changes."""

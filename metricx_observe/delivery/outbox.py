@@ -25,27 +25,27 @@ class Stream(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One message. `at` is when it was put, or died: seconds since 1970.
+    """One message. `at` is when it was put, or died: seconds since 1970. An `id` is never used again.
 
-    `id` is never used again. `status` and `reason` are the vendor's answer to a dead letter; the reason may quote the
-    message, so never log it.
+    `status` and `reason` are the vendor's answer to a dead letter; the reason may quote the message: never log it.
     """
 
     id: int
     kind: str
     at: float
     payload: bytes
-    status: int = 0
-    reason: str = ""
+    status: int | None = None
+    reason: str | None = None
 
 
 class Depth(NamedTuple):
-    """What waits in one stream. `oldest_s` is the oldest row's age; `mine` says whether this process delivers it."""
+    """What is in one stream. `oldest_s` is the oldest row's age; `mine` says whether this process delivers it."""
 
     messages: int
     size: int
     oldest_s: float
     mine: bool
+    dead: bool = False
 
 
 class OutboxError(Exception):
@@ -75,10 +75,9 @@ class Outbox(Protocol):
     def take(
         self, destination: str, *, max_messages: int, max_bytes: int, skip: Container[int], without: Container[str]
     ) -> tuple[list[Row], bool]:
-        """The oldest own rows of a destination, to post together; not those in `skip`, nor of the kinds in `without`.
+        """The oldest own rows of a destination, to post together, and whether there are more; they stay.
 
-        At least one row when there is one, also when that one alone is over the bounds. They stay in the outbox.
-        The second value is True when there are more.
+        None of `skip`, nor of the kinds in `without`; the first also when it is over the bounds alone.
         """
         ...
 
@@ -100,11 +99,7 @@ class Outbox(Protocol):
         ...
 
     def depths(self) -> list[tuple[Stream, Depth]]:
-        """What waits, of all processes that share this outbox."""
-        ...
-
-    def dead_count(self) -> dict[str, int]:
-        """Dead letters by vendor."""
+        """What waits and what is dead, of all processes that share this outbox."""
         ...
 
     def scan(self, vendor: str | None = None, *, dead: bool = False) -> Iterator[tuple[Stream, Row]]:
@@ -118,6 +113,9 @@ class Outbox(Protocol):
     def redirect(self, vendor: str, old: str, new: str) -> int:
         """Give the rows that dead processes left for one destination to another. Returns how many messages."""
         ...
+
+    def wipe(self) -> None:
+        """Leave nothing of removed rows in what stores them."""
 
     def before_fork(self) -> None:
         """Bring the outbox to rest: nothing of it may be open or locked while the process forks."""

@@ -6,7 +6,6 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 logger = logging.getLogger("metricx_observe.delivery")
@@ -24,14 +23,12 @@ class Tally:
         self.counters: Counter[tuple[str, str, str]] = Counter()
         self.errors: dict[str, str] = {}
         """The last error by vendor, without content and without secrets."""
-        self._changed = threading.Condition(self.lock)
         self._said: dict[object, float] = {}
 
     def count(self, vendor: str, what: str, reason: str = "", n: int = 1) -> None:
-        """Add to a counter, under a reason where one is given, and wake whoever waits for progress."""
+        """Add to a counter, under a reason where one is given."""
         with self.lock:
             self.counters[vendor, what, reason] += n
-            self._changed.notify_all()
 
     def of(self, vendor: str) -> dict[str, Any]:
         """The counters of a vendor: a number, or numbers by reason."""
@@ -43,17 +40,6 @@ class Tally:
                 elif name == vendor:
                     counted[what] = n
         return {**counted, "last_error": self.errors.get(vendor)}
-
-    def wait_for(self, done: Callable[[], bool], timeout_s: float) -> bool:
-        """Wait until `done()`, which is asked again whenever something was counted."""
-        give_up = time.monotonic() + timeout_s
-        while not done():
-            left = give_up - time.monotonic()
-            if left <= 0:
-                return False
-            with self.lock:
-                self._changed.wait(min(left, 0.05))  # not trusted alone: `done` is asked without the lock
-        return True
 
     def say(self, level: int, key: object, text: str, *values: object) -> None:
         """Log a line, unless the same `key` was logged within the last minute."""

@@ -7,11 +7,6 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, suppress
 
-THREAD_NAME = "metricx-observe"
-
-LOADING = threading.Lock()
-"""Held while a thread imports something, and by whoever forks: a child that is forked in between has half a module."""
-
 Isolate = Callable[[], AbstractContextManager[object]]
 """What each thread of delivery runs inside of: keeps the application's instrumentation away."""
 
@@ -25,6 +20,6 @@ def start_thread(name: str, target: Callable[[], None], isolate: Isolate) -> thr
                 stack.enter_context(isolate())
             target()
 
-    thread = threading.Thread(target=run, name=f"{THREAD_NAME}-{name}", daemon=True)
+    thread = threading.Thread(target=run, name=f"metricx-observe-{name}", daemon=True)
     contextvars.Context().run(thread.start)
     return thread

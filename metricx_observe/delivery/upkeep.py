@@ -1,7 +1,6 @@
-"""Looking after an outbox from outside: what the command line lists, retries, purges, exports and forgets.
+"""Looking after an outbox from outside, also while processes use it: what the command line does with it.
 
-Works on an outbox that processes use at the same time. Never shows a message's content, only what its channel
-describes of it; `export` is the exception, and says so.
+Shows of a message's content only what its channel describes; `export` is the exception, and says so.
 """
 
 from __future__ import annotations
@@ -10,22 +9,10 @@ import base64
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 from .channel import Channel, Described
-from .outbox import Depth, Outbox, Row, Stream, outbox_path
-
-
-class Listed(NamedTuple):
-    """A message that waits (`status` None) or is dead, as it may be shown. `at` is when it was put, or died."""
-
-    vendor: str
-    kind: str
-    at: float
-    described: Described
-    letter: int | None = None
-    status: int | None = None
-    reason: str = ""
+from .outbox import Outbox, Row, Stream, outbox_path
 
 
 @contextmanager
@@ -40,29 +27,18 @@ def opened(url: str) -> Iterator[Outbox]:
         outbox.close()
 
 
-def overview(outbox: Outbox, channels: Sequence[Channel]) -> list[tuple[Stream, Depth, bool]]:
-    """What waits by stream; the last value is False where no channel has the destination (any more)."""
-    known = {channel.destination for channel in channels}
-    return [(stream, depth, stream.destination in known) for stream, depth in outbox.depths()]
-
-
-def listed(outbox: Outbox, channels: Sequence[Channel], vendor: str | None = None) -> Iterator[Listed]:
-    """The dead letters, then what waits."""
-    for dead in (True, False):
-        for stream, row in outbox.scan(vendor, dead=dead):
-            letter, status = (row.id, row.status) if dead else (None, None)
-            shown = _described(channels, stream, row)
-            yield Listed(stream.vendor, row.kind, row.at, shown, letter, status, row.reason)
+def listed(
+    outbox: Outbox, channels: Sequence[Channel], vendor: str | None = None
+) -> Iterator[tuple[Stream, Row, Described]]:
+    """The dead letters, then what waits, and what may be shown of it; the row's reason and payload may not."""
+    for stream, row in _everything(outbox, vendor):
+        yield stream, row, _described(channels, stream, row)
 
 
 def retry(
-    outbox: Outbox,
-    channels: Sequence[Channel],
-    vendor: str | None = None,
-    letters: Collection[int] = (),
-    *,
+    outbox: Outbox, channels: Sequence[Channel], vendor: str | None = None, letters: Collection[int] = (), *,
     to_current: bool = False,
-) -> int:
+) -> int:  # fmt: skip
     """Put dead letters back (all, or these ids). `to_current`: to today's destination, with the rows of a former one.
 
     Rows are redirected only where the process that put them has ended. Returns how many messages will be tried.
@@ -82,20 +58,25 @@ def retry(
 
 def purge(outbox: Outbox, vendor: str | None = None, *, waiting: bool = False) -> int:
     """Delete the dead letters; with `waiting` also what waits. Returns how many messages."""
-    return _erase(outbox, chain(outbox.scan(vendor, dead=True), outbox.scan(vendor) if waiting else ()))
+    return _erase(outbox, _everything(outbox, vendor) if waiting else outbox.scan(vendor, dead=True))
 
 
 def forget(outbox: Outbox, channels: Sequence[Channel], user_id: str) -> int:
-    """Delete every message of a user, dead or waiting. Returns how many."""
-    everything = chain(outbox.scan(dead=True), outbox.scan())
-    return _erase(outbox, (found for found in everything if _described(channels, *found).user_id == user_id))
+    """Delete every message of a user, and what is left of those that were delivered. Returns how many messages."""
+    erased = _erase(outbox, (found for found in _everything(outbox) if _described(channels, *found).user_id == user_id))
+    outbox.wipe()
+    return erased
 
 
 def export(outbox: Outbox, vendor: str | None = None) -> Iterator[dict[str, Any]]:
     """Every message with its whole content, ready for JSON: `payload` is base64. Holds personal data."""
-    for dead in (True, False):
-        for stream, row in outbox.scan(vendor, dead=dead):
-            yield {**stream._asdict(), **row._asdict(), "dead": dead, "payload": base64.b64encode(row.payload).decode()}
+    for stream, row in _everything(outbox, vendor):
+        payload = base64.b64encode(row.payload).decode()
+        yield {**stream._asdict(), **row._asdict(), "dead": row.status is not None, "payload": payload}
+
+
+def _everything(outbox: Outbox, vendor: str | None = None) -> Iterator[tuple[Stream, Row]]:
+    return chain(outbox.scan(vendor, dead=True), outbox.scan(vendor))
 
 
 def _erase(outbox: Outbox, rows: Iterable[tuple[Stream, Row]]) -> int:

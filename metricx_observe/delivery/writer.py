@@ -30,26 +30,20 @@ class Writer:
     """One per process. `stored` is called after a commit with the vendors in it, `tick` now and then."""
 
     def __init__(
-        self,
-        channels: Mapping[str, Channel],
-        outbox: Callable[[], Outbox],
-        tally: Tally,
-        limits: Limits,
-        isolate: Isolate,
-        stored: Callable[[Container[str]], None],
-        tick: Callable[[], None],
-    ) -> None:
+        self, channels: Mapping[str, Channel], outbox: Outbox, tally: Tally, limits: Limits, isolate: Isolate,
+        stored: Callable[[Container[str]], None], tick: Callable[[], None],
+    ) -> None:  # fmt: skip
         self._channels, self._outbox, self._tally, self._limits = channels, outbox, tally, limits
         self._isolate, self._stored, self._tick = isolate, stored, tick
         # A future among the records is done when all that was put before it is committed.
         self._queue: deque[Record | Future[None]] = deque()
         self._group: list[Record | Future[None]] = []
+        self._streams: dict[tuple[str, str], Stream] = {}
         self._came = self._went = 0  # bytes; only who puts writes the first, only the writer the second
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
-        self._idle = self._hurry = False
-        self._tick_at = 0.0
-        self._closed = self._ended = False
+        self._idle = self._hurry = self._closed = self._ended = False
+        self._took_at = self._tick_at = 0.0
 
     def put(self, vendor: str, record: object, size: int) -> bool:
         """See `Delivery.put`. The lock is only ever held for a few assignments."""
@@ -69,6 +63,11 @@ class Writer:
         if self._thread is None:
             self.start()
         return True
+
+    @property
+    def started(self) -> bool:
+        """Whether the thread was started, and so the outbox is in use."""
+        return self._thread is not None
 
     def start(self) -> None:
         """Start the thread if it does not run yet."""
@@ -117,8 +116,8 @@ class Writer:
         while not self._ended:
             try:
                 self._tick_if_due()
-                self._wait()
-                while self._next_group() and self._store():
+                self._gather()
+                while self._next_group() and self._store() and self._hurry:
                     self._tick_if_due()
             except OutboxError:
                 pass  # busy: at the next tick; else there is another outbox by now
@@ -131,20 +130,28 @@ class Writer:
             self._tick_at = time.monotonic() + TICK_S
             self._tick()
 
-    def _wait(self) -> None:
-        """Until something is put, and then a little longer for what comes with it; at most a tick."""
-        self._idle = True
+    def _gather(self) -> None:
+        """Wait for what makes a group. While each wait brings something, nobody who puts has to wake this thread."""
+        self._wait(self._took_at + self._limits.commit_every_s - time.monotonic())
         if not self._queue and not self._group:
-            self._wake.wait(TICK_S)
-        self._idle = False
-        self._wake.clear()
-        if self._queue and not self._hurry:
-            self._wake.wait(self._limits.commit_every_s)
-        self._hurry = False
+            self._idle = True
+            if not self._queue:  # asked again: whoever put before did not wake us
+                self._wait(TICK_S)
+            self._idle = False
+            if self._queue:
+                self._wait(self._limits.commit_every_s)
+
+    def _wait(self, timeout_s: float) -> None:
+        if timeout_s > 0 and not self._hurry and not self._ended:
+            self._wake.wait(timeout_s)
+            self._wake.clear()
 
     def _next_group(self) -> bool:
+        self._took_at, self._hurry = time.monotonic(), False
         while self._queue and len(self._group) < GROUP:
             self._group.append(self._queue.popleft())
+        if len(self._group) == GROUP:
+            self._hurry = True  # there is more, or somebody waits for the end of it
         return bool(self._group)
 
     def _store(self) -> bool:
@@ -152,7 +159,7 @@ class Writer:
         messages = self._encoded()
         while messages:
             try:
-                self._outbox().add(messages)
+                self._outbox.add(messages)
                 break
             except OutboxError as error:
                 if self._ended:
@@ -163,13 +170,12 @@ class Writer:
         with self._tally.lock:
             for vendor, n in stored.items():
                 self._tally.count(vendor, "committed", n=n)
-            for each in self._group:
-                if isinstance(each, Future):
-                    if each.set_running_or_notify_cancel():
-                        each.set_result(None)
-                else:
-                    self._went += each[2]
-            self._group = []
+        for each in self._group:
+            if not isinstance(each, Future):
+                self._went += each[2]
+            elif each.set_running_or_notify_cancel():
+                each.set_result(None)
+        self._group = []
         self._stored(stored)
         return True
 
@@ -178,7 +184,10 @@ class Writer:
         for vendor, record, _ in (each for each in self._group if not isinstance(each, Future)):
             channel = self._channels[vendor]
             for kind, payload in self._encode(channel, record):
-                stream = Stream(vendor, channel.destination, kind, int(channel.importance(kind)))
+                stream = self._streams.get((vendor, kind))
+                if stream is None:
+                    stream = Stream(vendor, channel.destination, kind, int(channel.importance(kind)))
+                    self._streams[vendor, kind] = stream
                 # Not the bytes that orjson returns: those keep about 4 KB each (measured).
                 messages.append((stream, b"%b" % payload))
         return messages
