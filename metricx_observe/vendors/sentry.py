@@ -91,10 +91,11 @@ class Sentry:
             self._client.integrations.pop(name, None)
         for name in ("metricx_observe", "metricx_observe.*"):
             ignore_logger(name)
-        # its handler would format the traceback and build the whole event before we are asked; it has no public name
-        handler = getattr(self._client.get_integration(LoggingIntegration), "_handler", None)
-        if handler is not None:
-            handler.addFilter(self._is_new_record)
+        # its handlers format the traceback and build the whole event before we are asked; they have no public names
+        logs = self._client.get_integration(LoggingIntegration)
+        for name, wanted in (("_handler", self._is_new_record), ("_breadcrumb_handler", _is_no_servers_echo)):
+            if (handler := getattr(logs, name, None)) is not None:
+                handler.addFilter(wanted)
         sentry_sdk.get_global_scope().add_event_processor(self._process)
         Sentry._open.append(self)
 
@@ -222,8 +223,7 @@ class Sentry:
         if error is None:
             return True
         cell = current_cell() or left_by(error) or DETACHED
-        known = was_reported(error) if record.name in _SERVER_LOGGERS else reported_as(error, cell) is not None
-        if known:
+        if not _is_no_servers_echo(record) or reported_as(error, cell) is not None:
             return False
         sent, event_id = self._transport.burst.admit(error_key(error))
         if sent:
@@ -275,6 +275,11 @@ class Sentry:
 
     def breadcrumb(self, message: str, category: str | None, data: Mapping[str, Any]) -> None:
         sentry_sdk.add_breadcrumb(message=message, category=category, data=dict(data))
+
+
+def _is_no_servers_echo(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    return record.name not in _SERVER_LOGGERS or error is None or not was_reported(error)
 
 
 def _text_key(event: Any) -> Hashable:
