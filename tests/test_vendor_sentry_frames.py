@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -177,6 +179,22 @@ def test_an_event_of_the_applications_own_stays_as_it_was(receiver: Receiver) ->
     assert events[0]["contexts"]["a"] == inner
     assert events[0]["contexts"]["a"] is not inner
     assert frames(events[0])[0]["function"] == "f"
+
+
+def test_own_frames_are_told_wherever_the_process_runs(
+    receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The SDK knows the working directory only: elsewhere the application's frames would lose their locals."""
+    monkeypatch.chdir(tmp_path)
+    try:
+        json.loads("{")
+    except ValueError as error:
+        own, *theirs = frames(seen(receiver, error))
+    assert own["in_app"]
+    assert "own" not in own["vars"]
+    assert "tmp_path" in own["vars"]
+    assert theirs
+    assert not any(frame["in_app"] or "vars" in frame for frame in theirs)
 
 
 def test_what_is_never_taken_back_does_not_grow() -> None:

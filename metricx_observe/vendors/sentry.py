@@ -26,7 +26,7 @@ from metricx_observe.settings import Settings, Vendor
 from .burst import error_key
 from .sentry_channel import EnvelopeTransport, Put
 from .sentry_events import enrich
-from .sentry_frames import Bypass, add_locals, add_source, own_locals
+from .sentry_frames import Bypass, add_locals, add_source, own_locals, tell_own
 from .sentry_scope import RequestScope, Transactions
 
 logger = logging.getLogger(__name__)
@@ -205,6 +205,7 @@ class Sentry:
 
         def complete(event: Any, hint: Any) -> Any:
             self._bypass.put_back(event)
+            tell_own(event)
             if (error := hint.get(_OWN_LOCALS)) is not None:
                 add_locals(event, error, self._client.options)
             if with_source:

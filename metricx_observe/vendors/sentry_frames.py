@@ -6,6 +6,7 @@ Of 7 ms for an error with 20 frames 4 are for source lines, and most of the rest
 from __future__ import annotations
 
 import linecache
+import sysconfig
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
@@ -22,6 +23,7 @@ _MOST_HELD = 100
 _CUT = frozenset({"event_id", "exception", "extra", "breadcrumbs", "request", "spans", "threads"})
 """Parts of an event that the serialiser cuts to a depth and breadth, or that we look at ourselves."""
 _LARGE = 64 << 10
+_PYTHONS_OWN = tuple({sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")})
 
 
 class Bypass:
@@ -52,10 +54,10 @@ class Bypass:
             given, taken, plain, stacks = self._held.pop(event["event_id"])
             given |= taken
             event |= plain
-            for each in (given, event):
-                for value, stack in zip(_values(each), stacks, strict=False):
-                    if stack is not None:
-                        value["stacktrace"] = stack
+            for theirs, ours, stack in zip(_values(given), _values(event), stacks, strict=False):
+                if stack is not None:
+                    theirs["stacktrace"] = stack
+                    ours["stacktrace"] = {**stack, "frames": [dict(frame) for frame in stack.get("frames") or ()]}
 
 
 def _json(value: object) -> Any:
@@ -81,6 +83,16 @@ def frames(event: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for key in ("exception", "threads"):
         for value in (event.get(key) or {}).get("values") or ():
             yield from ((value or {}).get("stacktrace") or {}).get("frames") or ()
+
+
+def tell_own(event: dict[str, Any]) -> None:
+    """Mark what the SDK leaves open: a frame outside the working directory that is of no package and not of Python's.
+
+    The SDK looks at site-packages and the working directory only, which need not be where the application is.
+    """
+    for frame in (each for each in frames(event) if each.get("in_app") is None):
+        path = frame.get("abs_path") or "<"
+        frame["in_app"] = not path.startswith(("<", *_PYTHONS_OWN))
 
 
 def add_source(event: dict[str, Any]) -> None:
