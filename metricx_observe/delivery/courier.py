@@ -118,7 +118,10 @@ class Courier:
                     middle = len(rows) // 2
                     work += [rows[middle:], rows[:middle]]
                 elif said is Verdict.REFUSED:
-                    self._bury(rows[0], status, reason)
+                    self._outbox.bury(rows[0], status, reason)
+                    self._count("died", rows)
+                    text = "%s refused a message (%s); it is among the dead letters"
+                    self._say(logging.WARNING, text, f"{rows[0].kind}, HTTP {status}")
                 elif said is not Verdict.DELIVERED:
                     work.append(rows)
                     break
@@ -170,8 +173,7 @@ class Courier:
     def _settle(self, line: Line, rows: Sequence[Row], answer: Answer) -> Verdict:
         said, what = answer.verdict, f"HTTP {answer.status}"
         limits = self.channel.rate_limits(answer.status, answer.headers)
-        after = answer.retry_after_s if said is Verdict.RETRY else None
-        if not limits and after is not None:
+        if not limits and said is Verdict.RETRY and (after := answer.retry_after_s) is not None:
             limits = {"": after}
         with self._changed:
             self._gate.limit(limits)
@@ -195,12 +197,6 @@ class Courier:
             except OutboxError as error:
                 if not error.busy or self._closing:
                     raise
-
-    def _bury(self, row: Row, status: int, reason: str) -> None:
-        self._outbox.bury(row, status, reason)
-        self._count("died", [row])
-        text = "%s refused a message (%s); it is among the dead letters"
-        self._say(logging.WARNING, text, f"{row.kind}, HTTP {status}")
 
     def _count(self, what: str, rows: Sequence[Row]) -> None:
         self._tally.count(self.channel.vendor, what, n=len(rows))

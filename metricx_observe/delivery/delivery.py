@@ -97,7 +97,7 @@ class Delivery:
         _alive.discard(self)
         give_up = time.monotonic() + deadline_s
         self._writer.close(deadline_s)
-        if self._writer.started:
+        if self._writer.thread:
             self._wake()
             self._drained(lambda courier: courier.answers and not courier.channel.local, give_up - ABORT_S)
         self._rest(0.1, abort=True)
@@ -115,15 +115,13 @@ class Delivery:
         """By vendor: counters of this process, what waits in the outbox (of all processes), breaker and last error."""
         depths: list[tuple[Stream, Depth]] = []
         with suppress(OutboxError):  # closed, or failed just now: the counters are still true
-            depths = self._outbox.depths() if self._writer.started else []
+            depths = self._outbox.depths() if self._writer.thread else []
         breakers = {courier.channel.vendor: courier.breaker for courier in self._couriers}
         known = {channel.destination for channel in self._channels.values()}
         dead, stranded = Counter[str](), Counter[str]()
         for stream, depth in depths:
-            if depth.dead:
-                dead[stream.vendor] += depth.messages
-            elif stream.destination not in known:
-                stranded[stream.vendor] += depth.messages
+            if depth.dead or stream.destination not in known:
+                (dead if depth.dead else stranded)[stream.vendor] += depth.messages
         status: dict[str, dict[str, Any]] = {}
         for vendor, channel in self._channels.items():
             waiting = [each for stream, each in depths if stream.destination == channel.destination and not each.dead]
@@ -135,7 +133,7 @@ class Delivery:
                 "breaker": breakers.get(vendor, "closed"),
             }
         status["outbox"] = {
-            "kind": self._outbox.kind if self._writer.started else "not opened",
+            "kind": self._outbox.kind if self._writer.thread else "not opened",
             "fallback": self._fallback,
             "stranded": dict(stranded),
             "unacknowledged": self._tally.counters["outbox", "unacknowledged", ""],

@@ -45,9 +45,9 @@ class Gate:
 
     def ready(self, *, linger: bool = False) -> bool:
         """There may be something to take; with `linger` more may come for the same post. Whether this is news."""
-        at = time.monotonic() + (self._linger_s if linger else 0.0)
-        news, self._ready_at = at < self._ready_at, min(self._ready_at, at)
-        return news
+        before, at = self._ready_at, time.monotonic() + (self._linger_s if linger else 0.0)
+        self._ready_at = min(before, at)
+        return at < before
 
     def due_at(self) -> float:
         """When something may be posted, as things stand; `math.inf`: when something changes."""

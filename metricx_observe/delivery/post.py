@@ -17,8 +17,8 @@ import zlib
 from base64 import b64encode
 from collections.abc import Mapping
 from contextlib import suppress
-from enum import Enum, auto
-from functools import cache
+from enum import Enum
+from functools import cache, partial
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import Any, NamedTuple
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -37,13 +37,8 @@ KEEP_ALIVE_S = 15.0
 HEADERS = {"User-Agent": "metricx-observe"}
 
 
-class Verdict(Enum):
-    """What an answer means for the messages."""
-
-    DELIVERED = auto()
-    REFUSED = auto()
-    RETRY = auto()
-    STOPPED = auto()
+Verdict = Enum("Verdict", "DELIVERED REFUSED RETRY STOPPED")
+"""What an answer means for the messages."""
 
 
 class Answer(NamedTuple):
@@ -105,11 +100,8 @@ class Line:
         local = _is_loopback(host)
         found = None if local or urllib.request.proxy_bypass(host) else urllib.request.getproxies().get(to.scheme)
         proxy = urlsplit(found) if found else None
-        address = (proxy.hostname or "", proxy.port or 80) if proxy else (host, to.port)
-        if secure:
-            connection: HTTPConnection = HTTPSConnection(*address, timeout=timeout_s, context=_tls())
-        else:
-            connection = HTTPConnection(*address, timeout=timeout_s)
+        kind = partial(HTTPSConnection, context=_tls()) if secure else HTTPConnection
+        connection = kind(*((proxy.hostname or "", proxy.port or 80) if proxy else (host, to.port)), timeout=timeout_s)
         self._target, self._headers = to._replace(scheme="", netloc="").geturl(), HEADERS
         self._compresses = not local  # there it costs more than it saves
         if proxy and secure:

@@ -101,10 +101,10 @@ class SqliteOutbox(SqliteFile):
                     if at >= before:
                         break
                     oldest.append((row_id, size))
-                _drop(connection, dropped, oldest, stream, depth, "age")
+                dropped[stream, "age"] += _delete(connection, oldest) * (not depth.dead)  # those were counted before
             self._shrink(connection, limits.local_rows, limits.outbox_bytes, dropped, local)
             self._shrink(connection, limits.outbox_rows, limits.outbox_bytes, dropped)
-        return dropped
+        return +dropped
 
     def _shrink(
         self, connection: sqlite3.Connection, max_messages: int, max_size: int,
@@ -123,10 +123,9 @@ class SqliteOutbox(SqliteFile):
                 if messages > 0 or size > 0:
                     oldest.append((row_id, length))
                     messages, size = messages - 1, size - length
-            _drop(connection, dropped, oldest, stream, depth, "full")
+            dropped[stream, "full"] += _delete(connection, oldest) * (not depth.dead)
 
     def adopt(self, destinations: Sequence[str]) -> int:
-        # Only the streams of our destinations: the rest waits for a process that serves them.
         ours = "destination IN (SELECT value FROM json_each(:destinations))"
         return self._of_the_dead(f"owner = :me WHERE {ours}", destinations=json.dumps(destinations))
 
@@ -136,13 +135,10 @@ class SqliteOutbox(SqliteFile):
 
     def _of_the_dead(self, change: str, **values: str) -> int:
         """Change streams that dead processes left. Returns how many messages are in them."""
-        changed = 0
+        query, changed = f"UPDATE stream SET {change} AND owner = :dead AND messages > 0 RETURNING messages", 0
         for owner, token in self.dead_owners():
             with self.session(write=True) as connection:
-                found = connection.execute(
-                    f"UPDATE stream SET {change} AND owner = :dead AND messages > 0 RETURNING messages",
-                    {"me": self.owner, "dead": owner, **values},
-                ).fetchall()
+                found = connection.execute(query, {"me": self.owner, "dead": owner, **values}).fetchall()
                 self.sign_off(connection, owner, token)
             changed += sum(messages for (messages,) in found)
         return changed
@@ -181,6 +177,11 @@ class SqliteOutbox(SqliteFile):
 
 
 _STREAM = ", ".join(Stream._fields)
+_GROW = (
+    "UPDATE stream SET given = given + ?, messages = messages + ?, size = size + ? WHERE id = (SELECT id FROM stream"
+    f" WHERE owner = ? AND ({_STREAM}) = (?, ?, ?, ?)) RETURNING id, given"
+)
+_BEGIN = f"INSERT INTO stream (given, messages, size, owner, {_STREAM}) VALUES (?,?,?,?,?,?,?,?) RETURNING id, given"
 _OLDEST = "SELECT id, length(payload), at FROM row WHERE id BETWEEN ? AND ? ORDER BY id"
 
 
@@ -193,57 +194,26 @@ def _insert(connection: sqlite3.Connection, owner: int, stream: Stream, at: floa
     """Add rows to the stream of an owner, which is made if it is not there. Returns the id of the first."""
     n = len(payloads)
     values = n, n, sum(map(len, payloads)), owner, *stream
-    number, given = (
-        connection.execute(
-            "UPDATE stream SET given = given + ?, messages = messages + ?, size = size + ?"
-            " WHERE id = (SELECT id FROM stream WHERE owner = ? AND vendor = ? AND destination = ? AND kind = ?"
-            " AND importance = ?) RETURNING id, given",
-            values,
-        ).fetchone()
-        or connection.execute(
-            f"INSERT INTO stream (given, messages, size, owner, {_STREAM}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-            " RETURNING id, given",
-            values,
-        ).fetchone()
-    )
-    first = _ids(number)[0] + int(given) - n
+    found = connection.execute(_GROW, values).fetchone() or connection.execute(_BEGIN, values).fetchone()
+    first = _ids(found[0])[0] + int(found[1]) - n
     rows = zip(range(first, first + n), repeat(at), payloads)
     connection.executemany("INSERT INTO row (id, at, payload) VALUES (?, ?, ?)", rows)
     return first
 
 
-def _drop(
-    connection: sqlite3.Connection, dropped: Counter[tuple[Stream, str]], rows: list[tuple[int, int]], stream: Stream,
-    depth: Depth, reason: str,
-) -> None:  # fmt: skip
-    n = _delete(connection, rows)
-    if n and not depth.dead:  # those were counted when they died
-        dropped[stream, reason] += n
-
-
 def _delete(connection: sqlite3.Connection, rows: list[tuple[int, int]]) -> int:
     """Delete rows, given by id and size. Returns how many there were: those that are gone already are no error."""
     deleted = 0
-    for run in _runs(sorted(rows)):
-        first, last, n = run[0][0], run[-1][0], len(run)
-        gone = connection.execute("DELETE FROM row WHERE id BETWEEN ? AND ?", (first, last)).rowcount
-        number = first >> ROW_BITS
-        if gone == n:
-            size = sum(length for _, length in run)
-            connection.execute(
-                "UPDATE stream SET messages = messages - ?, size = size - ? WHERE id = ?", (n, size, number)
-            )
-        elif gone:  # somebody else has deleted and counted some of them
-            connection.execute(
-                "UPDATE stream SET (messages, size) = (SELECT count(*), total(length(payload)) FROM row"
-                " WHERE id BETWEEN ? AND ?) WHERE id = ?",
-                (*_ids(number), number),
-            )
+    for _, ids in groupby(enumerate(sorted(rows)), lambda each: each[1][0] - each[0]):  # which follow one another
+        run = [row for _, row in ids]
+        first, number = run[0][0], run[0][0] >> ROW_BITS
+        gone = connection.execute("DELETE FROM row WHERE id BETWEEN ? AND ?", (first, run[-1][0])).rowcount
+        if gone == len(run):
+            change = "messages = messages - ?, size = size - ?"
+            values: tuple[int, ...] = gone, sum(size for _, size in run)
+        else:  # somebody else has deleted and counted some of them
+            change = "(messages, size) = (SELECT count(*), total(length(payload)) FROM row WHERE id BETWEEN ? AND ?)"
+            values = _ids(number)
+        connection.execute(f"UPDATE stream SET {change} WHERE id = ?", (*values, number))
         deleted += gone
     return deleted
-
-
-def _runs(rows: list[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
-    """Rows whose ids follow one another, which one statement deletes."""
-    for _, run in groupby(enumerate(rows), lambda each: each[1][0] - each[0]):
-        yield [row for _, row in run]

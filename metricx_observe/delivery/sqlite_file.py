@@ -117,23 +117,19 @@ class SqliteFile:
             with suppress(FileExistsError):
                 os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         # Short: a status of the event loop waits for the lock that is held meanwhile. The writer tries again.
-        connection = sqlite3.connect(
-            self._path or ":memory:", timeout=0.25, isolation_level=None, check_same_thread=False
-        )
+        path = self._path or ":memory:"
+        connection = sqlite3.connect(path, timeout=0.25, isolation_level=None, check_same_thread=False)
         try:
             _prepare(connection)
-            self._sign_on(connection)
+            if not self.owner:
+                if self._path is not None and self._owner_lock is None:  # before others can see the owner in the file
+                    self._owner_lock = _locked(self._lock_path(self._token))
+                signed_on = connection.execute("INSERT INTO owner (token) VALUES (?)", (self._token,))
+                self.owner = signed_on.lastrowid or 0
         except BaseException:
             connection.close()
             raise
         return connection
-
-    def _sign_on(self, connection: sqlite3.Connection) -> None:
-        """Become an owner. The lock file is locked before others can see the owner in the file."""
-        if not self.owner:
-            if self._path is not None and self._owner_lock is None:
-                self._owner_lock = _locked(self._lock_path(self._token))
-            self.owner = connection.execute("INSERT INTO owner (token) VALUES (?)", (self._token,)).lastrowid or 0
 
     def _lock_path(self, token: str) -> str:
         return f"{self._path}.{token}.lock"

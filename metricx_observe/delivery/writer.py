@@ -41,7 +41,7 @@ class Writer:
         self._streams: dict[tuple[str, str], Stream] = {}
         self._came = self._went = 0  # bytes; only who puts writes the first, only the writer the second
         self._wake = threading.Event()
-        self._thread: threading.Thread | None = None
+        self.thread: threading.Thread | None = None
         self._idle = self._hurry = self._closed = self._ended = False
         self._took_at = self._tick_at = 0.0
 
@@ -60,21 +60,16 @@ class Writer:
         if self._idle:
             self._idle = False
             self._wake.set()
-        if self._thread is None:
+        if self.thread is None:
             self.start()
         return True
-
-    @property
-    def started(self) -> bool:
-        """Whether the thread was started, and so the outbox is in use."""
-        return self._thread is not None
 
     def start(self) -> None:
         """Start the thread if it does not run yet."""
         with self._tally.lock:
-            if self._thread is None:
+            if self.thread is None:
                 with suppress(RuntimeError):  # the interpreter is ending: `at_exit` does the work on its own thread
-                    self._thread = start_thread("writer", self._run, self._isolate)
+                    self.thread = start_thread("writer", self._run, self._isolate)
                     pools = sys.modules.get("multiprocessing.util")
                     if pools is not None:  # its processes end without `atexit`
                         pools.Finalize(None, self.at_exit, exitpriority=0)
@@ -82,7 +77,7 @@ class Writer:
     def committed(self) -> Future[None]:
         """Is done when all that was put before is committed; all that wait share one group commit."""
         future: Future[None] = Future()
-        if self._thread is None or not self._thread.is_alive():
+        if self.thread is None or not self.thread.is_alive():
             future.set_result(None)
         else:
             self._queue.append(future)
@@ -96,7 +91,7 @@ class Writer:
 
     def at_exit(self) -> None:
         """Commit at the end of the interpreter: 2 s at most, and 0.5 s when nothing moves."""
-        while self._thread is None and self._next_group() and self._store():
+        while self.thread is None and self._next_group() and self._store():
             pass
         give_up, before, future = time.monotonic() + 2.0, -1, self.committed()
         while before < self._went and not wait([future], 0.5).done and time.monotonic() < give_up:
@@ -109,8 +104,8 @@ class Writer:
         self.commit(timeout_s)
         self._ended = True
         self._wake.set()
-        if self._thread is not None:
-            self._thread.join(0.2)
+        if self.thread is not None:
+            self.thread.join(0.2)
 
     def _run(self) -> None:
         while not self._ended:
@@ -167,9 +162,8 @@ class Writer:
                 if error.busy:
                     self._tally.say(logging.WARNING, "busy", "The outbox waits: %s", error)
         stored = Counter(stream.vendor for stream, _ in messages)
-        with self._tally.lock:
-            for vendor, n in stored.items():
-                self._tally.count(vendor, "committed", n=n)
+        for vendor, n in stored.items():
+            self._tally.count(vendor, "committed", n=n)
         for each in self._group:
             if not isinstance(each, Future):
                 self._went += each[2]
@@ -184,12 +178,11 @@ class Writer:
         for vendor, record, _ in (each for each in self._group if not isinstance(each, Future)):
             channel = self._channels[vendor]
             for kind, payload in self._encode(channel, record):
-                stream = self._streams.get((vendor, kind))
-                if stream is None:
+                if (vendor, kind) not in self._streams:
                     stream = Stream(vendor, channel.destination, kind, int(channel.importance(kind)))
                     self._streams[vendor, kind] = stream
                 # Not the bytes that orjson returns: those keep about 4 KB each (measured).
-                messages.append((stream, b"%b" % payload))
+                messages.append((self._streams[vendor, kind], b"%b" % payload))
         return messages
 
     def _encode(self, channel: Channel, record: Any) -> list[Message]:
