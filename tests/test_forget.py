@@ -82,6 +82,9 @@ def test_a_user_is_deleted_from_the_outbox_and_the_others_stay(environment: Path
     assert "outbox and dead letters: 3 messages deleted" in result.output
     assert "user-ann" not in waiting(environment)
     assert "user-bob" in waiting(environment)
+    left = b"".join(file.read_bytes() for file in environment.parent.glob("outbox.db*"))
+    assert b"user-bob" in left
+    assert b"user-ann" not in left  # not in free pages and not in the log either
     for part in ("/v2/regulations", '"userId": "user-ann"', "userId=user-ann", "/traces", 'user.id:"user-ann"'):
         assert part in result.output
     assert "sk-lf-forget" not in result.output

@@ -263,7 +263,7 @@ def test_literal_secrets_in_source_code_go() -> None:
         "password\u00a0=\u00a0hunter2",
         '<input name="password" value="hunter2">',
         json.dumps('<add key="ApiKey" value="hunter2"/>'),
-        f"/callback/{quote('?token=hunter2&page=1')}",
+        f"100%25 of /callback/{quote('?token=hunter2&page=1')}",
         quote(json.dumps({"password": "hunter2", "n": 1})),
         quote(quote("https://x.io/?page=1&password=hunter2&next=2")),
         f"state={quote('https://bob:hunter2@x.io/')}",
