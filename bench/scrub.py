@@ -127,6 +127,17 @@ def trace_of(characters: int) -> bytes:
     )
 
 
+def messages_of(characters: int) -> bytes:
+    """Messages without a secret."""
+    return orjson.dumps([{"role": "user", "content": f"{text(characters, 3)}."}])
+
+
+def rows_of(characters: int) -> bytes:
+    """What a tool of a language model answers."""
+    rows = ({"campaign": n, "name": f"Summer {n}", "clicks": n * 7, "ctr": 0.1} for n in range(characters // 55))
+    return orjson.dumps(list(rows))
+
+
 def main() -> int:
     """Print the figures; 1 when scrubbing an error costs more than a seventh of capturing it."""
     kept = Keep()
@@ -137,7 +148,11 @@ def main() -> int:
     scrubber = Scrubber()
     scrub = best(lambda: scrubber.scrub(kept.event, "error", "event"), 7, 20)
     print(f"scrub                   {scrub:9.1f} us, {scrub / capture:.3f} of it, at most {MAX_RATIO:.3f}")
-    for name, data in (("analytics event", event_of(1100)), ("LLM trace", trace_of(50_000))):
+    cases = {
+        "analytics event": event_of(1100), "LLM trace": trace_of(50_000),
+        "2 KB of text": messages_of(2_000), "50 KB of text": messages_of(50_000), "rows as JSON": rows_of(50_000),
+    }  # fmt: skip
+    for name, data in cases.items():
         cost = best(lambda data=data: scrubber.scrub_json(data, "track", "properties"), 7, 200)  # type: ignore[misc]
         print(f"{name:16} {len(data):6} B {cost:9.1f} us")
     return int(scrub > MAX_RATIO * capture)

@@ -62,15 +62,9 @@ def occurs(pattern: str) -> Callable[[str], bool]:
 
 def _wider(pattern: str) -> str:
     """`pattern` for Rust's engine: without what it does not have, so that it matches what Python's does, and more."""
-    for part, instead in (
-        (r"\(\?<?[=!](?:[^()\\]|\\.)*\)", ""),  # looking around
-        (r"(?<=[*+}])\+", ""),  # possessiveness
-        (r",\d+\}", ",}"),  # to count costs it memory
-        (r"\\w", r"[\\w\\p{N}]"),  # half a `½` is a letter to Python only
-        (r"\\Z", r"\\z"),
-    ):
-        pattern = re.sub(part, instead, pattern)
-    return pattern
+    pattern = re.sub(r"\(\?<?[=!](?:[^()\\]|\\.)*\)|(?<=[*+}])\+", "", pattern)  # looking around, possessiveness
+    pattern = re.sub(r",\d+\}", ",}", pattern)  # to count costs it memory
+    return pattern.replace(r"\w", r"[\w\p{N}]").replace(r"\Z", r"\z")  # `½` is a letter to Python only
 
 
 @cache
