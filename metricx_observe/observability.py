@@ -167,40 +167,50 @@ class Observability:
 
     def _open_vendors(self) -> None:
         from . import vendors
-        from .settings import Vendor, not_installed
 
         settings, channels = self.settings, list[Channel]()
         set_level(settings.log_level)
         secret = settings.carry_secret
         contexts.carry_secret = None if secret is None else secret.get_secret_value().encode()
-        for name, vendor in self.vendors.items():
-            if vendor.state in ("on", "local"):
-                try:
-                    self._open_vendor(name, vendor)
-                    channels += vendors.channels(name, settings, vendor, self.scrubber, self.boundary.count)
-                except (ImportError, ConfigurationError) as error:
-                    reason = not_installed(name, error.name) if isinstance(error, ImportError) else str(error)
-                    if not self._tolerant:
-                        raise ConfigurationError(reason) from error
-                    self.vendors[name] = Vendor("fault", reason=reason)
-        if channels:
-            self._delivery = Delivery(
-                channels,
-                url=settings.outbox,
-                limits=Limits(outbox_bytes=settings.outbox_max_bytes, max_age_s=settings.outbox_max_age),
-                deliver=settings.mode != "test",
-                isolate=self._isolated,
-            )
+        wanted = [name for name, vendor in self.vendors.items() if vendor.state in ("on", "local")]
+        for name in wanted:
+            with self._opening_vendor(name):
+                channels += vendors.channels(name, settings, self.vendors[name], self.scrubber, self.boundary.count)
+        if not channels:
+            return
+        self._delivery = Delivery(
+            channels,
+            url=settings.outbox,
+            limits=Limits(outbox_bytes=settings.outbox_max_bytes, max_age_s=settings.outbox_max_age),
+            deliver=settings.mode != "test",
+            isolate=self._isolated,
+        )
+        for name in wanted:
+            if self.vendors[name].state != "fault":
+                with self._opening_vendor(name):
+                    self._open_vendor(name, self.vendors[name], self._delivery)
 
-    def _open_vendor(self, name: str, target: Vendor) -> None:
+    @contextmanager
+    def _opening_vendor(self, name: str) -> Iterator[None]:
+        from .settings import Vendor, not_installed
+
+        try:
+            yield
+        except (ImportError, ConfigurationError) as error:
+            reason = not_installed(name, error.name) if isinstance(error, ImportError) else str(error)
+            if not self._tolerant:
+                raise ConfigurationError(reason) from error
+            self.vendors[name] = Vendor("fault", reason=reason)
+
+    def _open_vendor(self, name: str, target: Vendor, delivery: Delivery) -> None:
         """A vendor's module is imported only when that vendor is configured: its SDK comes with it."""
+        put = partial(delivery.put, name)
         if name == "rudderstack":
-            self._tracker = Tracker(partial(self._put, name), self.boundary)
+            self._tracker = Tracker(put, self.boundary)
         elif name == "sentry":
             from .vendors.sentry import Sentry
 
-            put = partial(self._put, name)
-            sentry = Sentry(self.settings, target, put, self._commit, self._sentry_options, self._web)
+            sentry = Sentry(self.settings, target, put, delivery.commit, self._sentry_options, self._web)
             self._sentry, self._errors = sentry, ErrorReporter(sentry, self.boundary)
             contexts.vendor_scope = sentry.scope
             if not self._web:
@@ -208,21 +218,13 @@ class Observability:
         else:
             from .vendors.langfuse import Langfuse
 
-            self._langfuse = Langfuse(self.settings, target, self._put)
+            self._langfuse = Langfuse(self.settings, target, delivery.put)
             self._llm = LLMTracer(self._langfuse, self.boundary)
 
     @property
     def is_open(self) -> bool:
         """Whether it was started and not closed."""
         return self._state == "open"
-
-    def _put(self, vendor: str, record: object, size: int) -> bool:
-        taken = self._delivery is not None and self._delivery.put(vendor, record, size=size)
-        logger.debug("%s: %s of about %d bytes %s", vendor, type(record).__name__, size, "put" if taken else "refused")
-        return taken
-
-    def _commit(self, timeout_s: float) -> bool:
-        return self._delivery is None or self._delivery.commit(timeout_s)
 
     @contextmanager
     def _isolated(self) -> Iterator[None]:
@@ -374,4 +376,5 @@ class Observability:
         Registered after the vendors' own hooks and delivery's, so that it runs before them.
         """
         self._hand_over()
-        self._commit(1.0)
+        if self._delivery is not None:
+            self._delivery.commit(1.0)

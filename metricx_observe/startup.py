@@ -32,7 +32,7 @@ def announce(settings: Settings, vendors: Mapping[str, Vendor], logger: logging.
         level = {"fault": logging.ERROR, "off": logging.WARNING}.get(vendor.state)
         if level is not None:
             logger.log(level, "[STARTUP] %s is off: %s", DOCUMENTED_NAMES[name], vendor.reason)
-    if states["analytics"] == "on" and settings.mode == "production" and not settings.chose_personal_data:
+    if states["analytics"] == "on" and not settings.chose_personal_data:
         logger.warning(
             "[STARTUP] analytics get e-mail addresses, which GA4's terms forbid: set METRICX_PERSONAL_DATA to hash "
             "or drop, or to keep"

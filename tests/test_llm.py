@@ -90,6 +90,20 @@ def test_ids_and_nesting(llm: LLMTracer, sink: Sink) -> None:
     assert llm.client == "the client"
 
 
+def test_a_generation_may_stand_alone(llm: LLMTracer, sink: Sink) -> None:
+    """Outside any block it is a trace of its own with that name; inside a trace's block it belongs to that trace."""
+    cell = request_of()
+    with llm.bound(cell).generation("alone", model="m", input="q", metadata={"a": 1}) as alone:
+        alone.update(output="a", usage={"input": 1, "output": 2})
+    assert cell.llm_trace_id == alone.trace_id
+    with llm.trace("outer") as trace, llm.generation("inside") as inside:
+        assert (inside.trace_id, inside.parent_id) == (trace.trace_id, trace.id)
+    (record,) = (each for each in sink.records if each.name == "alone")
+    assert (record.type, record.parent_id) == ("generation", None)
+    assert (record.trace.name, record.trace.user_id) == ("alone", "ann")
+    assert field(record, "metadata") == {"a": 1}
+
+
 def test_two_traces_are_two(llm: LLMTracer, sink: Sink) -> None:
     """A trace after another, and one in another request's block, have ids of their own."""
     with llm.trace("one") as one:

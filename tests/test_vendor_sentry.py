@@ -7,7 +7,7 @@ import inspect
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -209,16 +209,16 @@ def test_locals_can_be_switched_off(receiver: Receiver) -> None:
 def test_every_item_type_goes_through(observability: Observability) -> None:
     """Events, attachments, transactions, sessions, check-ins, logs and types that nobody knows yet are handed over."""
     categories: list[str] = []
-    put = observability._put
+    transport: Any = sentry_sdk.get_client().transport
+    put: Callable[[object, int], bool] = transport.put
 
-    def watch(vendor: str, record: Any, size: int) -> bool:
+    def watch(record: Any, size: int) -> bool:
         if isinstance(record, Envelope):
             categories.extend(item.data_category for item in record.items)
             assert size > 0
-        return put(vendor, record, size)
+        return put(record, size)
 
-    transport: Any = sentry_sdk.get_client().transport
-    transport.put = lambda record, size: watch("sentry", record, size)
+    transport.put = watch
     with sentry_sdk.new_scope() as scope:
         scope.add_attachment(b"some bytes", filename="a.txt")
         sentry_sdk.capture_message("with an attachment")

@@ -57,7 +57,7 @@ class Delivery:
         """Start the threads now, so that rows of an earlier process are delivered although nothing is put."""
         self._writer.start()
 
-    def put(self, vendor: str, record: object, *, size: int = 0) -> bool:
+    def put(self, vendor: str, record: object, size: int = 0) -> bool:
         """Hand a record over to be encoded, stored and delivered. Never blocks, never raises.
 
         `size`: about how many bytes it holds in memory. False: refused (memory bound, closed), which is counted.

@@ -14,7 +14,7 @@ from typing import Any
 
 from .channel import Channel, Limits, Message
 from .outbox import Outbox, OutboxError, Stream
-from .tally import Tally
+from .tally import Tally, logger
 from .threads import Isolate, start_thread
 
 GROUP = 500
@@ -170,6 +170,7 @@ class Writer:
             elif each.set_running_or_notify_cancel():
                 each.set_result(None)
         self._group = []
+        logger.debug("stored %s", dict(stored))
         self._stored(stored)
         return True
 

@@ -109,9 +109,9 @@ class LangfuseChannel(_Channel):
             if name == "metadata":
                 values |= _flat(Key.OBSERVATION_METADATA, scrubber.scrub(orjson.loads(value), record.type, name))
             elif isinstance(value, str):
-                values[_KEYS[name]] = scrubber.text(value, record.type, name) if name == "status_message" else value
+                values[_KEYS[name]] = scrubber.text(value, record.type, name)
             elif name not in _CONTENT:
-                values[_KEYS[name]] = value.decode()
+                values[_KEYS[name]] = scrubber.scrub_json(value, record.type, name).decode()
             elif not no_content:
                 values[_KEYS[name]] = _as_text(scrubber.scrub_json(value, record.type, name))
         if "usage" in fields:  # OpenTelemetry's GenAI names, still in development there: this is their one place
@@ -168,7 +168,8 @@ class LangfuseChannel(_Channel):
         return _attributes(self._scrubber.scrub(dict(attributes or {}), "observation", place))
 
     def post(self, payloads: Sequence[bytes]) -> Post:
-        return Post(self._url, self._headers, self._head + b",".join(payloads) + b"]}]}]}")
+        body = b"%b%b%b" % (self._head, b",".join(payloads), b"]}]}]}")
+        return Post(self._url, self._headers, body)
 
     def describe(self, kind: str, payload: bytes) -> Described:  # noqa: ARG002
         span = orjson.loads(payload)
@@ -206,7 +207,7 @@ class ScoreChannel(_Channel):
             "traceId": record.trace_id,
             "observationId": record.observation_id,
             "name": self._scrubber.text(record.name, "score", "name"),
-            "value": record.value,
+            "value": self._scrubber.scrub(record.value, "score", "value"),
             "dataType": record.data_type,
             "comment": record.comment and self._scrubber.text(record.comment, "score", "comment"),
             "environment": self._environment,
@@ -230,10 +231,11 @@ def resource_attributes(settings: Settings) -> dict[str, str]:
 
 def trace_attributes(facts: TraceFacts, scrubber: Scrubber | None) -> dict[str, Any]:
     """User, session, name, tags and metadata of the trace; Langfuse wants them on every observation."""
-    state, tags = facts.state, list(facts.tags)
+    state, tags, name, session = facts.state, list(facts.tags), facts.name, facts.session_id
     metadata: dict[str, Any] = {**facts.metadata, **(state.tags if state is not None else {})}
     if scrubber is not None:
         tags, metadata = scrubber.scrub(tags, "trace", "tags"), scrubber.scrub(metadata, "trace", "metadata")
+        name, session = scrubber.text(name, "trace", "name"), session and scrubber.text(session, "trace", "session")
     if state is not None:
         metadata |= {"request_id": state.request_id, "request_trace_id": state.trace_id}
     if facts.workspace_id is not None:
@@ -241,9 +243,9 @@ def trace_attributes(facts: TraceFacts, scrubber: Scrubber | None) -> dict[str, 
         tags.append(f"workspace:{facts.workspace_id}"[:200])
         metadata["workspace_id"] = facts.workspace_id
     values = {
-        Key.TRACE_NAME: facts.name or None,
+        Key.TRACE_NAME: name or None,
         Key.TRACE_USER_ID: facts.user_id,
-        Key.TRACE_SESSION_ID: facts.session_id,
+        Key.TRACE_SESSION_ID: session,
         Key.TRACE_TAGS: tags or None,
     }
     return _given(values) | _flat(Key.TRACE_METADATA, metadata)

@@ -28,6 +28,8 @@ from metricx_observe.tracker import TrackRecord
 from .browser import Browser, read_browser
 
 _MAX_TAGS = 50
+_SHOWN = ("page", "userAgent", "locale")
+"""Of what a browser says: texts that may hold anything."""
 _SHRUNK_BYTES = (8 << 10, 2 << 10, 0)
 """What properties are cut to when a message is too large after all: JSON writes a control character in six."""
 _MAX_MESSAGE = 32 << 10
@@ -107,8 +109,11 @@ class RudderStackChannel:
             message["context"]["traits"] = content
         else:
             message |= {key: content for key in ("properties", "traits") if key in shape}
-        given = {"anonymousId": anonymous, "event": record.name, "name": record.name}
-        given |= dict.fromkeys(("groupId", "previousId", "category"), record.target)
+        name, target = record.name and self._clean(record.name, record.type, "name"), record.target
+        if record.type == "page" and target is not None:
+            target = self._clean(target, "page", "name")
+        given = {"anonymousId": anonymous, "event": name, "name": name}
+        given |= dict.fromkeys(("groupId", "previousId", "category"), target)
         return orjson.dumps(message | {key: value for key, value in given.items() if key in shape})
 
     def _context(self, record: TrackRecord, browser: Browser | None) -> dict[str, Any]:
@@ -128,15 +133,15 @@ class RudderStackChannel:
                     "deniedConsentIds": [name for name, given in answers.items() if not given],
                 }
         if (info := record.info) is not None and browser is not None:
-            page = orjson.dumps(browser.context["page"])
-            page = self._scrubber.scrub_json(page, record.type, "page", personal=self._policy)
+            shown = orjson.dumps({name: browser.context[name] for name in _SHOWN if name in browser.context})
+            shown = self._scrubber.scrub_json(shown, record.type, "page", personal=self._policy)
             clean = partial(self._clean, signal=record.type, place="page")
-            context |= {**browser.context, "page": orjson.Fragment(without_path_secrets(page, info.params, clean))}
+            context |= {**browser.context, **orjson.loads(without_path_secrets(shown, info.params, clean))}
             if self._send_ip and info.client is not None:
                 context["ip"] = info.client[0]
         return context
 
-    def _clean(self, value: dict[str, str], signal: str, place: str) -> Any:
+    def _clean(self, value: dict[str, str] | str, signal: str, place: str) -> Any:
         return self._scrubber.scrub(value, signal, place, personal=self._policy)
 
     def post(self, payloads: Sequence[bytes]) -> Post:
