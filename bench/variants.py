@@ -198,14 +198,14 @@ def observability(url: str, folder: str, rate: float, **more: Any) -> Any:
     return Observability.from_env(**more)
 
 
-def ours(url: str, rate: float, signals: bool) -> Variant:
-    """Ours with nothing emitted, or with the signals of `by_hand`: injected, bound, tracked, traced."""
+def ours(url: str, rate: float, signals: str = "") -> Variant:
+    """Ours with nothing emitted; with the `same` signals as `by_hand`; or with a trace around the generation `more`."""
     folder = tempfile.mkdtemp(dir=".")
     ours = observability(url, os.path.abspath(folder), rate)
-    app = _ours_with_signals() if signals else _app()
+    app = {"": _app, "same": _ours_with_the_same, "more": _ours_with_more}[signals]()
     ours.install(app)
     ours.start()
-    expected = {"rudderstack track": 1.0, "langfuse span": 2.0} if signals else {}
+    expected = {"rudderstack track": 1.0, "langfuse span": {"same": 1.0, "more": 2.0}[signals]} if signals else {}
     return Variant(app, lambda: drained(ours), expected, ours.status)
 
 
@@ -218,7 +218,29 @@ def drained(ours: Any) -> None:
             assert not lost, f"{vendor}: {lost}"
 
 
-def _ours_with_signals() -> FastAPI:
+def _ours_with_the_same() -> FastAPI:
+    from metricx_observe import LLMTracerDep, TrackerDep
+    from metricx_observe.context import bind_user
+
+    def send(n: int, tracker: TrackerDep, llm: LLMTracerDep) -> None:
+        n %= VARIETY
+        bind_user(USER_ID, email=EMAIL, workspace_id="ws_42")
+        tracker.track(EVENT, PROPERTIES[n])
+        with llm.generation("answer", model=MODEL, input=INPUTS[n]) as generation:
+            generation.update(output=OUTPUTS[n], usage=USAGE)
+
+    async def of_the_loop(item_id: int, tracker: TrackerDep, llm: LLMTracerDep) -> dict[str, Any]:
+        send(item_id, tracker, llm)
+        return answer(item_id)
+
+    def of_a_thread(item_id: int, tracker: TrackerDep, llm: LLMTracerDep) -> dict[str, Any]:
+        send(item_id, tracker, llm)
+        return answer(item_id)
+
+    return _injected({"tracker": TrackerDep, "llm": LLMTracerDep}, of_the_loop, of_a_thread)
+
+
+def _ours_with_more() -> FastAPI:
     from metricx_observe import ContextDep, LLMTracerDep, TrackerDep
 
     def send(n: int, context: ContextDep, tracker: TrackerDep, llm: LLMTracerDep) -> None:
@@ -231,8 +253,6 @@ def _ours_with_signals() -> FastAPI:
         ):
             generation.update(output=OUTPUTS[n], usage=USAGE)
 
-    app = FastAPI()
-
     async def of_the_loop(item_id: int, context: ContextDep, tracker: TrackerDep, llm: LLMTracerDep) -> dict[str, Any]:
         send(item_id, context, tracker, llm)
         return answer(item_id)
@@ -241,13 +261,19 @@ def _ours_with_signals() -> FastAPI:
         send(item_id, context, tracker, llm)
         return answer(item_id)
 
+    return _injected({"context": ContextDep, "tracker": TrackerDep, "llm": LLMTracerDep}, of_the_loop, of_a_thread)
+
+
+def _injected(types: dict[str, Any], of_the_loop: Callable[..., Any], of_a_thread: Callable[..., Any]) -> FastAPI:
+    app = FastAPI()
+
     @app.get("/plain/{item_id}")
     async def plain(item_id: int) -> dict[str, Any]:
         return answer(item_id)
 
     for path, route in (("/async/{item_id}", of_the_loop), ("/sync/{item_id}", of_a_thread)):
-        # the types are known in this function only: FastAPI reads annotations by their module
-        route.__annotations__ |= {"item_id": int, "context": ContextDep, "tracker": TrackerDep, "llm": LLMTracerDep}
+        # the types are known in those functions only: FastAPI reads annotations by their module
+        route.__annotations__ |= {"item_id": int, **types}
         app.get(path, response_model=dict[str, Any])(route)
     return app
 
@@ -266,8 +292,9 @@ BUILD: dict[str, tuple[str, Callable[[str], Variant]]] = {
     "posthog": ("posthog's middleware and one capture", posthog),
     "hand": ("the three SDKs by hand", by_hand),
     "hand_lean": ("the three SDKs by hand, Langfuse on its own provider", lambda url: by_hand(url, lean=True)),
-    "ours0": ("ours, nothing emitted, traces 0", lambda url: ours(url, 0.0, signals=False)),
-    "ours01": ("ours, nothing emitted, traces 0.1", lambda url: ours(url, 0.1, signals=False)),
-    "ours": ("ours, the same signals as by hand", lambda url: ours(url, 0.1, signals=True)),
+    "ours0": ("ours, nothing emitted, traces 0", lambda url: ours(url, 0.0)),
+    "ours01": ("ours, nothing emitted, traces 0.1", lambda url: ours(url, 0.1)),
+    "ours": ("ours, the same signals as by hand", lambda url: ours(url, 0.1, "same")),
+    "ours_more": ("ours, a trace around the generation, three dependencies", lambda url: ours(url, 0.1, "more")),
 }
 """By name: what the tables call it, and how to build it for the sink's address."""

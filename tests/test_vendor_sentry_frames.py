@@ -186,10 +186,9 @@ def test_own_frames_are_told_wherever_the_process_runs(
 ) -> None:
     """The SDK knows the working directory only: elsewhere the application's frames would lose their locals."""
     monkeypatch.chdir(tmp_path)
-    try:
+    with pytest.raises(json.JSONDecodeError) as raised:
         json.loads("{")
-    except ValueError as error:
-        own, *theirs = frames(seen(receiver, error))
+    own, *theirs = frames(seen(receiver, raised.value))
     assert own["in_app"]
     assert "own" not in own["vars"]
     assert "tmp_path" in own["vars"]
