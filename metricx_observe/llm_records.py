@@ -43,8 +43,8 @@ class ObservationRecord(NamedTuple):
     start_ns: int
     end_ns: int
     fields: Mapping[str, bytes | str]
-    """As they were when they were given. JSON: input, output, metadata, model_parameters, usage, cost. Text: level,
-    status_message, model, completion_start_time."""
+    """As they were when they were given. Bytes are JSON: metadata, model_parameters, usage, cost, and input and output
+    that are no plain text. The others are texts: level, status_message, model, completion_start_time."""
 
     @property
     def trace(self) -> TraceFacts:

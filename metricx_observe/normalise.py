@@ -45,7 +45,15 @@ def snapshot(value: object, notes: Notes, max_bytes: int = MAX_BYTES) -> bytes:
     # orjson writes NaN and infinity as null: only a walk can tell them from None
     if not data or len(data) > max_bytes or ((len(data) < _LONG or not _of_texts(value)) and b"null" in data):
         data = orjson.dumps(plain(value, notes, max_bytes))
-    return b"%b" % data  # orjson's own bytes keep some 4 KB each while they are queued
+    # orjson's own bytes keep some 4 KB each while they are queued, which is much for a small one only
+    return b"%b" % data if len(data) < _LONG else data
+
+
+def content(value: object, notes: Notes) -> bytes | str:
+    """A prompt or an answer as it is now: a text as it is, since nothing can change it, anything else as JSON."""
+    if type(value) is str and value.isascii() and len(value) <= MAX_BYTES:
+        return value
+    return snapshot(value, notes)
 
 
 def _of_texts(value: object) -> bool:

@@ -19,7 +19,7 @@ import orjson
 
 from .ids import new_id, new_span_id
 from .llm_records import ObservationRecord, ScoreRecord, TraceFacts
-from .normalise import Notes, as_text, identifier, line, mapping, moment, plain, snapshot
+from .normalise import Notes, as_text, content, identifier, line, mapping, moment, plain, snapshot
 from .usage import cost_details, read_response, usage_details
 
 if TYPE_CHECKING:
@@ -257,7 +257,7 @@ def _tags(value: object, notes: Notes) -> tuple[str, ...]:
 
 
 _READ: Mapping[str, Callable[[object, Notes], bytes | str | None]] = {
-    "input": snapshot, "output": snapshot, "metadata": snapshot, "model_parameters": snapshot,
+    "input": content, "output": content, "metadata": snapshot, "model_parameters": snapshot,
     "usage": lambda value, _: _counts(usage_details(value)),
     "cost": lambda value, _: _counts(cost_details(value)),
     "model": line, "status_message": as_text, "level": _level, "completion_start_time": _time,

@@ -108,11 +108,11 @@ class LangfuseChannel(_Channel):
         for name, value in fields.items():
             if name == "metadata":
                 values |= _flat(Key.OBSERVATION_METADATA, scrubber.scrub(orjson.loads(value), record.type, name))
+            elif no_content and name in _CONTENT:
+                continue
             elif isinstance(value, str):
                 values[_KEYS[name]] = scrubber.text(value, record.type, name)
-            elif name not in _CONTENT:
-                values[_KEYS[name]] = scrubber.scrub_json(value, record.type, name).decode()
-            elif not no_content:
+            else:
                 values[_KEYS[name]] = _as_text(scrubber.scrub_json(value, record.type, name))
         if "usage" in fields:  # OpenTelemetry's GenAI names, still in development there: this is their one place
             counts, prefix = orjson.loads(fields["usage"]), "gen_ai.usage"

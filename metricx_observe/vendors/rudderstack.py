@@ -8,7 +8,7 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import partial
+from functools import lru_cache, partial
 from hashlib import sha256
 from itertools import islice
 from typing import Any, Protocol, cast
@@ -61,6 +61,8 @@ class RudderStackChannel:
         self._note = note
         self._policy: Personal = settings.personal_data
         self._send_ip = settings.send_client_ip
+        # an application has few names; more than that are looked at again
+        self._name = lru_cache(1_000)(partial(self._clean, place="name"))
         self._base: dict[str, Any] = {
             "app": {"name": settings.service_name, "version": settings.release},
             "environment": settings.environment_name,
@@ -109,9 +111,9 @@ class RudderStackChannel:
             message["context"]["traits"] = content
         else:
             message |= {key: content for key in ("properties", "traits") if key in shape}
-        name, target = record.name and self._clean(record.name, record.type, "name"), record.target
+        name, target = record.name and self._name(record.name, record.type), record.target
         if record.type == "page" and target is not None:
-            target = self._clean(target, "page", "name")
+            target = self._name(target, "page")
         given = {"anonymousId": anonymous, "event": name, "name": name}
         given |= dict.fromkeys(("groupId", "previousId", "category"), target)
         return orjson.dumps(message | {key: value for key, value in given.items() if key in shape})
