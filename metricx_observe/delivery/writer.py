@@ -19,6 +19,9 @@ from .threads import Isolate, start_thread
 
 GROUP = 500
 """Records in a group commit: large enough that a commit costs little of each, small enough to hold few in two forms."""
+TURN_S, PAUSE_S = 0.000_5, 0.000_05
+"""The event loop waits 5 ms for an interpreter that another thread does not let go of (`sys.getswitchinterval`), with
+each system call that it makes: the writer lets go of it after each half a millisecond of encoding."""
 TICK_S = 0.5
 """How often deadlines, bounds and dead processes' rows are looked at."""
 
@@ -176,7 +179,11 @@ class Writer:
 
     def _encoded(self) -> list[tuple[Stream, bytes]]:
         messages: list[tuple[Stream, bytes]] = []
+        turn_ends = time.monotonic() + TURN_S
         for vendor, record, _ in (each for each in self._group if not isinstance(each, Future)):
+            if time.monotonic() > turn_ends and not self._hurry:
+                time.sleep(PAUSE_S)
+                turn_ends = time.monotonic() + TURN_S
             channel = self._channels[vendor]
             for kind, payload in self._encode(channel, record):
                 if (vendor, kind) not in self._streams:
