@@ -459,6 +459,21 @@ def test_json_that_is_none_is_read_as_text() -> None:
     assert orjson.loads(scrubber.scrub_json(b"\xff", "track", "properties")) == "[unreadable bytes]"
 
 
+@given(
+    st.sampled_from(["password", "Client secret", "api key", "Token", "auth", "cookie", "session id"]),
+    st.text(st.characters(codec="utf-8"), max_size=60), st.text(max_size=8), st.booleans(),
+)  # fmt: skip
+@example("Password", " (new)", "", False)
+@example("Password", ' "new"', "", True)
+@example("Client secret", " for Shopify", "", False)
+def test_json_is_read_by_the_same_names(stem: str, after: str, before: str, sibling: bool) -> None:
+    """A key with spaces, quotes or punctuation gives its value away in JSON as in a dict."""
+    scrubber, name = Scrubber(key=b"k"), f"{before} {stem}{after}"
+    value = {"name": name, "value": "hunter2-XYZZY"} if sibling else {name: "hunter2-XYZZY"}
+    found = orjson.loads(scrubber.scrub_json(orjson.dumps(value), "track", "properties"))
+    assert found == scrubber.scrub(value, "track", "properties")
+
+
 def test_json_is_scrubbed_as_values_are() -> None:
     """The bytes say the same as the value, and are the very same when there is nothing to scrub."""
     scrubber = Scrubber(key=b"k")

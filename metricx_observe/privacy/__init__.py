@@ -11,6 +11,7 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from threading import Lock
 from typing import Any
 
@@ -96,7 +97,7 @@ class Scrubber:
     def scrub_json(self, data: bytes, signal: str, place: str, *, personal: Personal = "keep") -> bytes:
         """The same for JSON bytes. Gives `data` itself when there is nothing to scrub."""
         try:
-            if personal == "keep" and not self.patterns and not self.suspicious(data.decode()):
+            if personal == "keep" and not self.patterns and not self._in_json(data.decode()):
                 return data
             value = orjson.loads(data)
         except ValueError:
@@ -113,6 +114,10 @@ class Scrubber:
         if (occurs := self._occurs.get(personal)) is None:  # made when it is needed: that takes milliseconds
             occurs = self._occurs[personal] = looks.occurs(f"{self.names.hints}|{looks.hints(personal)}")
         return occurs(text)
+
+    @cached_property
+    def _in_json(self) -> Callable[[str], bool]:
+        return looks.occurs(f"{self.names.hints}|{self.names.in_json}|{looks.hints(False)}")
 
     def _scrubbed(self, value: object, signal: str, place: str, personal: Personal) -> tuple[Any, bool]:
         run = Pass(self, personal)

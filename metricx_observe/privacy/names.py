@@ -100,6 +100,10 @@ _HINTS = (
     "form-data",
 )
 
+# In JSON a name is a whole string, with spaces and punctuation, or the value beside another:
+# `{"Password (new)": …}`, `{"name": "Password (new)", "value": …}`.
+_IN_JSON = r'(?i:{stems})(?:[^"\\]|\\.)*"\s*:|"[^"a-zA-Z]*(?i:{siblings})[^"a-zA-Z]*"\s*:'
+
 # The name before a separator, read backwards from it: what closes it, then the name. `API key:` has a space.
 name_before = re.compile(
     r"""!?\s{0,9}+\]?+(?:["'`*]{1,3}+\\{0,8}+)?+([\w.\-\[\]%$]{1,64}+"""
@@ -126,7 +130,9 @@ class Names:
         stems = "|".join(sorted(_STEMS | {words[-1] for words in own}))
         self._stem = re.compile(stems).search
         self.hints = "|".join(_HINTS).format(stems=stems)
-        """What occurs in every text, and every JSON, in which a name gives a secret away, in Rust's syntax."""
+        """What occurs in every text in which a name gives a secret away, in Rust's syntax."""
+        self.in_json = _IN_JSON.format(stems=stems, siblings="|".join(_SIBLINGS))
+        """What occurs in JSON besides."""
         self.verdicts = Remembered(self._verdict)
         self.suspicious = Remembered(self._suspicious)
 
