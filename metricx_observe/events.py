@@ -56,6 +56,13 @@ class Event(BaseModel):
         if faults:
             raise ConfigurationError(f"event class {cls.__name__}: {'; '.join(faults)}")
 
+    def properties(self) -> dict[str, Any]:
+        """The fields as they are sent: excluded ones left out, serialisers of the class applied."""
+        try:
+            return self.model_dump(warnings=False)
+        except Exception:  # a value of the wrong type that a serialiser refuses
+            return dict(self.__dict__)
+
     @field_validator("*", mode="wrap")
     @classmethod
     def _keep_odd_values(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> Any:

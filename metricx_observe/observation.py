@@ -170,6 +170,8 @@ class Observation:
 
     def __enter__(self) -> Self:
         if self._token is None:
+            if (before := _current.get()) is not None and before._ended:
+                _current.set(current_observation())  # or a task's ended ones would hang on one another for ever
             self._token = _current.set(self)
         return self
 

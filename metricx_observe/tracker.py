@@ -76,7 +76,7 @@ class Tracker(Facade[Callable[[TrackRecord, int], bool]]):
                 return None
             values = _values(properties, notes)
             if isinstance(event, Event):
-                values = {**event.__dict__, **values}
+                values = {**event.properties(), **values}
             notes += faults
             if self._boundary.strict:  # else the codec looks, off the event loop
                 notes += ga4_parameter_faults(values)

@@ -316,6 +316,16 @@ def test_posts_run_side_by_side_up_to_the_channels_concurrency(vendor: FaultyVen
     assert sorted(numbers(vendor)) == list(range(40))
 
 
+def test_a_slow_vendor_gets_single_messages_side_by_side(vendor: FaultyVendor, start: Start) -> None:
+    """What a lane took for one turn is given back when the first post was slow, for the other lanes to post."""
+    vendor.delay_s = 0.2
+    delivery = start(LineChannel(vendor.url, max_messages=1, concurrency=8))
+    put(delivery, 24)
+    assert delivery.flush(10)
+    assert vendor.most_at_once > 4
+    assert sorted(numbers(vendor)) == list(range(24))
+
+
 def test_a_vendor_that_hangs_delays_no_other(vendor: FaultyVendor, start: Start) -> None:
     """Couriers are independent."""
     hanging = FaultyVendor()

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from uuid import UUID
 
 import pytest
-from pydantic import ValidationError
+from pydantic import Field, PlainSerializer, ValidationError
 
 from metricx_observe.events import (
     DOCUMENTED,
@@ -22,6 +22,18 @@ from metricx_observe.events import (
     ga4_parameter_faults,
 )
 from metricx_observe.exceptions import ConfigurationError
+
+
+def test_what_the_class_excludes_is_not_sent() -> None:
+    """pydantic's own `exclude` and serialisers hold; a value that a serialiser refuses is kept as it is."""
+
+    class Paid(Event):
+        name = "paid"
+        holder: str = Field(exclude=True)
+        amount: Annotated[float, PlainSerializer(lambda amount: round(amount, 2))]
+
+    assert Paid(holder="Jane", amount=1.234).properties() == {"amount": 1.23}
+    assert Paid.model_validate({"holder": "Jane", "amount": "much"}).properties()["amount"] == "much"
 
 
 def test_the_documented_events() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import AsyncIterator, Generator
+from contextvars import copy_context
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,7 +17,7 @@ from metricx_observe import LLMTracer
 from metricx_observe.boundary import Boundary
 from metricx_observe.context import Context, RequestContext, use_cell
 from metricx_observe.llm_records import ObservationRecord, ScoreRecord
-from metricx_observe.observation import current_observation
+from metricx_observe.observation import Observation, _current, current_observation
 
 
 class Sink:
@@ -260,6 +261,19 @@ def test_a_block_within_itself_ends_with_the_inner_one(llm: LLMTracer, sink: Sin
         assert current_observation() is None
     assert current_observation() is None
     assert [record.name for record in sink.records] == ["outer"]
+
+
+def test_blocks_that_end_elsewhere_do_not_pile_up(llm: LLMTracer) -> None:
+    """A task that begins one streamed trace after another keeps none of those that ended in another Context."""
+    for _ in range(50):
+        trace = llm.trace("streamed").__enter__()
+        copy_context().run(trace.__exit__, None, None, None)
+        assert current_observation() is None
+    found, length = _current.get(), 0
+    while found is not None and found._token is not None:
+        before, length = found._token.old_value, length + 1
+        found = before if isinstance(before, Observation) else None
+    assert length <= 1
 
 
 def test_a_block_that_ends_elsewhere_leaves_that_place_alone(llm: LLMTracer, sink: Sink) -> None:

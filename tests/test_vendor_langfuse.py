@@ -21,6 +21,7 @@ from langfuse import LangfuseOtelSpanAttributes as Key
 from langfuse import get_client, observe, propagate_attributes
 from langfuse._client.resource_manager import LangfuseResourceManager
 from opentelemetry import trace as otel_trace
+from opentelemetry.context import Context as OtelContext
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -327,6 +328,38 @@ def test_the_applications_own_langfuse_code_nests_under_ours(receiver: Receiver)
     assert ours["step"]["payload"]["attributes"][Key.TRACE_NAME] == "outer"
     alone = [signal for signal in found if signal["trace_id"] != t.trace_id]
     assert {signal["name"] for signal in alone} == {"step", "inner"}
+
+
+def test_spans_go_where_the_application_puts_them(receiver: Receiver) -> None:
+    """Innermost of our blocks and theirs; an explicit trace or root is kept; nobody else's spans become ours."""
+    others = TracerProvider().get_tracer("shop")
+    with observed(receiver) as observability, observability.context(user_id=uuid4().hex):
+        observability.start()
+        client: Any = observability.llm.client
+        tracer = client._otel_tracer
+        decorated = tracer.start_as_current_span("decorated")
+        with observability.llm.trace("outer") as outer:
+            with others.start_as_current_span("a query") as query:
+                assert query.get_span_context().trace_id != int(outer.trace_id, 16)
+                assert isinstance(query, ReadableSpan)
+                assert query.parent is None
+                with client.start_as_current_observation(name="theirs") as theirs:
+                    assert theirs.trace_id == outer.trace_id
+                    with outer.generation("ours") as ours, client.start_as_current_observation(name="inner") as inner:
+                        assert format(inner._otel_span.parent.span_id, "016x") == ours.id
+                    with client.start_as_current_observation(name="below") as below:
+                        assert format(below._otel_span.parent.span_id, "016x") == theirs.id
+            with client.start_as_current_observation(name="far", trace_context={"trace_id": "a" * 32}) as far:
+                assert far.trace_id == "a" * 32
+                assert Key.TRACE_NAME not in far._otel_span.attributes
+            assert tracer.start_span("root", context=OtelContext()).parent is None
+
+        def current() -> otel_trace.Span:
+            return otel_trace.get_current_span()
+
+        step = decorated(current)
+        with observability.llm.trace("later") as later:
+            assert step().get_span_context().trace_id == int(later.trace_id, 16)
 
 
 @pytest.mark.parametrize("allowed", [True, False])

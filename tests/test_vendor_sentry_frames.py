@@ -13,10 +13,10 @@ import pytest
 import sentry_sdk
 from sentry_sdk.client import Client
 from sentry_sdk.envelope import Envelope
+from sentry_sdk.integrations.logging import ignore_logger, unignore_logger
 from sentry_sdk.scope import Scope, use_isolation_scope, use_scope
+from sentry_sdk.scrubber import EventScrubber
 from sentry_sdk.transport import Transport
-
-from metricx_observe.vendors.sentry_frames import Bypass
 
 from .receiver_server import Receiver
 from .support import observed
@@ -152,15 +152,51 @@ def test_a_logged_error_has_locals_and_source(receiver: Receiver, caplog: pytest
     assert "it failed" in caplog.text
 
 
-def test_the_applications_own_event_scrubber_runs(receiver: Receiver) -> None:
-    """An `event_scrubber` in `sentry_options` sees the event whole."""
+def test_the_applications_own_event_scrubber_sees_the_locals(receiver: Receiver) -> None:
+    """An `event_scrubber` in `sentry_options` filters them as it does with the SDK alone."""
+    scrubber = EventScrubber(denylist=["text"], recursive=True)
+    values = [frame["vars"] for frame in frames(seen(receiver, plainly(), event_scrubber=scrubber))[1:]]
+    assert len(values) == 19
+    assert {value["text"] for value in values} == {"[Filtered]"}
+    assert values[0]["depth"] == "18"
 
-    class Scrubber:
-        def scrub_event(self, event: Any) -> None:
-            event["extra"] = {"frames": len(frames(event))}
 
-    event = seen(receiver, plainly(), event_scrubber=Scrubber())
-    assert event["extra"] == {"frames": 20}
+def test_what_an_event_processor_takes_off_stays_off(receiver: Receiver) -> None:
+    """Locals never come back, and never stand on another frame; what it adds to the user stays."""
+
+    def process(event: Any, hint: Any) -> Any:
+        stack = event["exception"]["values"][0]["stacktrace"]
+        del stack["frames"][5]
+        stack["frames"][-1].pop("vars")
+        event["user"]["plan"] = "pro"
+        event["transaction"] = "mine"
+        return event
+
+    error = plainly()
+    with sentry_sdk.isolation_scope() as scope:
+        scope.add_event_processor(process)
+        event = seen(receiver, error)
+    assert "vars" not in frames(event)[-1]
+    # the first frame is this file's `plainly`, and the frame of depth 14 was taken out
+    assert [frame["vars"]["depth"] for frame in frames(event)[1:-1]] == [
+        str(depth) for depth in range(18, 0, -1) if depth != 14
+    ]
+    assert (event["user"]["plan"], event["transaction"]) == ("pro", "mine")
+
+
+def test_loggers_that_the_application_ignores_use_nothing_up(receiver: Receiver) -> None:
+    """An exception that such a logger logs first is still one of the ten that are sent."""
+    ignore_logger("noisy*")
+    try:
+        with observed(receiver) as observability, observability.context(user_id=(user := uuid4().hex)):
+            for _ in range(10):
+                error = plainly()
+                logging.getLogger("noisy.shop").error("ignored", exc_info=error)
+                observability.errors.capture_exception(error)
+            assert observability.flush(10)
+            assert len(receiver.signals(kind="error", user=user)) == 10
+    finally:
+        unignore_logger("noisy*")
 
 
 def test_an_event_of_the_applications_own_stays_as_it_was(receiver: Receiver) -> None:
@@ -194,11 +230,3 @@ def test_own_frames_are_told_wherever_the_process_runs(
     assert "tmp_path" in own["vars"]
     assert theirs
     assert not any(frame["in_app"] or "vars" in frame for frame in theirs)
-
-
-def test_what_is_never_taken_back_does_not_grow() -> None:
-    """Should the SDK drop an event in between, no more than a hundred are held."""
-    bypass = Bypass(None)
-    for number in range(1_000):
-        bypass.scrub_event({"event_id": str(number), "sdk": {}})
-    assert len(bypass._held) <= 100

@@ -18,6 +18,8 @@ from .threads import Isolate, start_thread
 TURN = 8
 """Messages that a lane takes at once, also where a post holds only one: reading and deleting rows one by one costs as
 much as posting them."""
+SLOW_S = 0.05
+"""A vendor that takes longer gets its messages one by one on many lanes, where posts hold only one."""
 
 
 class Courier:
@@ -30,7 +32,7 @@ class Courier:
         self._gate = Gate(channel, limits)
         self._changed = threading.Condition()  # guards the gate and the lanes
         self._lanes = self._idle = 0
-        self._closing = False
+        self._closing = self._slow = False
         self._taking = threading.Lock()
         self._taken: set[int] = set()
 
@@ -109,10 +111,12 @@ class Courier:
         accepted: list[Row] = []
         try:
             while work and not self._closing and self._gate.quiet().isdisjoint(["", *(row.kind for row in work[-1])]):
+                began = time.monotonic()
                 rows = work.pop()
                 said, status, reason = self._post(line, rows, accepted)
                 if not work:
                     self._remove(accepted)  # before the body is read, which may never end
+                self._slow = time.monotonic() - began > SLOW_S
                 reason = reason or line.finish()[:300].decode("utf-8", "replace")
                 if said is Verdict.REFUSED and len(rows) > 1:
                     middle = len(rows) // 2
@@ -125,6 +129,8 @@ class Courier:
                 elif said is not Verdict.DELIVERED:
                     work.append(rows)
                     break
+                if self._slow and most == 1:
+                    break  # other lanes post the rest at the same time
         finally:
             try:
                 self._remove(accepted)
@@ -137,7 +143,7 @@ class Courier:
         """What to post in one turn. What the vendor forbids now waits; of the least important kind it is dropped."""
         quiet = self._gate.quiet()
         waits = {kind for kind in quiet if self.channel.importance(kind) > Importance.TRANSACTION}
-        most = max(self.channel.max_messages, 1 if self._gate.failures else TURN)  # a probe is one post
+        most = max(self.channel.max_messages, 1 if self._gate.failures or self._slow else TURN)  # a probe is one post
         with self._taking:
             rows, more = self._outbox.take(
                 self.channel.destination, max_messages=most, max_bytes=self.channel.max_bytes, skip=self._taken,

@@ -98,8 +98,11 @@ class Line:
         to = urlsplit(url)
         host, secure = to.hostname or "", to.scheme == "https"
         local = _is_loopback(host)
-        found = None if local or urllib.request.proxy_bypass(host) else urllib.request.getproxies().get(to.scheme)
+        proxies = {} if local or urllib.request.proxy_bypass(host) else urllib.request.getproxies()
+        found = proxies.get(to.scheme) or proxies.get("all")
         proxy = urlsplit(found) if found else None
+        if proxy and proxy.scheme != "http":
+            raise OSError(f"a proxy must be http://, and the environment's is {proxy.scheme}://")
         kind = partial(HTTPSConnection, context=_tls()) if secure else HTTPConnection
         connection = kind(*((proxy.hostname or "", proxy.port or 80) if proxy else (host, to.port)), timeout=timeout_s)
         self._target, self._headers = to._replace(scheme="", netloc="").geturl(), HEADERS
@@ -140,7 +143,7 @@ class Line:
         with suppress(OSError, HTTPException):
             body = response.read(BODY_BYTES) if response is not None else b""
         self._until = float("inf")
-        if response is None or not response.isclosed():  # it failed, or there is more
+        if response is None or not response.isclosed() or response.will_close:  # failed, or more to come, or no more
             self.close()
         return body
 
@@ -152,9 +155,9 @@ class Line:
     def abort(self) -> None:
         """Cut the connection under a running post, which then fails as for a vendor that hung up."""
         self._aborted = True
-        if self._socket is not None:
+        if (dialled := self._socket) is not None:  # read once: its own thread may close it meanwhile
             with suppress(OSError):  # it is closed already
-                self._socket.shutdown(socket.SHUT_RDWR)
+                dialled.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close the connection."""

@@ -162,6 +162,7 @@ class Writer:
             except OutboxError as error:
                 if self._ended:
                     return False
+                time.sleep(0.0 if error.busy else PAUSE_S * 1000)
                 if error.busy:
                     self._tally.say(logging.WARNING, "busy", "The outbox waits: %s", error)
         stored = Counter(stream.vendor for stream, _ in messages)

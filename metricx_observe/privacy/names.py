@@ -102,7 +102,7 @@ _HINTS = (
 
 # In JSON a name is a whole string, with spaces and punctuation, or the value beside another:
 # `{"Password (new)": …}`, `{"name": "Password (new)", "value": …}`.
-_IN_JSON = r'(?i:{stems})(?:[^"\\]|\\.)*"\s*:|"[^"a-zA-Z]*(?i:{siblings})[^"a-zA-Z]*"\s*:'
+_IN_JSON = r'(?i:{stems}|%[0-9a-f][0-9a-f])(?:[^"\\]|\\.)*"\s*:|"[^"a-zA-Z]*(?i:{siblings})[^"a-zA-Z]*"\s*:'
 
 # The name before a separator, read backwards from it: what closes it, then the name. `API key:` has a space.
 name_before = re.compile(

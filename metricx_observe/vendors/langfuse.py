@@ -23,6 +23,7 @@ from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerPro
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, Tracer
+from opentelemetry.util._decorator import _agnosticcontextmanager
 
 from metricx_observe.context import DETACHED, current_cell
 from metricx_observe.llm_records import ObservationRecord, ScoreRecord, TraceFacts
@@ -119,10 +120,15 @@ class _Tracer(Tracer):
         self._tracer = tracer
 
     def start_span(self, name: str, context: OtelContext | None = None, *args: Any, **kwargs: Any) -> otel_trace.Span:
-        return self._tracer.start_span(name, context or _beneath(), *args, **kwargs)
+        return self._tracer.start_span(name, _beneath() if context is None else context, *args, **kwargs)
 
-    def start_as_current_span(self, name: str, context: OtelContext | None = None, *args: Any, **kwargs: Any) -> Any:
-        return self._tracer.start_as_current_span(name, context or _beneath(), *args, **kwargs)
+    @_agnosticcontextmanager  # as the SDK's: also a decorator, and asks where it is at each call
+    def start_as_current_span(
+        self, name: str, context: OtelContext | None = None, *args: Any, **kwargs: Any
+    ) -> Iterator[otel_trace.Span]:
+        context = _beneath() if context is None else context
+        with self._tracer.start_as_current_span(name, context, *args, **kwargs) as span:
+            yield span
 
 
 def _beneath() -> OtelContext | None:
@@ -132,8 +138,11 @@ def _beneath() -> OtelContext | None:
         return None
     trace_id = int(observation.trace_id, 16)
     inside = isinstance(running, ReadableSpan) and (running.start_time or 0) >= observation.start_ns
-    if inside and running.get_span_context().trace_id == trace_id:
+    where = running.get_span_context()
+    if inside and where.trace_id == trace_id:
         return None
+    if isinstance(running, NonRecordingSpan) and where.is_valid and where.trace_flags.sampled and not where.is_remote:
+        return None  # the SDK's `trace_context=`: the application says where it belongs
     ours = SpanContext(trace_id, int(observation.id, 16), False, TraceFlags(TraceFlags.SAMPLED))
     return otel_trace.set_span_in_context(NonRecordingSpan(ours))
 
@@ -158,7 +167,7 @@ class _Identify(SpanProcessor):
 
     def on_start(self, span: Span, parent_context: OtelContext | None = None) -> None:  # noqa: ARG002
         observation, cell = current_observation(), current_cell()
-        if observation is not None:
+        if observation is not None and int(observation.trace_id, 16) == span.get_span_context().trace_id:
             facts = observation._facts()
         elif cell is not None and cell is not DETACHED:
             facts = TraceFacts().within(cell.state)

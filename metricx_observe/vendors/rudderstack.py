@@ -1,4 +1,4 @@
-"""RudderStack: its SDK builds and validates each message, and never sends.
+"""RudderStack: its SDK makes the shape of each message once, and never sends.
 
 `Client(send=False)` keeps us on the vendor's own shape; its thread, queue, flush and `atexit` hook are not used.
 """

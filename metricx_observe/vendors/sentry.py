@@ -1,6 +1,6 @@
 """Sentry: its SDK builds events, in scopes that are ours.
 
-Everything that knows the SDK's inside is here and in `sentry_channel.py`; `tests/test_vendor_sentry.py` fails when the
+Everything that knows the SDK's inside is in this folder's `sentry…` files; `tests/test_vendor_sentry*.py` fail when the
 SDK changes.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, ClassVar
 
 import sentry_sdk
@@ -26,7 +27,7 @@ from metricx_observe.settings import Settings, Vendor
 from .burst import error_key
 from .sentry_channel import EnvelopeTransport, Put
 from .sentry_events import enrich
-from .sentry_frames import Bypass, add_locals, add_source, own_locals, tell_own
+from .sentry_frames import Bypass, add_source, steps_of, tell_own
 from .sentry_scope import RequestScope, Transactions
 
 logger = logging.getLogger(__name__)
@@ -44,8 +45,6 @@ _RECORD_ID = "_metricx_event_id"
 """On a log record that was admitted: the id of its event. The SDK shows attributes without the underscore."""
 _EXTRA = "metricx_extra"
 """In the hint of an event that was given more facts."""
-_CELL, _OWN_LOCALS = "metricx_cell", "metricx_own_locals"
-"""In the hint of an event: whose it is, and the exception whose frames still want their locals."""
 
 
 class Sentry:
@@ -75,7 +74,7 @@ class Sentry:
         self._transactions = Transactions(settings, put)
         given = {**self._options(web), **options}
         self._previous = self._take_over(given)
-        self._bypass = Bypass(options.get("event_scrubber"))
+        self._bypass = Bypass(options)
         # with `data_collection` the SDK takes no scrubber; a shorter length would cut the events' ids, too
         if not options.get("data_collection") and (options.get("max_value_length") or 32) >= 32:
             given["event_scrubber"] = self._bypass
@@ -95,7 +94,7 @@ class Sentry:
         logs = self._client.get_integration(LoggingIntegration)
         for name, wanted in (("_handler", self._is_new_record), ("_breadcrumb_handler", _is_no_servers_echo)):
             if (handler := getattr(logs, name, None)) is not None:
-                handler.addFilter(wanted)
+                handler.addFilter(partial(wanted, handler))
         sentry_sdk.get_global_scope().add_event_processor(self._process)
         Sentry._open.append(self)
 
@@ -191,40 +190,29 @@ class Sentry:
         cell = running or cell or left_by(error) or DETACHED
         if not self._is_news(event, hint, error, cell):
             return None
-        if sentry_sdk.get_client() is not self._client:  # of a later `sentry_sdk.init`, whose hooks are not ours
-            return event if cell is DETACHED else enrich(event, cell, self._settings.send_client_ip)
-        if cell is not DETACHED:
-            hint[_CELL] = cell
-        return event
+        return event if cell is DETACHED else enrich(event, cell, self._settings.send_client_ip)
 
     def _completing(self, before_send: Any, with_source: bool) -> Any:
-        """A hook that first puts on what is ours: it runs after the SDK has serialised the event, 4 us for each value.
-
-        So `before_send` sees all of it, an event processor of the application's not.
-        """
+        """A hook that first puts on what was kept from the SDK's serialiser, which costs 4 us a value."""
 
         def complete(event: Any, hint: Any) -> Any:
             self._bypass.put_back(event)
             tell_own(event)
-            if (error := hint.get(_OWN_LOCALS)) is not None:
-                add_locals(event, error, self._client.options)
             if with_source:
                 add_source(event)
-            if _CELL in hint:
-                enrich(event, hint[_CELL], self._settings.send_client_ip)
             if extra := hint.get(_EXTRA):  # the SDK would cut it to ten items
                 event["extra"] = {**(event.get("extra") or {}), **extra}
             return event if before_send is None else before_send(event, hint)
 
         return complete
 
-    def _is_new_record(self, record: logging.LogRecord) -> bool:
+    def _is_new_record(self, handler: Any, record: logging.LogRecord) -> bool:
         """Whether to make an event of a log record: not of an exception that was reported, or comes in a burst."""
         error = record.exc_info[1] if record.exc_info else None
-        if error is None:
+        if error is None or not handler._can_record(record):  # of a logger that the application ignores
             return True
         cell = current_cell() or left_by(error) or DETACHED
-        if not _is_no_servers_echo(record) or reported_as(error, cell) is not None:
+        if not _is_no_servers_echo(handler, record) or reported_as(error, cell) is not None:
             return False
         sent, event_id = self._transport.burst.admit(error_key(error))
         if sent:
@@ -255,11 +243,15 @@ class Sentry:
         if not admission.sent:
             return admission.event_id
         client, mechanism = sentry_sdk.get_client(), {"type": "metricx_observe", "handled": handled}
-        own = error if client is self._client and own_locals(error, client.options) else None
-        options = client.options if own is None else {**client.options, "include_local_variables": False}
-        event, hint = event_from_exception(error, client_options=options, mechanism=mechanism)
+        plainly = {**client.options, "include_local_variables": False}
+        event, hint = event_from_exception(error, client_options=plainly, mechanism=mechanism)
+        ours = client.options["event_scrubber"] is self._bypass
+        steps = steps_of(event, error, client.options) if ours else None  # type: ignore[arg-type]
+        if steps is None:  # the SDK does it
+            event, hint = event_from_exception(error, client_options=client.options, mechanism=mechanism)
         event["event_id"] = str(admission.event_id)
-        return self._capture(event, {**hint, _ADMITTED: True, _OWN_LOCALS: own}, extra, level)
+        with self._bypass.locals_for(event, steps or [], client.options):
+            return self._capture(event, {**hint, _ADMITTED: True}, extra, level)
 
     @property
     def merged(self) -> int:
@@ -278,7 +270,7 @@ class Sentry:
         sentry_sdk.add_breadcrumb(message=message, category=category, data=dict(data))
 
 
-def _is_no_servers_echo(record: logging.LogRecord) -> bool:
+def _is_no_servers_echo(handler: Any, record: logging.LogRecord) -> bool:  # noqa: ARG001
     error = record.exc_info[1] if record.exc_info else None
     return record.name not in _SERVER_LOGGERS or error is None or not was_reported(error)
 

@@ -44,7 +44,9 @@ def enrich(event: dict[str, Any], cell: Context, send_ip: bool) -> dict[str, Any
         event.pop("user", None)
     elif state.user is not None:
         user = {"id": state.user.id, "email": state.user.email}
-        event["user"] = {key: value for key, value in user.items() if value is not None}
+        known = event.get("user") or {}  # of `sentry_sdk.set_user`: stays when it is the same person
+        known = known if known.get("id") in (None, state.user.id) else {}
+        event["user"] = {**known, **{key: value for key, value in user.items() if value is not None}}
     if state.workspace is not None:
         tags["workspace_id"] = state.workspace.id
         workspace = {"id": state.workspace.id, "name": state.workspace.name}
@@ -52,8 +54,8 @@ def enrich(event: dict[str, Any], cell: Context, send_ip: bool) -> dict[str, Any
     if cell.llm_trace_id is not None:
         tags["langfuse_trace_id"] = cell.llm_trace_id
         contexts["langfuse"] = {"trace_id": cell.llm_trace_id}
-    known = ((str(key)[:_TAG_KEY], value) for key, value in tags.items() if value is not None)
-    event["tags"] = {key: one_line(value)[:_TAG_VALUE] for key, value in known}
+    given = ((str(key)[:_TAG_KEY], value) for key, value in tags.items() if value is not None)
+    event["tags"] = {key: one_line(value)[:_TAG_VALUE] for key, value in given}
     if cell.info is not None:
         event["transaction"] = route_name(cell)  # inside an open transaction the SDK has put its provisional name
         event["transaction_info"] = {"source": "route"}

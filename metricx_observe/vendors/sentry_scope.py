@@ -5,6 +5,7 @@ Most requests touch nothing of Sentry. Forking two scopes for each costs as much
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from copy import copy
 from datetime import UTC, datetime
@@ -29,9 +30,18 @@ _filling = RLock()
 """Two threads of one request may touch its scope for the first time at once. Held for some microseconds."""
 
 
+def _after_fork() -> None:
+    global _filling
+    _filling = RLock()  # another thread of the parent may have held it
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 class _Scope(Scope):
     __slots__ = ("fill",)
-    fill: Callable[[], Scope]
+    fill: Callable[[], Scope] | None
 
 
 class _LazyScope(_Scope):
@@ -57,10 +67,11 @@ class _LazyScope(_Scope):
 
     def _touch(self) -> None:
         with _filling:
-            if type(self) is _LazyScope:
+            if type(self) is _LazyScope and self.fill is not None:
                 filled = self.fill()
                 for slot in Scope.__slots__:
                     object.__setattr__(self, slot, getattr(filled, slot))
+                object.__setattr__(self, "fill", None)
                 object.__setattr__(self, "__class__", _Scope)
 
 
@@ -112,7 +123,9 @@ class RequestScope:
     `status`: of the response, set by the middleware for the transaction, if there is one.
     """
 
-    __slots__ = ("_before", "_cell", "_client", "_process", "_transaction", "_transactions", "status")
+    __slots__ = ("_before", "_cell", "_client", "_mine", "_process", "_transaction", "_transactions", "status")
+    _mine: _LazyScope | None
+    _transaction: Transaction | None
 
     def __init__(
         self,
@@ -126,16 +139,19 @@ class RequestScope:
 
     def __enter__(self) -> RequestScope:
         self._before = Scope.get_isolation_scope(), Scope.get_current_scope()
-        Scope.set_isolation_scope(_LazyScope(self._isolation, self._client))
+        self._mine = _LazyScope(self._isolation, self._client)
+        if isinstance(self._before[0], _Scope):  # in a request: what that sets from now on is none of this one's
+            self._mine._touch()
+        Scope.set_isolation_scope(self._mine)
         Scope.set_current_scope(_LazyScope(self._current, self._before[1].client))
         self._transaction = self._transactions.begin(self._cell)
         return self
 
     def _isolation(self) -> Scope:
-        scope, cell = self._before[0].fork(), self._cell
+        scope, cell, process = self._before[0].fork(), self._cell, self._process
         scope.clear_breadcrumbs()  # a fork copies the parent's
         scope.client = self._client  # also after a later `sentry_sdk.init` by the application
-        scope.add_event_processor(lambda event, hint: self._process(event, hint, cell))
+        scope.add_event_processor(lambda event, hint: process(event, hint, cell))
         scope.set_new_propagation_context()
         propagation = scope.get_active_propagation_context()
         propagation.trace_id = cell.state.trace_id or new_id()
@@ -153,6 +169,7 @@ class RequestScope:
         if self._transaction is not None:
             self._transactions.end(self._transaction, self.status, self._cell)
         # a generator that is dropped ends in somebody else's Context, which has nothing to put back
-        if getattr(Scope.get_isolation_scope(), "fill", None) == self._isolation:
+        if Scope.get_isolation_scope() is self._mine:
             Scope.set_isolation_scope(self._before[0])
             Scope.set_current_scope(self._before[1])
+        self._mine = self._transaction = None  # a task that outlives the request keeps its scope, and nothing more
