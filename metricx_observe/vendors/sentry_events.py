@@ -45,7 +45,7 @@ def enrich(event: dict[str, Any], cell: Context, send_ip: bool) -> dict[str, Any
     elif state.user is not None:
         user = {"id": state.user.id, "email": state.user.email}
         known = event.get("user") or {}  # of `sentry_sdk.set_user`: stays when it is the same person
-        known = known if known.get("id") in (None, state.user.id) else {}
+        known = known if known.get("id") == state.user.id else {}
         event["user"] = {**known, **{key: value for key, value in user.items() if value is not None}}
     if state.workspace is not None:
         tags["workspace_id"] = state.workspace.id
