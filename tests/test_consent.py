@@ -76,7 +76,8 @@ async def test_with_consent_errors_name_the_user_and_hash_what_is_in_free_text(r
     found = await signals_of(receiver, lambda _: True, send_client_ip=True)
     assert len(found["track"]) == 1
     (raised,) = (payload for payload in found["error"] if "exception" in payload)
-    assert raised["user"] == {"id": "user-1", "email": EMAIL, "ip_address": ADDRESS}
+    # `username` is what the application itself told Sentry of the same person
+    assert raised["user"] == {"id": "user-1", "email": EMAIL, "username": "ann", "ip_address": ADDRESS}
     del raised["user"]
     for personal in (EMAIL, PHONE, ADDRESS):
         assert personal not in json.dumps(raised)
