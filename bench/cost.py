@@ -89,18 +89,17 @@ def machine() -> dict[str, Any]:
 
 
 def save(parts: dict[str, Part], failed: Sequence[str], plan: Plan) -> None:
-    """Everything, each round's values included."""
+    """Everything, each round's values included; parts that were not measured now stay as they were."""
     RESULTS.parent.mkdir(exist_ok=True)
-    content = {
-        "machine": machine(),
-        "quick": plan.quick,
-        "failed": list(failed),
-        "figures": [figure.as_dict() for part in parts.values() for figure in part.figures],
-        "parts": {
-            name: {"tables": part.tables, "notes": part.notes, "measures": part.measures}
-            for name, part in parts.items()
-        },
-    }
+    before = json.loads(RESULTS.read_text())["parts"] if RESULTS.exists() and len(parts) < len(PARTS) else {}
+    now = {
+        name: {
+            "figures": [figure.as_dict() for figure in part.figures],
+            "tables": part.tables, "notes": part.notes, "measures": part.measures,
+        }
+        for name, part in parts.items()
+    }  # fmt: skip
+    content = {"machine": machine(), "quick": plan.quick, "failed": list(failed), "parts": {**before, **now}}
     RESULTS.write_text(json.dumps(content, indent=1) + "\n")
 
 
@@ -111,14 +110,14 @@ def main() -> int:
     parser.add_argument("--only", default="", help=f"variants of the requests: {','.join(BUILD)}")
     parser.add_argument("--rounds", type=int, default=0)
     parser.add_argument("-n", type=int, default=0, help="requests a round, in process")
-    parser.add_argument("--save", action="store_true", help="write bench/results/latest.json also for some parts only")
+    parser.add_argument("--save", action="store_true", help="write bench/results/latest.json in any case")
     given = parser.parse_args()
     requests = given.n or (200 if given.quick else 300)
     plan = Plan(given.quick, tuple(filter(None, given.only.split(","))), given.rounds, requests)
     parts, failed = measure(given.parts or list(PARTS), plan)
     figures: list[Figure] = [figure for part in parts.values() for figure in part.figures]
     print(f"\n## Figures to reach\n\n{markdown((FIGURE_HEADS, [figure.row() for figure in figures]))}")
-    if given.save or not given.parts:
+    if given.save or not (given.parts or given.quick):
         save(parts, failed, plan)
     return 1 if failed else 0
 

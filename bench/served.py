@@ -71,7 +71,8 @@ def wrk(port: int, seconds: int) -> dict[str, float]:
     """As many requests as 64 connections can make. Raises RuntimeError for any error."""
     pairs = [(name.decode(), value.decode()) for name, value in HEADERS if name != b"host"]  # wrk has its own
     headers = (item for name, value in pairs for item in ("-H", f"{name}: {value}"))
-    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--latency", "-s", str(SCRIPT), *headers]
+    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--latency", "--timeout", "30s"]
+    command += ["-s", str(SCRIPT), *headers]
     command.append(f"http://127.0.0.1:{port}/async/1")
     said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=seconds + 60).stdout
     if "Non-2xx" in said or "Socket errors" in said:

@@ -219,7 +219,7 @@ def _prepare(connection: sqlite3.Connection) -> None:
         "SELECT user_version, (SELECT count(*) FROM sqlite_master) FROM pragma_user_version"
     ).fetchone()
     if version not in (0, VERSION):
-        raise OutboxError(f"the file has schema version {version}, and this package knows {VERSION}")
+        raise OutboxError(f"METRICX_OUTBOX_URL: move that file away; its schema version is {version}, ours {VERSION}")
     if version == 0 and tables:
         raise OutboxError("the file is another application's database")
     connection.execute("PRAGMA page_size = 8192")  # of a new file: cheapest for small commits and large rows (measured)
