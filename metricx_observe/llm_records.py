@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
 from .context import RequestContext
+from .normalise import Texts
 
 
 class TraceFacts(NamedTuple):
@@ -42,9 +43,9 @@ class ObservationRecord(NamedTuple):
     name: str
     start_ns: int
     end_ns: int
-    fields: Mapping[str, bytes | str]
+    fields: Mapping[str, bytes | str | Texts]
     """As they were when they were given. Bytes are JSON: metadata, model_parameters, usage, cost, and input and output
-    that are no plain text. The others are texts: level, status_message, model, completion_start_time."""
+    that are no plain text or messages. The others are texts: level, status_message, model, completion_start_time."""
 
     @property
     def trace(self) -> TraceFacts:

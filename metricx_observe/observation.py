@@ -19,7 +19,7 @@ import orjson
 
 from .ids import new_id, new_span_id
 from .llm_records import ObservationRecord, ScoreRecord, TraceFacts
-from .normalise import Notes, as_text, content, identifier, line, mapping, moment, plain, snapshot
+from .normalise import Notes, Texts, as_text, content, identifier, line, mapping, moment, plain, snapshot
 from .usage import cost_details, read_response, usage_details
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Observation:
     ) -> None:
         self._tracer = tracer
         self._above = None if parent is None else parent._root
-        self._fields: dict[str, bytes | str] = {}
+        self._fields: dict[str, bytes | str | Texts] = {}
         self._ended = False
         self._token: Token[Observation | None] | None = None
         self.trace_id: str = new_id() if parent is None else parent.trace_id
@@ -258,7 +258,7 @@ def _tags(value: object, notes: Notes) -> tuple[str, ...]:
     return tuple(line(tag, notes) for tag in (found if isinstance(found, list) else [found])[:_MAX_TAGS])
 
 
-_READ: Mapping[str, Callable[[object, Notes], bytes | str | None]] = {
+_READ: Mapping[str, Callable[[object, Notes], bytes | str | Texts | None]] = {
     "input": content, "output": content, "metadata": snapshot, "model_parameters": snapshot,
     "usage": lambda value, _: _counts(usage_details(value)),
     "cost": lambda value, _: _counts(cost_details(value)),

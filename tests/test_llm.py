@@ -17,6 +17,7 @@ from metricx_observe import LLMTracer
 from metricx_observe.boundary import Boundary
 from metricx_observe.context import Context, RequestContext, use_cell
 from metricx_observe.llm_records import ObservationRecord, ScoreRecord
+from metricx_observe.normalise import Texts
 from metricx_observe.observation import Observation, _current, current_observation
 
 
@@ -68,7 +69,8 @@ def request_of(user: str | None = "ann") -> Context:
 
 def field(record: ObservationRecord, name: str) -> Any:
     """A JSON field."""
-    return orjson.loads(record.fields[name])
+    value = record.fields[name]
+    return value.value if isinstance(value, Texts) else orjson.loads(value)
 
 
 def test_ids_and_nesting(llm: LLMTracer, sink: Sink) -> None:
@@ -153,6 +155,23 @@ def test_fields_are_read_when_they_are_given(llm: LLMTracer, sink: Sink) -> None
     assert record.trace.metadata == {"a": {"b": 1}}
     assert (field(record, "usage"), field(record, "cost")) == ({"input": 1}, {"total": 0.5})
     assert (record.fields["model"], record.fields["level"]) == ("m", "WARNING")
+
+
+def test_messages_are_kept_as_they_were(llm: LLMTracer, sink: Sink) -> None:
+    """A list of texts is copied but for its texts; what it becomes later changes nothing, what is no text is kept."""
+    messages: list[dict[str, Any]] = [{"role": "user", "content": "why?"}]
+    odd: list[Any] = [{"role": "user", "content": "wh\ud800y"}, {"n": 1}, [None]]
+    with llm.generation("asked", input=messages, output=odd):
+        messages[0]["content"] = "changed"
+        messages.append({"role": "user", "content": "more"})
+    (record,) = sink.records
+    assert field(record, "input") == [{"role": "user", "content": "why?"}]
+    assert isinstance(record.fields["input"], Texts)
+    assert field(record, "output")[1:] == [{"n": 1}, [None]]
+    itself: list[Any] = ["a"]
+    itself.append(itself)
+    llm.generation("cycle", input=itself).end()
+    assert field(sink.records[1], "input") == ["a", "[cycle]"]
 
 
 def test_the_owner_is_the_bound_user_unless_given(llm: LLMTracer, sink: Sink) -> None:

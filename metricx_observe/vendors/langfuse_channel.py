@@ -23,6 +23,7 @@ from opentelemetry.trace import format_span_id, format_trace_id
 
 from metricx_observe.delivery.channel import Described, Importance, Message, Post
 from metricx_observe.llm_records import ObservationRecord, TraceFacts
+from metricx_observe.normalise import Texts
 from metricx_observe.privacy import Scrubber
 from metricx_observe.settings import Settings, Vendor
 
@@ -105,7 +106,8 @@ class LangfuseChannel(_Channel):
         fields, state, scrubber = record.fields, record.state, self._scrubber
         values: dict[str, Any] = {Key.OBSERVATION_TYPE: record.type}
         no_content = state is not None and state.consent.llm_content is False
-        for name, value in fields.items():
+        for name, given in fields.items():
+            value = orjson.dumps(given.value) if isinstance(given, Texts) else given
             if name == "metadata":
                 values |= _flat(Key.OBSERVATION_METADATA, scrubber.scrub(orjson.loads(value), record.type, name))
             elif no_content and name in _CONTENT:
@@ -115,7 +117,7 @@ class LangfuseChannel(_Channel):
             else:
                 values[_KEYS[name]] = _as_text(scrubber.scrub_json(value, record.type, name))
         if "usage" in fields:  # OpenTelemetry's GenAI names, still in development there: this is their one place
-            counts, prefix = orjson.loads(fields["usage"]), "gen_ai.usage"
+            counts, prefix = orjson.loads(str(values[_KEYS["usage"]])), "gen_ai.usage"
             values |= {f"{prefix}.{side}_tokens": counts[side] for side in ("input", "output") if side in counts}
             values |= _given({"gen_ai.request.model": fields.get("model")})
         failed = {"code": 2, "message": values.get(Key.OBSERVATION_STATUS_MESSAGE, "")}
