@@ -58,7 +58,7 @@ def content(value: object, notes: Notes) -> bytes | str | Texts:
 
 
 class Texts:
-    """Messages and the like: lists and dicts of a few texts, copied but for the texts. As JSON 50 KB cost 25 us more."""
+    """Messages and the like: lists and dicts of a few texts, copied but for the texts. As JSON 50 KB cost 25 us."""
 
     __slots__ = ("_size", "value")
 
