@@ -16,7 +16,7 @@ from decimal import Decimal
 from enum import Enum
 from itertools import takewhile
 from pathlib import PurePath
-from typing import Any, Self
+from typing import Any
 from uuid import UUID
 
 import orjson
@@ -43,7 +43,7 @@ def snapshot(value: object, notes: Notes, max_bytes: int = MAX_BYTES) -> bytes:
     except Exception:
         data = b""
     # orjson writes NaN and infinity as null: only a walk can tell them from None
-    if not data or len(data) > max_bytes or ((len(data) < _LONG or not _of_texts(value)) and b"null" in data):
+    if not data or len(data) > max_bytes or ((len(data) < _LONG or _texts(value) is None) and b"null" in data):
         data = orjson.dumps(plain(value, notes, max_bytes))
     # orjson's own bytes keep some 4 KB each while they are queued, which is much for a small one only
     return b"%b" % data if len(data) < _LONG else data
@@ -53,8 +53,12 @@ def content(value: object, notes: Notes) -> bytes | str | Texts:
     """A prompt or an answer as it is now: texts as they are, since nothing can change them, anything else as JSON."""
     if type(value) is str and value.isascii() and len(value) <= MAX_BYTES:
         return value
-    copied = Texts.of(value) if type(value) in (list, dict) else None
-    return snapshot(value, notes) if copied is None else copied
+    if (found := _texts(value)) is not None:
+        copied, texts = found
+        size = sum(map(len, texts))
+        if size <= MAX_BYTES and all(map(str.isascii, texts)):  # what is not ASCII may be no Unicode at all
+            return Texts(copied, size)
+    return snapshot(value, notes)
 
 
 class Texts:
@@ -70,45 +74,29 @@ class Texts:
         """About how many bytes they hold."""
         return self._size
 
-    @classmethod
-    def of(cls, value: object) -> Self | None:
-        """None for what holds anything but a few texts that are JSON as they are."""
-        texts: list[str] = []
-        try:
-            copied = _copied(value, texts, 0)
-        except (TypeError, RuntimeError):  # something else, or changed by another thread meanwhile
-            return None
-        size = sum(map(len, texts))
-        return cls(copied, size) if size <= MAX_BYTES and all(map(str.isascii, texts)) else None
+
+def _texts(value: object) -> tuple[object, list[str]] | None:
+    """A copy of lists and dicts that hold a few texts and nothing else, and those texts; None for anything else."""
+    texts: list[str] = []
+    try:
+        return _copied(value, texts, 0), texts
+    except (TypeError, RuntimeError):  # something else, or changed by another thread meanwhile
+        return None
 
 
-def _copied(value: object, texts: list[str], depth: int) -> object:
-    if type(value) is str:
-        texts.append(value)
+def _copied(value: Any, texts: list[str], depth: int) -> Any:
+    kind = type(value)  # exactly: a subclass may answer anything
+    texts.append(value if kind is str else "")  # an empty container counts as well, or there might be millions
+    if kind is str:
         return value
-    if len(texts) >= _FEW or depth >= MAX_DEPTH:
+    if kind not in (list, dict) or len(texts) + len(value) > _FEW or depth >= MAX_DEPTH:
         raise TypeError
-    if type(value) is list:
+    if kind is list:
         return [_copied(item, texts, depth + 1) for item in value]
-    if type(value) is dict:
-        return {_copied(key, texts, MAX_DEPTH): _copied(item, texts, depth + 1) for key, item in value.items()}
-    raise TypeError
-
-
-def _of_texts(value: object) -> bool:
-    """Whether a value is made of a few texts, as prompts are: searching 50 KB for `null` would cost 27 us."""
-    rest = [value]
-    for _ in range(_FEW):
-        if not rest:
-            return True
-        item = rest.pop()
-        if type(item) is dict:
-            rest += item.values()
-        elif type(item) is list:
-            rest += item
-        elif type(item) is not str:
-            return False
-    return False
+    if not all(type(key) is str for key in value):
+        raise TypeError
+    texts += value.keys()
+    return {key: _copied(item, texts, depth + 1) for key, item in value.items()}
 
 
 def mapping(value: object, notes: Notes, max_bytes: int = MAX_BYTES) -> dict[str, Any]:

@@ -168,6 +168,10 @@ def test_messages_are_kept_as_they_were(llm: LLMTracer, sink: Sink) -> None:
     assert field(record, "input") == [{"role": "user", "content": "why?"}]
     assert isinstance(record.fields["input"], Texts)
     assert field(record, "output")[1:] == [{"n": 1}, [None]]
+    large: list[Any] = [["a"] * 10_000, [[]] * 10_000, {str(n): "a" for n in range(10_000)}, [["a"] * 150, ["b"] * 150]]
+    for many in large:
+        call = llm.generation("many", input=many)
+        assert isinstance(call._fields["input"], bytes)  # read by orjson: a walk would hold up the event loop
     itself: list[Any] = ["a"]
     itself.append(itself)
     llm.generation("cycle", input=itself).end()

@@ -197,6 +197,19 @@ def test_locals_of_the_application_only(receiver: Receiver, observability: Obser
     assert b"s3cret-token" not in orjson.dumps(event)
 
 
+def test_a_nested_job_has_nothing_of_what_its_parent_sets_later(receiver: Receiver) -> None:
+    """Its scope is forked when it begins, however late it first touches Sentry."""
+    bob = uuid4().hex
+    with observed(receiver) as observability, observability.context(user_id="alice"):
+        parent = sentry_sdk.get_isolation_scope()
+        with observability.context(user_id=bob):
+            parent.set_tag("only_alices", "1")
+            observability.errors.capture_exception(raised("bob's"))
+        assert observability.flush(10)
+    payload = only(receiver, kind="error", user=bob)
+    assert "only_alices" not in payload["tags"]
+
+
 def test_locals_can_be_switched_off(receiver: Receiver) -> None:
     """METRICX_SEND_LOCALS=false: no frame has any."""
     user = uuid4().hex
