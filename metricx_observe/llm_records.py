@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 from .context import RequestContext
 from .normalise import Texts
+from .packing import pack, unpack
 
 
 class TraceFacts(NamedTuple):
@@ -34,7 +35,7 @@ class ObservationRecord(NamedTuple):
     """One observation that ended."""
 
     given: TraceFacts
-    """As the application gave them; the very same object for all observations of a trace."""
+    """As the application gave them; equal for all observations of a trace."""
     state: RequestContext | None
     trace_id: str
     id: str
@@ -46,6 +47,22 @@ class ObservationRecord(NamedTuple):
     fields: Mapping[str, bytes | str | Texts]
     """As they were when they were given. Bytes are JSON: metadata, model_parameters, usage, cost, and input and output
     that are no plain text or messages. The others are texts: level, status_message, model, completion_start_time."""
+
+    def packed(self) -> bytes | tuple[bytes, Mapping[str, Any]]:
+        """As it waits in the queue: as bytes, long texts beside them."""
+        given, state, *values, fields = self
+        long = {name: field for name, field in fields.items() if type(field) is tuple}
+        if long:
+            fields = {name: field for name, field in fields.items() if name not in long}
+        packed = pack((tuple(given), state and state.plain(), *values, fields))
+        return (packed, long) if long else packed
+
+    @classmethod
+    def unpacked(cls, packed: bytes | tuple[bytes, Mapping[str, Any]]) -> ObservationRecord:
+        """What `packed` was made of."""
+        rest, long = packed if isinstance(packed, tuple) else (packed, {})
+        given, state, *values, fields = unpack(rest)
+        return cls._make((TraceFacts(*given), RequestContext.of(state), *values, fields | long))
 
     @property
     def trace(self) -> TraceFacts:

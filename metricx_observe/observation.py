@@ -160,7 +160,8 @@ class Observation:
             self._root._trace_facts, None if cell is None else cell.state, self.trace_id, self.id, self.parent_id,
             self.type, self.name, self.start_ns, end_ns, fields,
         )  # fmt: skip
-        if sink.put(record, 900 + sum(map(len, fields.values()))) and cell is not None:
+        size = sum(field[0] if type(field) is tuple else len(field) for field in fields.values())
+        if sink.put(record, 900 + size) and cell is not None:
             cell.put = True
         logger.info("%s %s trace_id=%s level=%s", self.type, self.name, self.trace_id, fields.get("level", ""))
 

@@ -13,14 +13,15 @@ class RequestInfo:
     """The facts of one HTTP request or websocket that outlive its scope. Read lazily, mostly off the event loop."""
 
     __slots__ = (
-        "_host", "_params", "_route", "_scope", "_server", "analytics", "body", "client", "has_baggage", "headers",
-        "method", "path", "query", "scheme",
+        "_host", "_params", "_plain", "_route", "_scope", "_server", "analytics", "body", "client", "has_baggage",
+        "headers", "method", "path", "query", "scheme",
     )  # fmt: skip
 
     def __init__(self, scope: Mapping[str, Any], host: str, has_baggage: bool = False) -> None:
         self._scope: Mapping[str, Any] | None = scope
         self._route: str | None = None
         self._params: dict[str, str] = {}
+        self._plain: tuple[Any, ...] | None = None
         self.body = b""
         """As much of it as the application has read so far, with METRICX_SEND_BODIES and while the request runs."""
         self.method: str = scope.get("method", "WEBSOCKET")
@@ -34,6 +35,29 @@ class RequestInfo:
         self._server: tuple[str, int | None] | None = scope.get("server")
         self.analytics: Any = None
         """What the analytics codec read from the headers, kept for the next event of this request."""
+
+    def plain(self) -> tuple[Any, ...] | None:
+        """As `packing` wants it, without route and body; None before routing, when no parameter is known."""
+        if self._plain is None and (self._scope is None or "path_params" in self._scope):
+            self._plain = (
+                self.method, self.scheme, self.path, self.query, self.headers, self.client, self._host, self._server,
+                self.params,
+            )  # fmt: skip
+        return self._plain
+
+    @classmethod
+    def of(cls, plain: tuple[Any, ...] | None) -> RequestInfo | None:
+        """What `plain` was made of, as of a request that has ended."""
+        if plain is None:
+            return None
+        method, scheme, path, query, headers, client, host, server, params = plain
+        scope = {
+            "method": method, "scheme": scheme, "path": path, "query_string": query, "headers": headers,
+            "client": client, "server": server,
+        }  # fmt: skip
+        info = cls(scope, host)
+        info._scope, info._params = None, params
+        return info
 
     @property
     def route(self) -> str | None:

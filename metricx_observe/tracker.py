@@ -12,13 +12,13 @@ from .context import RequestContext, User
 from .events import DOCUMENTED, Event, ga4_name_faults, ga4_parameter_faults
 from .ids import new_id
 from .normalise import Notes, identifier, line, mapping, moment, snapshot
+from .packing import pack, unpack
 from .request import RequestInfo
 
 logger = logging.getLogger(__name__)
 
 _MAX_BYTES = 24 << 10
 """Of properties: RudderStack's gateway takes 32 KiB a message, and the context needs some of it."""
-_NOTHING: frozenset[str] = frozenset()
 
 
 class TrackRecord(NamedTuple):
@@ -27,7 +27,8 @@ class TrackRecord(NamedTuple):
     type: str
     """track, identify, group, alias or page."""
     id: str
-    timestamp: datetime
+    timestamp: str
+    """ISO 8601, in UTC."""
     user_id: str | None
     anonymous_id: str | None
     name: str | None
@@ -36,10 +37,29 @@ class TrackRecord(NamedTuple):
     """The group's id, the previous id of an alias, the category of a page."""
     body: bytes
     """Properties or traits as JSON."""
-    personal: frozenset[str]
+    personal: tuple[str, ...]
     """Names of properties that are personal data."""
     state: RequestContext | None
     info: RequestInfo | None
+
+    def packed(self) -> bytes | TrackRecord:
+        """As it waits in the queue; itself before routing, when the parameters, which may be secret, are not known."""
+        state, info = self.state, self.info
+        request = None if info is None else info.plain()
+        if info is None or request is not None:
+            try:
+                return pack((*self[:-2], state and state.plain(), request))
+            except ValueError:  # the scope holds a server's own types
+                pass
+        return self
+
+    @classmethod
+    def unpacked(cls, packed: bytes | TrackRecord) -> TrackRecord:
+        """What `packed` was made of."""
+        if isinstance(packed, TrackRecord):
+            return packed
+        *values, state, info = unpack(packed)
+        return cls._make((*values, RequestContext.of(state), RequestInfo.of(info)))
 
 
 class Tracker(Facade[Callable[[TrackRecord, int], bool]]):
@@ -101,7 +121,7 @@ class Tracker(Facade[Callable[[TrackRecord, int], bool]]):
             own = {"email": known.email if email is None else email, "workspace_id": identifier(workspace_id, notes)}
             values = {**known.traits, **{key: value for key, value in own.items() if value is not None}}
             values |= _values(traits, notes)
-            return self._send(notes, "identify", values, user_id=given, personal=frozenset({"email"}))
+            return self._send(notes, "identify", values, user_id=given, personal=("email",))
         return None
 
     def group(self, workspace_id: object = None, *, traits: Mapping[str, Any] | None = None) -> str | None:
@@ -147,7 +167,7 @@ class Tracker(Facade[Callable[[TrackRecord, int], bool]]):
         user_id: object = None,
         anonymous_id: object = None,
         timestamp: object = None,
-        personal: frozenset[str] = _NOTHING,
+        personal: tuple[str, ...] = (),
     ) -> str | None:
         cell = self._cell_now()
         state = None if cell is None else cell.state
@@ -156,7 +176,8 @@ class Tracker(Facade[Callable[[TrackRecord, int], bool]]):
         given = None if user_id is None else identifier(user_id, notes)
         user = None if state is None else state.user
         record = TrackRecord(
-            type, new_id(), (None if timestamp is None else moment(timestamp, notes)) or datetime.now(UTC),
+            type, new_id(),
+            ((None if timestamp is None else moment(timestamp, notes)) or datetime.now(UTC)).isoformat(),
             given or (None if user is None else user.id),
             None if anonymous_id is None else identifier(anonymous_id, notes),
             name, target, snapshot(values, notes, _MAX_BYTES), personal, state, None if cell is None else cell.info,
@@ -169,7 +190,7 @@ class Tracker(Facade[Callable[[TrackRecord, int], bool]]):
         return record.id
 
 
-_Known = tuple[str, tuple[str, ...], frozenset[str]]
+_Known = tuple[str, tuple[str, ...], tuple[str, ...]]
 _KNOWN: dict[str, _Known] = {}
 """Names that were tracked, what GA4 has against them and which of their fields are personal; an application has few."""
 _MOST_KNOWN = 1_000
@@ -177,10 +198,10 @@ _MOST_KNOWN = 1_000
 
 def _read_event(event: object) -> _Known:
     if isinstance(event, Event):
-        return event.name, (), event.personal
+        return event.name, (), tuple(event.personal)
     name = line(event, [], 256).strip()
     documented = DOCUMENTED.get(name)
-    known = name, () if documented else tuple(ga4_name_faults(name)), documented.personal if documented else _NOTHING
+    known = name, () if documented else tuple(ga4_name_faults(name)), tuple(documented.personal) if documented else ()
     if name and type(event) is str and name == event and len(_KNOWN) < _MOST_KNOWN:
         _KNOWN[name] = known
     return known

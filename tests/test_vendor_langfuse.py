@@ -71,6 +71,12 @@ class Kept:
         return f"https://langfuse.example/trace/{trace_id}"
 
 
+def packed(record: ObservationRecord | ScoreRecord) -> Any:
+    """As it waits in the queue."""
+    assert isinstance(record, ObservationRecord)
+    return record.packed()
+
+
 def decode(attributes: list[dict[str, Any]]) -> dict[str, Any]:
     """OTLP/JSON attributes as a dict."""
 
@@ -144,7 +150,7 @@ def by_us() -> list[dict[str, Any]]:
             failed.update(level="ERROR", status_message="ValueError: no")
         trace.update(output={"answer": "because"})
     coder = channel()
-    return [orjson.loads(message.payload) for record in kept.records for message in coder.encode(record)]
+    return [orjson.loads(message.payload) for record in kept.records for message in coder.encode(packed(record))]
 
 
 def test_our_spans_are_the_sdks() -> None:
@@ -222,7 +228,7 @@ def test_every_span_is_what_otlps_own_parser_takes(name: str, value: Any) -> Non
     call.end()
     trace.end()
     coder = channel()
-    payloads = [message.payload for record in kept.records for message in coder.encode(record)]
+    payloads = [message.payload for record in kept.records for message in coder.encode(packed(record))]
     request = Parse(as_base64(coder.post(payloads).body), ExportTraceServiceRequest())
     spans = request.resource_spans[0].scope_spans[0].spans
     assert [span.span_id.hex() for span in spans] == [call.id, trace.id]
@@ -491,7 +497,7 @@ def test_what_may_be_shown_of_stored_messages() -> None:
         score = trace.score("helpful", 1)
     coder, scores = channel(), ScoreChannel(SETTINGS, TARGET, Scrubber())
     (stored,) = scores.encode(kept.records[0])
-    (span,) = coder.encode(kept.records[1])
+    (span,) = coder.encode(packed(kept.records[1]))
     assert coder.describe("trace", span.payload) == (trace.id, "copilot", "u1")
     assert scores.describe("score", stored.payload) == (score, "helpful", "u1")
     assert scores.post([b"{}", b"{}"]).body == b"[{},{}]"

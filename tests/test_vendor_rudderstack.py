@@ -55,7 +55,7 @@ def messages(make: Callable[[Tracker], object], cell: Context | None = None, **m
 
     make(Tracker(put, Boundary(), cell))
     coder = channel(**more)
-    return [orjson.loads(message.payload) for record in records for message in coder.encode(record)]
+    return [orjson.loads(message.payload) for record in records for message in coder.encode(record.packed())]
 
 
 def cell(user_id: str | None = "bob", **more: Any) -> Context:

@@ -71,8 +71,9 @@ class Langfuse:
 
     def put(self, record: ObservationRecord | ScoreRecord, size: int) -> bool:
         """Hand a record to the channel of its kind."""
-        vendor = ScoreChannel.vendor if isinstance(record, ScoreRecord) else LangfuseChannel.vendor
-        return self._send(vendor, record, size)
+        if isinstance(record, ScoreRecord):
+            return self._send(ScoreChannel.vendor, record, size)
+        return self._send(LangfuseChannel.vendor, record.packed(), size)
 
     def url(self, trace_id: str) -> str:
         """The trace's page, which finds its project by itself."""

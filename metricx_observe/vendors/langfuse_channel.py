@@ -23,7 +23,6 @@ from opentelemetry.trace import format_span_id, format_trace_id
 
 from metricx_observe.delivery.channel import Described, Importance, Message, Post
 from metricx_observe.llm_records import ObservationRecord, TraceFacts
-from metricx_observe.normalise import Texts
 from metricx_observe.privacy import Scrubber
 from metricx_observe.settings import Settings, Vendor
 
@@ -98,8 +97,11 @@ class LangfuseChannel(_Channel):
         )  # fmt: skip
 
     def encode(self, record: Any) -> Sequence[Message]:
-        """An `ObservationRecord`, or a span of the application's own Langfuse code."""
-        span = self._ours(record) if isinstance(record, ObservationRecord) else self._theirs(record)
+        """A packed `ObservationRecord`, or a span of the application's own Langfuse code."""
+        if isinstance(record, ReadableSpan):
+            span = self._theirs(record)
+        else:
+            span = self._ours(ObservationRecord.unpacked(record))
         return [Message("trace", orjson.dumps(_given(span)))]
 
     def _ours(self, record: ObservationRecord) -> dict[str, Any]:
@@ -107,7 +109,7 @@ class LangfuseChannel(_Channel):
         values: dict[str, Any] = {Key.OBSERVATION_TYPE: record.type}
         no_content = state is not None and state.consent.llm_content is False
         for name, given in fields.items():
-            value = orjson.dumps(given.value) if isinstance(given, Texts) else given
+            value = orjson.dumps(given[1]) if isinstance(given, tuple) else given
             if name == "metadata":
                 values |= _flat(Key.OBSERVATION_METADATA, scrubber.scrub(orjson.loads(value), record.type, name))
             elif no_content and name in _CONTENT:
@@ -136,7 +138,7 @@ class LangfuseChannel(_Channel):
     def _of_trace(self, record: ObservationRecord) -> list[dict[str, Any]]:
         """The same for each observation of a trace, and they mostly come one after the other."""
         last = self._last
-        if last is None or last[0] is not record.given or last[1] is not record.state:
+        if last is None or last[0] != record.given or last[1] != record.state:
             last = record.given, record.state, _attributes(trace_attributes(record.trace, self._scrubber))
             self._last = last
         return last[2]

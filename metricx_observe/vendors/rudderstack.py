@@ -69,7 +69,8 @@ class RudderStackChannel:
         }
 
     def encode(self, record: Any) -> Sequence[Message]:
-        """A `TrackRecord` as the SDK's message."""
+        """A packed `TrackRecord` as the SDK's message."""
+        record = TrackRecord.unpacked(record)
         signal, body = record.type, record.body
         if signal == "track" and (faults := ga4_parameter_faults(orjson.loads(body))):
             self._note(f"track {record.name}", faults)
@@ -105,7 +106,7 @@ class RudderStackChannel:
             # one of both is needed; the request's id at least joins the events of one request
             anonymous = record.state.request_id if record.state is not None else record.id
         shape, context, content = self._shapes[record.type], self._context(record, browser), orjson.Fragment(body)
-        message = {**shape, "userId": record.user_id, "messageId": record.id, "timestamp": record.timestamp.isoformat()}
+        message = {**shape, "userId": record.user_id, "messageId": record.id, "timestamp": record.timestamp}
         message["context"] = {**context, **shape["context"]}
         if record.type == "identify":
             message["context"]["traits"] = content

@@ -1,0 +1,92 @@
+"""Records wait as bytes: nothing that the garbage collector would walk through, and all of it comes back."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import pytest
+
+from metricx_observe.boundary import Boundary
+from metricx_observe.context import Context, RequestContext
+from metricx_observe.llm import LLMTracer
+from metricx_observe.llm_records import ObservationRecord
+from metricx_observe.packing import pack
+from metricx_observe.request import RequestInfo
+from metricx_observe.tracker import Tracker, TrackRecord
+
+
+class Sink:
+    """Keeps the records."""
+
+    client = None
+
+    def __init__(self) -> None:
+        self.records: list[Any] = []
+
+    def put(self, record: object, size: int) -> bool:
+        """Keep it."""
+        self.records.append(record)
+        return size > 0
+
+    def url(self, trace_id: str) -> str:
+        """Anything."""
+        return trace_id
+
+
+def cell(**scope: Any) -> Context:
+    """A request's, with all that may be bound."""
+    given = {"method": "POST", "path": "/a/1", "query_string": b"q=1", "headers": [(b"a", b"b")], **scope}
+    found = Context(RequestContext("r1", "a" * 32), RequestInfo(given, "shop.example"))
+    found.bind_user("bob", email="bob@example.com", traits={"plan": {"pro"}}, workspace_id="w1")
+    found.set_tag("page", "1")
+    found.set_consent(analytics=True)
+    return found
+
+
+def test_an_event_waits_as_bytes() -> None:
+    """It comes back with its request and its user, whose traits stay at home."""
+    sink, request = Sink(), cell(path_params={"id": 1}, client=("10.0.0.1", 5), server=("shop.example", 443))
+    Tracker(sink.put, Boundary(), request).track("bought", {"n": 1})
+    (record,) = sink.records
+    packed = record.packed()
+    assert isinstance(packed, bytes)
+    back = TrackRecord.unpacked(packed)
+    assert back[:-2] == record[:-2]
+    assert back.state == record.state._replace(user=record.state.user._replace(traits={}))
+    assert back.info is not None
+    for name in ("method", "scheme", "path", "query", "headers", "client", "url", "params"):
+        assert getattr(back.info, name) == getattr(request.info, name)
+
+
+@pytest.mark.parametrize("scope", [{}, {"path_params": {}, "client": object()}], ids=["before routing", "odd server"])
+def test_an_event_that_cannot_be_packed_waits_as_it_is(scope: dict[str, Any]) -> None:
+    """Before routing nobody knows which parts of the path are parameters; a server's own types are no plain ones."""
+    sink = Sink()
+    Tracker(sink.put, Boundary(), cell(**scope)).track("bought")
+    (record,) = sink.records
+    assert record.packed() is record
+    assert TrackRecord.unpacked(record) is record
+
+
+def test_an_observation_waits_as_bytes() -> None:
+    """Long texts stand beside them, as they are."""
+    sink, long = Sink(), [{"role": "user", "content": "why? " * 2_000}]
+    tracer = LLMTracer(sink, Boundary(), cell())
+    tracer.trace("ask", input=[{"role": "user", "content": "why?"}], metadata={"a": [1]}, tags=["x"]).end()
+    tracer.generation("ask", input=long).end()
+    short, other = sink.records
+    assert isinstance(short.packed(), bytes)
+    assert isinstance(other.packed(), tuple)
+    for record in sink.records:
+        back = ObservationRecord.unpacked(record.packed())
+        assert back[2:] == record[2:]
+        assert back.given == record.given
+        assert back.trace.workspace_id == "w1"
+
+
+def test_nothing_that_waits_is_walked_through() -> None:
+    """Neither the bytes nor what stands around them in the queue, once a collection has seen it."""
+    waiting = [("rudderstack", pack(("a", {"b": [1.5, None]})), 400) for _ in range(3)]
+    gc.collect(0)
+    assert not any(map(gc.is_tracked, waiting))
