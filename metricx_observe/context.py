@@ -87,10 +87,8 @@ class RequestContext(_RequestContext):
         return plain
 
     @classmethod
-    def of(cls, plain: tuple[Any, ...] | None) -> RequestContext | None:
+    def of(cls, plain: tuple[Any, ...]) -> RequestContext:
         """What `plain` was made of."""
-        if plain is None:
-            return None
         request_id, trace_id, user, workspace, tags, consent = plain
         return cls(
             request_id, trace_id, user and User(*user), workspace and Workspace(*workspace), tags, Consent(*consent)

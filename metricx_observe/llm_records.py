@@ -62,7 +62,7 @@ class ObservationRecord(NamedTuple):
         """What `packed` was made of."""
         rest, long = packed if isinstance(packed, tuple) else (packed, {})
         given, state, *values, fields = unpack(rest)
-        return cls._make((TraceFacts(*given), RequestContext.of(state), *values, fields | long))
+        return cls._make((TraceFacts(*given), state and RequestContext.of(state), *values, fields | long))
 
     @property
     def trace(self) -> TraceFacts:

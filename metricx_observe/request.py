@@ -46,17 +46,15 @@ class RequestInfo:
         return self._plain
 
     @classmethod
-    def of(cls, plain: tuple[Any, ...] | None) -> RequestInfo | None:
+    def of(cls, plain: tuple[Any, ...], route: str | None = None) -> RequestInfo:
         """What `plain` was made of, as of a request that has ended."""
-        if plain is None:
-            return None
         method, scheme, path, query, headers, client, host, server, params = plain
         scope = {
             "method": method, "scheme": scheme, "path": path, "query_string": query, "headers": headers,
             "client": client, "server": server,
         }  # fmt: skip
         info = cls(scope, host)
-        info._scope, info._params = None, params
+        info._scope, info._params, info._route = None, params, route
         return info
 
     @property

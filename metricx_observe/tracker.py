@@ -59,7 +59,7 @@ class TrackRecord(NamedTuple):
         if isinstance(packed, TrackRecord):
             return packed
         *values, state, info = unpack(packed)
-        return cls._make((*values, RequestContext.of(state), RequestInfo.of(info)))
+        return cls._make((*values, state and RequestContext.of(state), info and RequestInfo.of(info)))
 
 
 class Tracker(Facade[Callable[[TrackRecord, int], bool]]):

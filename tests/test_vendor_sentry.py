@@ -8,7 +8,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -31,7 +30,8 @@ from metricx_observe.delivery.channel import Importance
 from metricx_observe.exceptions import ConfigurationError
 from metricx_observe.privacy import Scrubber
 from metricx_observe.settings import Vendor, load_settings
-from metricx_observe.vendors.sentry_channel import FinishTransaction, SentryChannel
+from metricx_observe.vendors.sentry_channel import SentryChannel
+from metricx_observe.vendors.sentry_transactions import FinishTransaction
 
 from .receiver_server import Receiver
 from .support import call, observed
@@ -515,7 +515,7 @@ def test_a_transaction_is_made_by_the_writer_only(observability: Observability) 
         sentry_sdk.get_current_scope().start_transaction(transaction)
         scopes = scope, sentry_sdk.get_current_scope()
         before = observability.status()["sentry"]["put"]
-        (message,) = channel.encode(FinishTransaction(*scopes, transaction, datetime.now(UTC)))
+        (message,) = channel.encode(FinishTransaction(*scopes, transaction, time.time()))
     assert message.kind == "transaction"
     assert observability.status()["sentry"]["put"] == before
 

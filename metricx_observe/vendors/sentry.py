@@ -28,7 +28,8 @@ from .burst import error_key
 from .sentry_channel import EnvelopeTransport, Put
 from .sentry_events import enrich
 from .sentry_frames import Bypass, add_source, steps_of, tell_own
-from .sentry_scope import RequestScope, Transactions
+from .sentry_scope import RequestScope
+from .sentry_transactions import Transactions
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +72,6 @@ class Sentry:
         self._settings = settings
         self._dsn: str = target.url
         self._transport = EnvelopeTransport(put, commit, settings.errors_max_per_second)
-        self._transactions = Transactions(settings, put)
         given = {**self._options(web), **options}
         self._previous = self._take_over(given)
         self._bypass = Bypass(options)
@@ -85,6 +85,7 @@ class Sentry:
             given[hook] = self._completing(options.get(hook), with_source)
         sentry_sdk.init(dsn=target.url, transport=self._transport, **given)
         self._client: Any = sentry_sdk.get_client()
+        self._transactions = Transactions(settings, put, self._client, options)
         # `disabled_integrations` has no effect where an earlier `init` set them up
         for name in _OFF:
             self._client.integrations.pop(name, None)

@@ -8,23 +8,18 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from copy import copy
-from datetime import UTC, datetime
 from threading import RLock
+from time import time
 from typing import Any
 
-import sentry_sdk
 from sentry_sdk.scope import Scope
 from sentry_sdk.tracing import Transaction
+from sentry_sdk.utils import capture_internal_exceptions
 
-from metricx_observe.context import Context, Upstream
-from metricx_observe.ids import chance, new_id
-from metricx_observe.rate import TokenBucket
-from metricx_observe.settings import Settings
+from metricx_observe.context import Context
+from metricx_observe.ids import new_id
 
-from .sentry_channel import TRANSACTION_BYTES, FinishTransaction, Put
-from .sentry_events import route_name
-
-_NO_UPSTREAM = Upstream()
+from .sentry_transactions import Transactions
 
 _filling = RLock()
 """Two threads of one request may touch its scope for the first time at once. Held for some microseconds."""
@@ -40,8 +35,9 @@ if hasattr(os, "register_at_fork"):
 
 
 class _Scope(Scope):
-    __slots__ = ("fill",)
+    __slots__ = ("fill", "filled")
     fill: Callable[[], Scope] | None
+    filled: Callable[[Scope], object]
 
 
 class _LazyScope(_Scope):
@@ -49,8 +45,10 @@ class _LazyScope(_Scope):
 
     __slots__ = ()
 
-    def __init__(self, fill: Callable[[], Scope], client: Any) -> None:
+    def __init__(self, fill: Callable[[], Scope], client: Any, filled: Callable[[Scope], object] = bool) -> None:
+        """`filled` is called when the scope may be used, before whoever touched it goes on."""
         object.__setattr__(self, "fill", fill)
+        object.__setattr__(self, "filled", filled)
         object.__setattr__(self, "client", client)
 
     def __getattr__(self, name: str) -> Any:  # called only for what is not set
@@ -73,48 +71,7 @@ class _LazyScope(_Scope):
                     object.__setattr__(self, slot, getattr(filled, slot))
                 object.__setattr__(self, "fill", None)
                 object.__setattr__(self, "__class__", _Scope)
-
-
-class Transactions:
-    """Sentry's transactions: which requests get one, and what becomes of it."""
-
-    def __init__(self, settings: Settings, put: Put) -> None:
-        self._settings = settings
-        self._put = put
-        self._upstream = TokenBucket(settings.traces_max_per_second)
-        """Requests that are traced only because the caller asked for it, which anybody can."""
-
-    def begin(self, cell: Context) -> Transaction | None:
-        """A transaction, if the request is sampled. A negative upstream leaves it out, a positive one has a limit."""
-        info, upstream, rate = cell.info, cell.upstream or _NO_UPSTREAM, self._settings.sample_rate
-        if info is None or upstream.sampled is False or not rate:
-            return None
-        ours = chance() < rate
-        if not (ours or upstream.sampled) or info.method in ("HEAD", "OPTIONS") or self._settings.ignored(info.path):
-            return None
-        if not (ours or self._upstream.take()):
-            return None
-        scope = sentry_sdk.get_current_scope()
-        transaction = Transaction(
-            name="<unmatched>",
-            op="websocket.server" if info.method == "WEBSOCKET" else "http.server",
-            source="route",
-            sampled=True,
-            trace_id=cell.state.trace_id,
-        )
-        transaction.parent_span_id = upstream.span_id
-        scope.start_transaction(transaction)
-        transaction.sample_rate = rate
-        scope.span = transaction
-        return transaction
-
-    def end(self, transaction: Transaction, status: int, cell: Context) -> None:
-        """Hand a transaction over to the writer, which builds its event in the request's scopes."""
-        transaction.name = route_name(cell)
-        if status:
-            transaction.set_http_status(status)
-        scopes = sentry_sdk.get_isolation_scope(), sentry_sdk.get_current_scope()
-        self._put(FinishTransaction(*scopes, transaction, datetime.now(UTC)), TRANSACTION_BYTES)
+                self.filled(self)
 
 
 class RequestScope:
@@ -123,8 +80,12 @@ class RequestScope:
     `status`: of the response, set by the middleware for the transaction, if there is one.
     """
 
-    __slots__ = ("_before", "_cell", "_client", "_mine", "_process", "_transaction", "_transactions", "status")
+    __slots__ = (
+        "_before", "_cell", "_client", "_lazy", "_mine", "_process", "_start", "_transaction", "_transactions",
+        "status",
+    )  # fmt: skip
     _mine: _LazyScope | None
+    _lazy: _LazyScope | None
     _transaction: Transaction | None
 
     def __init__(
@@ -142,16 +103,18 @@ class RequestScope:
         self._mine = _LazyScope(self._isolation, self._client)
         if isinstance(self._before[0], _Scope):  # in a request: what that sets from now on is none of this one's
             self._mine._touch()
+        self._lazy = _LazyScope(self._current, self._before[1].client, self._begin)
         Scope.set_isolation_scope(self._mine)
-        Scope.set_current_scope(_LazyScope(self._current, self._before[1].client))
-        self._transaction = self._transactions.begin(self._cell)
+        Scope.set_current_scope(self._lazy)
+        self._transaction = None
+        self._start = time() if self._transactions.sampled(self._cell) else 0.0
         return self
 
     def _isolation(self) -> Scope:
-        scope, cell, process = self._before[0].fork(), self._cell, self._process
+        scope, cell = self._before[0].fork(), self._cell
         scope.clear_breadcrumbs()  # a fork copies the parent's
         scope.client = self._client  # also after a later `sentry_sdk.init` by the application
-        scope.add_event_processor(lambda event, hint: process(event, hint, cell))
+        scope.add_event_processor(self._processor)
         scope.set_new_propagation_context()
         propagation = scope.get_active_propagation_context()
         propagation.trace_id = cell.state.trace_id or new_id()
@@ -160,16 +123,41 @@ class RequestScope:
             propagation.parent_sampled = cell.upstream.sampled
         return scope
 
+    def _processor(self, event: Any, hint: Any) -> Any:
+        return self._process(event, hint, self._cell)
+
     def _current(self) -> Scope:
         scope = self._before[1].fork()
         scope.span = None
         return scope
 
+    def _begin(self, scope: Scope) -> None:
+        if self._start:
+            self._transaction = self._transactions.begin(scope, self._cell, self._start)
+
     def __exit__(self, *raised: object) -> None:
-        if self._transaction is not None:
-            self._transactions.end(self._transaction, self.status, self._cell)
+        if self._start:
+            with capture_internal_exceptions():
+                self._end()
         # a generator that is dropped ends in somebody else's Context, which has nothing to put back
         if Scope.get_isolation_scope() is self._mine:
             Scope.set_isolation_scope(self._before[0])
             Scope.set_current_scope(self._before[1])
-        self._mine = self._transaction = None  # a task that outlives the request keeps its scope, and nothing more
+        # a task that outlives the request keeps its scope, and nothing more
+        self._mine = self._lazy = self._transaction = None
+        self._start = 0.0
+
+    def _end(self) -> None:
+        """Hand the transaction over: where nobody touched the scope that has it, by its facts."""
+        assert self._mine is not None
+        assert self._lazy is not None
+        ours = (self._process, self._processor)
+        scopes = [Scope.get_global_scope(), *self._before]
+        if type(self._mine) is not _LazyScope:  # it may have breadcrumbs of log records, which no transaction has
+            scopes.append(self._mine)
+        if self._transaction is None:
+            if self._transactions.put_plain(self._start, self.status, self._cell, scopes, ours):
+                return
+            _LazyScope._touch(self._lazy)  # makes it
+        assert self._transaction is not None
+        self._transactions.end(self._transaction, self.status, self._cell, self._mine, self._lazy)
