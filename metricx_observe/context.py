@@ -167,10 +167,9 @@ class Context:
         """
         user_id, new_workspace = text_id(id), text_id(workspace_id)
         given: dict[str, Any] = {}
-        try:
-            given.update(traits if isinstance(traits, Mapping) else {})
-        except Exception:  # a mapping that cannot be read
-            pass
+        if traits is not None:
+            with suppress(Exception):  # a mapping that cannot be read
+                given.update(traits if isinstance(traits, Mapping) else {})
         with self._binding:
             state = self.state
             old, workspace = state.user, state.workspace
@@ -181,8 +180,9 @@ class Context:
                 old = workspace = None
             if new_workspace is not None and (workspace is None or workspace.id != new_workspace):
                 workspace = Workspace(new_workspace)
-            known = old or User(user_id)
-            user = User(user_id, text_id(email) or known.email, {**known.traits, **given})
+            user = User(user_id, text_id(email), given)
+            if old is not None:
+                user = User(user_id, user.email or old.email, {**old.traits, **given})
             # `_replace` costs a microsecond more, and each request binds
             self.state = RequestContext(state.request_id, state.trace_id, user, workspace, state.tags, state.consent)
 

@@ -31,6 +31,9 @@ class TraceFacts(NamedTuple):
         return self._replace(user_id=user_id, workspace_id=workspace_id, state=state)
 
 
+Waiting = bytes | tuple[bytes, Mapping[str, Any]]
+
+
 class ObservationRecord(NamedTuple):
     """One observation that ended."""
 
@@ -48,17 +51,24 @@ class ObservationRecord(NamedTuple):
     """As they were when they were given. Bytes are JSON: metadata, model_parameters, usage, cost, and input and output
     that are no plain text or messages. The others are texts: level, status_message, model, completion_start_time."""
 
-    def packed(self) -> bytes | tuple[bytes, Mapping[str, Any]]:
-        """As it waits in the queue: as bytes, long texts beside them."""
-        given, state, *values, fields = self
+    @classmethod
+    def packed(
+        cls, given: TraceFacts, state: RequestContext | None, values: tuple[Any, ...], fields: dict[str, Any]
+    ) -> tuple[Waiting, int]:
+        """A record as it waits in the queue: as bytes, long texts beside them; and about how many bytes it holds.
+
+        `values`: those between the others.
+        """
+        plain = tuple(given), None if state is None else state.plain(), *values
+        if tuple not in map(type, fields.values()):
+            packed = pack((*plain, fields))
+            return packed, len(packed)
         long = {name: field for name, field in fields.items() if type(field) is tuple}
-        if long:
-            fields = {name: field for name, field in fields.items() if name not in long}
-        packed = pack((tuple(given), state and state.plain(), *values, fields))
-        return (packed, long) if long else packed
+        packed = pack((*plain, {name: field for name, field in fields.items() if name not in long}))
+        return (packed, long), len(packed) + sum(size for size, _ in long.values())
 
     @classmethod
-    def unpacked(cls, packed: bytes | tuple[bytes, Mapping[str, Any]]) -> ObservationRecord:
+    def unpacked(cls, packed: Waiting) -> ObservationRecord:
         """What `packed` was made of."""
         rest, long = packed if isinstance(packed, tuple) else (packed, {})
         given, state, *values, fields = unpack(rest)
@@ -91,5 +101,5 @@ class LLMSink(Protocol):
     def client(self) -> Any:
         """The vendor's own client."""
 
-    def put(self, record: ObservationRecord | ScoreRecord, size: int) -> bool: ...
+    def put(self, record: Waiting | ScoreRecord, size: int) -> bool: ...
     def url(self, trace_id: str) -> str: ...

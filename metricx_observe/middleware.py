@@ -74,17 +74,20 @@ class ObserveMiddleware:
         self._trusted = settings.trusted_proxies if settings.send_client_ip else ()
         observability.serve()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        # not async: one coroutine less to await for each request
+        if scope["type"] in ("http", "websocket") and SCOPE_KEY not in scope:
+            return self._request(scope, receive, send)
+        return self._other(scope, receive, send)
+
+    async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             self._observability.start()  # in the worker's process; again where the application is started once more
             await self.app(scope, receive, self._lifespan_sender(send))
-        elif scope["type"] not in ("http", "websocket"):
-            await self.app(scope, receive, send)
-        elif (outer := scope.get(SCOPE_KEY)) is not None:  # a mounted application, or installed twice
-            scope[SCOPE_KEY] = Installed(self._observability, outer.cell)
-            await self.app(scope, receive, send)
         else:
-            await self._request(scope, receive, send)
+            if (outer := scope.get(SCOPE_KEY)) is not None:  # a mounted application, or installed twice
+                scope[SCOPE_KEY] = Installed(self._observability, outer.cell)
+            await self.app(scope, receive, send)
 
     async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
         cell, info = new_cell(scope)

@@ -206,7 +206,7 @@ class Observability:
         """A vendor's module is imported only when that vendor is configured: its SDK comes with it."""
         put = partial(delivery.put, name)
         if name == "rudderstack":
-            self._tracker = Tracker(lambda record, size: put(record.packed(), size), self.boundary)
+            self._tracker = Tracker(put, self.boundary)
         elif name == "sentry":
             from .vendors.sentry import Sentry
 

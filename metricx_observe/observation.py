@@ -66,7 +66,8 @@ class Observation:
         self._trace_facts = TraceFacts(self.name)
         """Those of the root hold for all of its trace, and so does its `_last_end_ns`."""
         self._last_end_ns = 0
-        tracer._boundary.note(type, notes)
+        if notes:
+            tracer._boundary.note(type, notes)
 
     @property
     def _root(self) -> Observation:
@@ -105,7 +106,11 @@ class Observation:
         with self._tracer._boundary(self.type) as notes:
             if self._ended:
                 notes.append("updated after its end")
-            for key, value in (("input", input), ("output", output), *more.items()):
+            if input is not None:
+                more["input"] = input
+            if output is not None:
+                more["output"] = output
+            for key, value in more.items():
                 if value is None:
                     continue
                 if key in self._shared:
@@ -156,12 +161,10 @@ class Observation:
             return
         # given away: an update after the end must not change what the writer is reading
         fields, self._fields = self._fields, {}
-        record = ObservationRecord(
-            self._root._trace_facts, None if cell is None else cell.state, self.trace_id, self.id, self.parent_id,
-            self.type, self.name, self.start_ns, end_ns, fields,
-        )  # fmt: skip
-        size = sum(field[0] if type(field) is tuple else len(field) for field in fields.values())
-        if sink.put(record, 900 + size) and cell is not None:
+        values = self.trace_id, self.id, self.parent_id, self.type, self.name, self.start_ns, end_ns
+        state = None if cell is None else cell.state
+        record, size = ObservationRecord.packed(self._root._trace_facts, state, values, fields)
+        if sink.put(record, size + 200) and cell is not None:
             cell.put = True
         logger.info("%s %s trace_id=%s level=%s", self.type, self.name, self.trace_id, fields.get("level", ""))
 

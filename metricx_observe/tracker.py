@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
+from time import time
 from typing import Any, NamedTuple
 
 from .boundary import Facade
-from .context import RequestContext, User
+from .context import Context, RequestContext, User
 from .events import DOCUMENTED, Event, ga4_name_faults, ga4_parameter_faults
 from .ids import new_id
 from .normalise import Notes, identifier, line, mapping, moment, snapshot
@@ -27,8 +28,8 @@ class TrackRecord(NamedTuple):
     type: str
     """track, identify, group, alias or page."""
     id: str
-    timestamp: str
-    """ISO 8601, in UTC."""
+    timestamp: float
+    """Seconds since 1970."""
     user_id: str | None
     anonymous_id: str | None
     name: str | None
@@ -42,19 +43,23 @@ class TrackRecord(NamedTuple):
     state: RequestContext | None
     info: RequestInfo | None
 
-    def packed(self) -> bytes | TrackRecord:
-        """As it waits in the queue; itself before routing, when the parameters, which may be secret, are not known."""
-        state, info = self.state, self.info
+    @classmethod
+    def packed(cls, values: tuple[Any, ...], cell: Context | None) -> Waiting:
+        """A record as it waits in the queue, of all its values but state and info, which are the cell's."""
+        if cell is None:
+            return pack((*values, None, None))
+        info = cell.info
         request = None if info is None else info.plain()
         if info is None or request is not None:
             try:
-                return pack((*self[:-2], state and state.plain(), request))
+                return pack((*values, cell.state.plain(), request))
             except ValueError:  # the scope holds a server's own types
                 pass
-        return self
+        # before routing nobody knows the path's parameters, which may be secret
+        return cls._make((*values, cell.state, info))
 
     @classmethod
-    def unpacked(cls, packed: bytes | TrackRecord) -> TrackRecord:
+    def unpacked(cls, packed: Waiting) -> TrackRecord:
         """What `packed` was made of."""
         if isinstance(packed, TrackRecord):
             return packed
@@ -62,7 +67,10 @@ class TrackRecord(NamedTuple):
         return cls._make((*values, state and RequestContext.of(state), info and RequestInfo.of(info)))
 
 
-class Tracker(Facade[Callable[[TrackRecord, int], bool]]):
+Waiting = bytes | TrackRecord
+
+
+class Tracker(Facade[Callable[[Waiting, int], bool]]):
     """Sends analytics. Injected by `TrackerDep`, or `Observability.tracker`.
 
     No method raises into the caller, whatever it is given. Each returns the message id on the wire, or None when
@@ -175,19 +183,20 @@ class Tracker(Facade[Callable[[TrackRecord, int], bool]]):
             return None
         given = None if user_id is None else identifier(user_id, notes)
         user = None if state is None else state.user
-        record = TrackRecord(
-            type, new_id(),
-            ((None if timestamp is None else moment(timestamp, notes)) or datetime.now(UTC)).isoformat(),
+        body, id = snapshot(values, notes, _MAX_BYTES), new_id()
+        when = None if timestamp is None else moment(timestamp, notes)
+        record = (
+            type, id, time() if when is None else when.timestamp(),
             given or (None if user is None else user.id),
             None if anonymous_id is None else identifier(anonymous_id, notes),
-            name, target, snapshot(values, notes, _MAX_BYTES), personal, state, None if cell is None else cell.info,
+            name, target, body, personal,
         )  # fmt: skip
-        if not self._sink(record, len(record.body) + 400):  # the record's own objects hold some 400 bytes
+        if not self._sink(TrackRecord.packed(record, cell), len(body) + 1_000):  # the request is of some 1,000 bytes
             return None
         if cell is not None:
             cell.put = True
-        logger.info("%s %s id=%s", type, name or "", record.id)
-        return record.id
+        logger.info("%s %s id=%s", type, name or "", id)
+        return id
 
 
 _Known = tuple[str, tuple[str, ...], tuple[str, ...]]

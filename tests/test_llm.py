@@ -16,7 +16,7 @@ import pytest
 from metricx_observe import LLMTracer
 from metricx_observe.boundary import Boundary
 from metricx_observe.context import Context, RequestContext, use_cell
-from metricx_observe.llm_records import ObservationRecord, ScoreRecord
+from metricx_observe.llm_records import ObservationRecord, ScoreRecord, Waiting
 from metricx_observe.observation import Observation, _current, current_observation
 
 
@@ -30,10 +30,12 @@ class Sink:
         self.scores: list[ScoreRecord] = []
         self.taken = True
 
-    def put(self, record: ObservationRecord | ScoreRecord, size: int) -> bool:
+    def put(self, record: Waiting | ScoreRecord, size: int) -> bool:
         """Keep it."""
-        kept: list[Any] = self.scores if isinstance(record, ScoreRecord) else self.records
-        kept.append(record)
+        if isinstance(record, ScoreRecord):
+            self.scores.append(record)
+        else:
+            self.records.append(ObservationRecord.unpacked(record))
         return self.taken and size > 0
 
     def url(self, trace_id: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -14,7 +14,7 @@ from metricx_observe.boundary import Boundary
 from metricx_observe.context import Context, RequestContext, detached, use_cell
 from metricx_observe.events import CopilotQuerySent, UserSignedUp
 from metricx_observe.exceptions import InputError
-from metricx_observe.tracker import Tracker, TrackRecord
+from metricx_observe.tracker import Tracker, TrackRecord, Waiting
 
 
 class Puts(list[TrackRecord]):
@@ -22,8 +22,8 @@ class Puts(list[TrackRecord]):
 
     taken = True
 
-    def __call__(self, record: TrackRecord, size: int) -> bool:
-        self.append(record)
+    def __call__(self, record: Waiting, size: int) -> bool:
+        self.append(TrackRecord.unpacked(record))
         return self.taken and size > 0
 
 
@@ -180,8 +180,8 @@ def test_times(tracker: Tracker, puts: Puts, boundary: Boundary) -> None:
     odd: Any = "yesterday"
     tracker.track("e", timestamp=datetime(2026, 1, 1))
     tracker.track("e", timestamp=odd)
-    assert puts[0].timestamp == datetime(2026, 1, 1, tzinfo=UTC).isoformat()
-    assert datetime.fromisoformat(puts[1].timestamp).utcoffset() == timedelta(0)
+    assert puts[0].timestamp == datetime(2026, 1, 1, tzinfo=UTC).timestamp()
+    assert puts[1].timestamp > puts[0].timestamp
     assert boundary.counts == {"track e: unusable time": 1}
 
 

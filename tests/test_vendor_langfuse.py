@@ -32,7 +32,7 @@ from metricx_observe import LLMTracer, LLMTracerDep, Observability
 from metricx_observe.boundary import Boundary
 from metricx_observe.context import Context, RequestContext
 from metricx_observe.delivery.channel import Importance
-from metricx_observe.llm_records import ObservationRecord, ScoreRecord
+from metricx_observe.llm_records import ScoreRecord, Waiting
 from metricx_observe.privacy import Scrubber
 from metricx_observe.settings import Vendor, load_settings
 from metricx_observe.vendors.langfuse_channel import LangfuseChannel, ScoreChannel, resource_attributes
@@ -59,9 +59,9 @@ class Kept:
     client = None
 
     def __init__(self) -> None:
-        self.records: list[ObservationRecord | ScoreRecord] = []
+        self.records: list[Waiting | ScoreRecord] = []
 
-    def put(self, record: ObservationRecord | ScoreRecord, size: int) -> bool:
+    def put(self, record: Waiting | ScoreRecord, size: int) -> bool:
         """Keep it."""
         self.records.append(record)
         return size > 0
@@ -69,12 +69,6 @@ class Kept:
     def url(self, trace_id: str) -> str:
         """Anything."""
         return f"https://langfuse.example/trace/{trace_id}"
-
-
-def packed(record: ObservationRecord | ScoreRecord) -> Any:
-    """As it waits in the queue."""
-    assert isinstance(record, ObservationRecord)
-    return record.packed()
 
 
 def decode(attributes: list[dict[str, Any]]) -> dict[str, Any]:
@@ -150,7 +144,7 @@ def by_us() -> list[dict[str, Any]]:
             failed.update(level="ERROR", status_message="ValueError: no")
         trace.update(output={"answer": "because"})
     coder = channel()
-    return [orjson.loads(message.payload) for record in kept.records for message in coder.encode(packed(record))]
+    return [orjson.loads(message.payload) for record in kept.records for message in coder.encode(record)]
 
 
 def test_our_spans_are_the_sdks() -> None:
@@ -228,7 +222,7 @@ def test_every_span_is_what_otlps_own_parser_takes(name: str, value: Any) -> Non
     call.end()
     trace.end()
     coder = channel()
-    payloads = [message.payload for record in kept.records for message in coder.encode(packed(record))]
+    payloads = [message.payload for record in kept.records for message in coder.encode(record)]
     request = Parse(as_base64(coder.post(payloads).body), ExportTraceServiceRequest())
     spans = request.resource_spans[0].scope_spans[0].spans
     assert [span.span_id.hex() for span in spans] == [call.id, trace.id]
@@ -497,7 +491,7 @@ def test_what_may_be_shown_of_stored_messages() -> None:
         score = trace.score("helpful", 1)
     coder, scores = channel(), ScoreChannel(SETTINGS, TARGET, Scrubber())
     (stored,) = scores.encode(kept.records[0])
-    (span,) = coder.encode(packed(kept.records[1]))
+    (span,) = coder.encode(kept.records[1])
     assert coder.describe("trace", span.payload) == (trace.id, "copilot", "u1")
     assert scores.describe("score", stored.payload) == (score, "helpful", "u1")
     assert scores.post([b"{}", b"{}"]).body == b"[{},{}]"

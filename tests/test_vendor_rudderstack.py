@@ -26,7 +26,7 @@ from metricx_observe.delivery.channel import Importance
 from metricx_observe.events import UserSignedUp
 from metricx_observe.privacy import Scrubber
 from metricx_observe.settings import Vendor, load_settings
-from metricx_observe.tracker import Tracker, TrackRecord
+from metricx_observe.tracker import Tracker, Waiting
 from metricx_observe.vendors.rudderstack import RudderStackChannel
 
 from .odd_values import ODD_VALUES
@@ -47,15 +47,15 @@ def channel(note: Callable[[str, list[str]], None] = lambda call, faults: None, 
 
 def messages(make: Callable[[Tracker], object], cell: Context | None = None, **more: Any) -> list[dict[str, Any]]:
     """What the channel makes of the calls in `make`."""
-    records: list[TrackRecord] = []
+    records: list[Waiting] = []
 
-    def put(record: TrackRecord, size: int) -> bool:
+    def put(record: Waiting, size: int) -> bool:
         records.append(record)
         return size > 0
 
     make(Tracker(put, Boundary(), cell))
     coder = channel(**more)
-    return [orjson.loads(message.payload) for record in records for message in coder.encode(record.packed())]
+    return [orjson.loads(message.payload) for record in records for message in coder.encode(record)]
 
 
 def cell(user_id: str | None = "bob", **more: Any) -> Context:

@@ -26,7 +26,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, Trace
 from opentelemetry.util._decorator import _agnosticcontextmanager
 
 from metricx_observe.context import DETACHED, current_cell
-from metricx_observe.llm_records import ObservationRecord, ScoreRecord, TraceFacts
+from metricx_observe.llm_records import ScoreRecord, TraceFacts, Waiting
 from metricx_observe.observation import current_observation
 from metricx_observe.settings import Settings, Vendor
 
@@ -69,11 +69,10 @@ class Langfuse:
             # its hook would block the interpreter's end while Langfuse is down; close() does what it does
             atexit.unregister(self._manager.shutdown)
 
-    def put(self, record: ObservationRecord | ScoreRecord, size: int) -> bool:
+    def put(self, record: Waiting | ScoreRecord, size: int) -> bool:
         """Hand a record to the channel of its kind."""
-        if isinstance(record, ScoreRecord):
-            return self._send(ScoreChannel.vendor, record, size)
-        return self._send(LangfuseChannel.vendor, record.packed(), size)
+        vendor = ScoreChannel.vendor if isinstance(record, ScoreRecord) else LangfuseChannel.vendor
+        return self._send(vendor, record, size)
 
     def url(self, trace_id: str) -> str:
         """The trace's page, which finds its project by itself."""

@@ -106,7 +106,7 @@ class RudderStackChannel:
             # one of both is needed; the request's id at least joins the events of one request
             anonymous = record.state.request_id if record.state is not None else record.id
         shape, context, content = self._shapes[record.type], self._context(record, browser), orjson.Fragment(body)
-        message = {**shape, "userId": record.user_id, "messageId": record.id, "timestamp": record.timestamp}
+        message = {**shape, "userId": record.user_id, "messageId": record.id, "timestamp": _iso(record.timestamp)}
         message["context"] = {**context, **shape["context"]}
         if record.type == "identify":
             message["context"]["traits"] = content
@@ -166,6 +166,10 @@ class RudderStackChannel:
         message = orjson.loads(payload)
         name = message.get("event") or message.get("name") or message.get("type")
         return Described(str(message.get("messageId", "")), str(name), message.get("userId"))
+
+
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat()
 
 
 def _shapes(sdk: _Sdk) -> dict[str, dict[str, Any]]:
