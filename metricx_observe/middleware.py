@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
-from .context import Consent, Context, Identity, RequestContext, use_cell
+from .context import DETACHED, Consent, Context, Identity, RequestContext, use_cell
 from .inbound import client_behind, drop_foreign_baggage, keep_body, new_cell
 from .reporter import RequestStatus
 
@@ -47,6 +47,7 @@ class _Status:
     """Where the status goes without an error vendor."""
 
     status = 0
+    outside = nullcontext[object]
 
 
 class ObserveMiddleware:
@@ -114,6 +115,7 @@ class ObserveMiddleware:
                 self._report_response(cell, request.status)
             finally:
                 cell.end()
+                scope.pop(SCOPE_KEY, None)  # a server keeps the scope until the connection's next request
 
     def _scope(self, cell: Context) -> AbstractContextManager[RequestStatus]:
         sink = self._observability.error_sink
@@ -134,6 +136,11 @@ class ObserveMiddleware:
                 message = {**message, "headers": headers}
                 if acknowledged and cell.put:
                     await observability.committed()
+            elif message["type"] == "http.response.body" and not message.get("more_body"):
+                # uvicorn starts its keep-alive timer in here, which holds this context while the connection is idle
+                with use_cell(DETACHED), request.outside():
+                    await send(message)
+                return
             await send(message)
 
         return send_with_request_id

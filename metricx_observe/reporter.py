@@ -27,6 +27,10 @@ class RequestStatus(Protocol):
 
     status: int
 
+    def outside(self) -> AbstractContextManager[object]:
+        """A block that is no part of the request."""
+        ...
+
 
 class ErrorSink(Protocol):
     """The error vendor, as the facade and the middleware see it."""

@@ -13,6 +13,7 @@ from uuid import uuid4
 
 import httpx
 import pytest
+import sentry_sdk
 from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, HTTPException, Request, WebSocket
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.middleware.base import BaseHTTPMiddleware
@@ -20,7 +21,7 @@ from starlette.middleware.sessions import SessionMiddleware
 from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.responses import Response
 from starlette.routing import Mount, Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect as connect_websocket
@@ -845,3 +846,35 @@ async def test_requests_go_on_after_close(receiver: Receiver) -> None:
     answer = await call(app, "/handled")
     assert (answer.status, answer.error) == (503, None)
     assert len(answer.headers["x-request-id"]) == 32
+
+
+async def test_a_server_keeps_nothing_of_a_request(receiver: Receiver) -> None:
+    """uvicorn holds the context of the last byte, and the scope, while a connection is idle: neither has anything."""
+    app, seen = FastAPI(), list[tuple[str, str | None, bool]]()
+    scope = scope_of("/", headers={"x-request-id": "kept"})
+
+    def look(where: str) -> None:
+        state = current()
+        seen.append((where, state and state.request_id, sentry_sdk.get_isolation_scope() is outside))
+
+    @app.get("/")
+    async def route(tasks: BackgroundTasks) -> str:
+        tasks.add_task(look, "background")
+        return "ok"
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Message) -> None:
+        look(message["type"])
+
+    with observed(receiver) as observability:
+        observability.install(app)
+        outside = sentry_sdk.get_isolation_scope()
+        await app(scope, receive, send)
+    assert seen == [
+        ("http.response.start", "kept", False),
+        ("http.response.body", None, True),
+        ("background", "kept", False),
+    ]
+    assert not any("metricx" in repr(type(value)) for value in scope.values())

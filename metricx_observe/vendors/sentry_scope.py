@@ -74,6 +74,23 @@ class _LazyScope(_Scope):
                 self.filled(self)
 
 
+class _Outside:
+    """A block in other scopes. A class: it costs a microsecond less than a generator."""
+
+    __slots__ = ("_scopes",)
+
+    def __init__(self, scopes: tuple[Scope, Scope]) -> None:
+        self._scopes = scopes
+
+    def _swap(self, *raised: object) -> None:  # noqa: ARG002
+        isolation, current = self._scopes
+        self._scopes = Scope.get_isolation_scope(), Scope.get_current_scope()
+        Scope.set_isolation_scope(isolation)
+        Scope.set_current_scope(current)
+
+    __enter__ = __exit__ = _swap
+
+
 class RequestScope:
     """`with` it: Sentry's isolation scope and current scope are those of this cell.
 
@@ -146,6 +163,10 @@ class RequestScope:
         # a task that outlives the request keeps its scope, and nothing more
         self._mine = self._lazy = self._transaction = None
         self._start = 0.0
+
+    def outside(self) -> _Outside:
+        """A block in the scopes that were there before."""
+        return _Outside(self._before)
 
     def _end(self) -> None:
         """Hand the transaction over: where nobody touched the scope that has it, by its facts."""
