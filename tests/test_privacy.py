@@ -379,6 +379,14 @@ def test_personal_data_is_hashed_by_policy() -> None:
     assert scrubber.scrub(scrubbed, "track", "properties", personal="hash") == scrubbed
 
 
+@pytest.mark.parametrize("policy", ["hash", "drop"])
+def test_a_browsers_hints_are_no_personal_data(policy: Any) -> None:
+    """`Sec-CH-UA-Mobile` says that the browser runs on a phone, and is no number of one."""
+    hints = {"sec-ch-ua-mobile": "?0", "Sec-CH-UA-Mobile": "?1", "HTTP_SEC_CH_UA_MOBILE": "?0", "mobile": "49170"}
+    scrubbed = Scrubber().scrub(hints, "error", "request", personal=policy)
+    assert {name for name in hints if scrubbed[name] != hints[name]} == {"mobile"}
+
+
 def test_card_numbers_as_numbers_and_ids_that_look_like_them() -> None:
     """Luhn's check, the issuers' prefixes, and a name that ends in `id`."""
     scrubbed = scrub(

@@ -158,7 +158,8 @@ class Names:
             (SECRET, _is_secret(words, pairs)),
             (SOURCE, whole in _SOURCE),
             (SIBLINGS, whole in _SIBLINGS),
-            (PERSONAL, last in _PERSONAL or pairs & _PERSONAL_PAIRS),
+            # a browser's `Sec-CH-UA-Mobile: ?0` is no phone number
+            (PERSONAL, (last in _PERSONAL or pairs & _PERSONAL_PAIRS) and "ch_ua" not in pairs),
             (IF_RANDOM, joined in _IF_RANDOM or last in ("sid", "session") or whole.endswith("session_id")),
             (IN_QUERY, whole == "key"),
             (ID, last == "id"),
