@@ -26,12 +26,12 @@ MAX_ITEMS = 50_000
 MAX_TEXT = 1_000_000  # characters of a string, and four times as many of a signal: Langfuse takes some 4 MB a request
 MAX_SEPARATORS = 50_000  # of one text: what has more is no text, and each costs a look at the name before it
 _LONGEST_LINE = 2000  # of source code; what is longer was not written by hand and is read as any text
-_REMEMBERED, _LONGEST_REMEMBERED = 20_000, 300  # texts, and characters of one
+_REMEMBERED, LONGEST_REMEMBERED = 20_000, 300  # texts, and characters of one
 _NAME = re.compile(r"[\w.\-]{1,100}")
 _COOKIE = re.compile(r"(?:(?!\[scrubbed )[^=;]*+=)?+([^;]*+)")
 _PLACEHOLDER = re.compile(r"%[#0\- +]{0,3}[\d.*]{0,6}[a-zA-Z]")
 _HASH = re.compile(r"[0-9a-f]{64}")
-_SMALLEST_CARD, _LARGEST_CARD = 10**13, 10**19
+SMALLEST_CARD, _LARGEST_CARD = 10**13, 10**19
 
 
 class Pass:
@@ -78,9 +78,9 @@ class Pass:
             says, kind = verdicts[name], type(item)
             if says > ID:
                 item = self._named(name, item, says, members, depth + 1)
-            elif kind is int and 0 <= item < _SMALLEST_CARD:  # these two are nearly all, so without a call
+            elif kind is int and 0 <= item < SMALLEST_CARD:  # these two are nearly all, so without a call
                 pass
-            elif kind is not str or len(item) > _LONGEST_REMEMBERED or item not in clean:
+            elif kind is not str or len(item) > LONGEST_REMEMBERED or item not in clean:
                 item = self.value(item, depth + 1, says)
             result[name if name in clean else self._text(name)] = item
         return result
@@ -102,7 +102,7 @@ class Pass:
         pair, of_item, clean = len(items) == 2, says, self._clean
         for item in items:
             text = type(item) is str
-            known = text and of_item < PERSONAL and len(item) <= _LONGEST_REMEMBERED and item in clean
+            known = text and of_item < PERSONAL and len(item) <= LONGEST_REMEMBERED and item in clean
             result.append(item if known else self.value(item, depth + 1, of_item))
             of_item = says
             if (pair and isinstance(item, str | bytes)) or (text and item[:2] == "--"):
@@ -132,13 +132,13 @@ class Pass:
                 return self._mark(value, "personal")
         if isinstance(value, str):
             return self._text(value, says == SOURCE and len(value) <= _LONGEST_LINE)
-        if _SMALLEST_CARD <= value < _LARGEST_CARD and says != ID and by_look(str(int(value))):
+        if SMALLEST_CARD <= value < _LARGEST_CARD and says != ID and by_look(str(int(value))):
             return self._mark(value, "card")
         return value if isinstance(value, float) or -(1 << 63) <= value < 1 << 64 else str(value)  # what JSON can hold
 
     def _text(self, text: str, source: bool = False) -> str:
         """`text` with every secret in it replaced, and the markers in it left alone. source: lines of Python."""
-        if len(text) <= _LONGEST_REMEMBERED and text in self._clean:
+        if len(text) <= LONGEST_REMEMBERED and text in self._clean:
             return text
         if not text.isascii():
             text = text.encode("utf-8", "replace").decode()  # lone surrogates
@@ -161,7 +161,7 @@ class Pass:
         findings = self._findings(text, source)
         result = self._without(text, findings)
         self._done[text, source] = result, [rule for _, _, rule in findings]
-        if len(text) <= _LONGEST_REMEMBERED and not (findings or (source and self._findings(text, False))):
+        if len(text) <= LONGEST_REMEMBERED and not (findings or (source and self._findings(text, False))):
             if len(self._clean) >= _REMEMBERED:
                 self._clean.clear()
             self._clean.add(text)
