@@ -7,6 +7,7 @@ import json
 from typing import Any
 from urllib.parse import quote
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +16,12 @@ from metricx_observe.request import RequestInfo
 from metricx_observe.vendors.browser import Browser, read_browser
 
 from .support import scope_of
+
+
+def context(browser: Browser) -> dict[str, Any]:
+    """What it says in RudderStack's `context`."""
+    found: dict[str, Any] = orjson.loads(b"{%b}" % (browser.page + browser.device + browser.ids)[1:])
+    return found
 
 
 def read(path: str = "/a", method: str = "GET", cookie: str = "", **headers: str) -> Browser:
@@ -73,9 +80,9 @@ def test_the_anonymous_id_is_rudderstacks(cookie: str, expected: str | None) -> 
 )
 def test_ga4s_ids_come_from_its_cookies(cookie: str, client: str | None, session: int | None) -> None:
     """Client id from `_ga`, session from `_ga_<ID>` in both of its forms, else RudderStack's own session."""
-    context = read(cookie=cookie).context
-    assert context.get("externalId") == (None if client is None else [{"type": "ga4ClientId", "id": client}])
-    assert context.get("sessionId") == session
+    found = context(read(cookie=cookie))
+    assert found.get("externalId") == (None if client is None else [{"type": "ga4ClientId", "id": client}])
+    assert found.get("sessionId") == session
 
 
 def test_cookies_in_several_headers_are_one() -> None:
@@ -83,7 +90,7 @@ def test_cookies_in_several_headers_are_one() -> None:
     scope = scope_of("/")
     scope["headers"] = [(b"cookie", b"_ga=GA1.1.1.2"), (b"cookie", b"rl_anonymous_id=v")]
     found = read_browser(RequestInfo(scope, "shop.example"))
-    assert (found.anonymous_id, found.context["externalId"][0]["id"]) == ("v", "1.2")
+    assert (found.anonymous_id, context(found)["externalId"][0]["id"]) == ("v", "1.2")
 
 
 @pytest.mark.parametrize(
@@ -103,14 +110,35 @@ def test_cookies_in_several_headers_are_one() -> None:
 )  # fmt: skip
 def test_the_page_is_the_one_that_the_user_sees(request_of: dict[str, str], page: dict[str, str]) -> None:
     """A navigation's own address, else the referring page's; no credentials, fragment or query but campaigns."""
-    assert read(**request_of).context["page"] == page
+    assert context(read(**request_of))["page"] == page
 
 
 def test_locale_and_user_agent() -> None:
     """The first language and the user agent, each one line and bounded."""
-    context = read(accept_language="de-CH;q=0.9, en", user_agent="x" * 500).context
-    assert (context["locale"], context["userAgent"]) == ("de-CH", "x" * 200)
-    assert read().context.keys() == {"page"}
+    found = context(read(accept_language="de-CH;q=0.9, en", user_agent="x" * 500))
+    assert (found["locale"], found["userAgent"]) == ("de-CH", "x" * 200)
+    assert context(read()).keys() == {"page"}
+
+
+def test_one_browsers_headers_are_never_taken_for_anothers() -> None:
+    """What is remembered of a header is of its value: requests that differ in one of them differ in what it says."""
+    alike = {"referer": "https://shop.example/a", "sec_fetch_mode": "cors", "user_agent": "Firefox"}
+    ann = read(cookie="session=1; rl_anonymous_id=ann; _ga=GA1.1.1.2", **alike)
+    bob = read(cookie="session=1; rl_anonymous_id=bob; _ga=GA1.1.3.4", **alike)
+    elsewhere = read(cookie="session=2; rl_anonymous_id=ann; _ga=GA1.1.1.2", **{**alike, "user_agent": "Safari"})
+    assert (ann.anonymous_id, bob.anonymous_id, elsewhere.anonymous_id) == ("ann", "bob", "ann")
+    assert (ann.page, ann.device) == (bob.page, bob.device)
+    assert ann.ids == elsewhere.ids != bob.ids
+    assert context(elsewhere)["userAgent"] == "Safari"
+
+
+def test_headers_of_any_length_are_read_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is too long to be remembered is read each time, with the same result."""
+    headers = {"cookie": "rl_anonymous_id=ann; _ga=GA1.1.1.2", "referer": "https://shop.example/a", "user_agent": "x",
+               "accept_language": "de"}  # fmt: skip
+    remembered = read(**headers)
+    monkeypatch.setattr("metricx_observe.vendors.browser._LONGEST_REMEMBERED", 0)
+    assert read(**headers) == remembered
 
 
 def test_a_request_is_read_once() -> None:
@@ -127,4 +155,4 @@ def test_no_header_makes_it_fail(cookie: bytes, referer: bytes, path: str) -> No
         (b"referer", referer), (b"accept-language", referer), (b"user-agent", referer),
     ]}  # fmt: skip
     found = read_browser(RequestInfo(scope, "shop.example"))
-    assert found.context["page"].keys() <= {"url", "path", "referrer"}
+    assert context(found)["page"].keys() <= {"url", "path", "referrer"}

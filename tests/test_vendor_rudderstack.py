@@ -25,13 +25,14 @@ from metricx_observe.context import Context, RequestContext
 from metricx_observe.delivery.channel import Importance
 from metricx_observe.events import UserSignedUp
 from metricx_observe.privacy import Scrubber
+from metricx_observe.request import RequestInfo
 from metricx_observe.settings import Vendor, load_settings
 from metricx_observe.tracker import Tracker, Waiting
 from metricx_observe.vendors.rudderstack import RudderStackChannel
 
 from .odd_values import ODD_VALUES
 from .receiver_server import Receiver
-from .support import call, observed
+from .support import call, observed, scope_of
 
 WHEN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone(timedelta(hours=2)))
 LIMIT = 32 << 10
@@ -186,6 +187,34 @@ def test_secrets_do_not_leave() -> None:
     found = str(messages(lambda tracker: tracker.track("x", {"api_key": "0123456789abcdef"}), bound))
     assert "0123456789abcdef" not in found
     assert "abcdefghijklmnop1234" not in found
+
+
+def test_what_is_remembered_of_a_browser_is_scrubbed_and_counted_in_each_message() -> None:
+    """Headers that come again and hold a secret are counted again, and each policy has its own memory."""
+    secret, address = "sk_live_abcdefghijklmnop1234", "ann@example.com"
+
+    def shown(coder: RudderStackChannel, times: int) -> list[dict[str, Any]]:
+        records: list[Any] = []
+
+        def put(record: Any, size: int) -> bool:
+            records.append(record)
+            return size > 0
+
+        for _ in range(times):
+            headers = {"user-agent": f"app {secret}", "referer": f"https://shop.example/{address}"}
+            info = RequestInfo(scope_of("/", method="POST", headers=headers), "shop.example")
+            bound = Context(RequestContext("r1", "a" * 32), info)
+            Tracker(put, Boundary(), bound).track("opened")
+        found = [orjson.loads(message.payload)["context"] for record in records for message in coder.encode(record)]
+        assert not [context for context in found if secret in str(context)]
+        return found
+
+    keep, drop = channel(), channel(personal_data="drop")
+    for coder in (keep, drop):
+        for context in shown(coder, 3):
+            assert (address in context["page"]["url"]) == (coder is keep)
+    assert keep._scrubber.report.as_dict() == {"track": {"page": {"vendor_key": 3}}}
+    assert drop._scrubber.report.as_dict() == {"track": {"page": {"vendor_key": 3, "email": 6}}}
 
 
 @pytest.mark.parametrize(

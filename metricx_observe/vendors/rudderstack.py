@@ -17,19 +17,22 @@ from urllib.parse import urlsplit
 import orjson
 from rudderstack.analytics.client import Client
 
+from metricx_observe.context import Consent
 from metricx_observe.delivery.channel import Described, Importance, Message, Post
 from metricx_observe.events import ga4_parameter_faults
 from metricx_observe.inbound import without_path_secrets
 from metricx_observe.normalise import plain
 from metricx_observe.privacy import Personal, Scrubber
+from metricx_observe.request import RequestInfo
 from metricx_observe.settings import Settings, Vendor
 from metricx_observe.tracker import TrackRecord
 
 from .browser import Browser, read_browser
 
 _MAX_TAGS = 50
-_SHOWN = ("page", "userAgent", "locale")
-"""Of what a browser says: texts that may hold anything."""
+_NOT_ASKED = Consent()
+_KNOWN, _LONGEST_KNOWN = 1_000, 2_000
+"""Pages and devices that hold nothing to scrub, and bytes of one."""
 _SHRUNK_BYTES = (8 << 10, 2 << 10, 0)
 """What properties are cut to when a message is too large after all: JSON writes a control character in six."""
 _MAX_MESSAGE = 32 << 10
@@ -63,6 +66,7 @@ class RudderStackChannel:
         self._send_ip = settings.send_client_ip
         # an application has few names; more than that are looked at again
         self._name = lru_cache(1_000)(partial(self._clean, place="name"))
+        self._known: set[bytes] = set()
         self._base: dict[str, Any] = {
             "app": {"name": settings.service_name, "version": settings.release},
             "environment": settings.environment_name,
@@ -72,11 +76,13 @@ class RudderStackChannel:
         """A packed `TrackRecord` as the SDK's message."""
         record = TrackRecord.unpacked(record)
         signal, body = record.type, record.body
-        if signal == "track" and (faults := ga4_parameter_faults(orjson.loads(body))):
+        values = orjson.loads(body)
+        if signal == "track" and (faults := ga4_parameter_faults(values)):
             self._note(f"track {record.name}", faults)
         if self._policy != "keep" and record.personal:
-            body = orjson.dumps(self._personal(orjson.loads(body), record.personal))
-        body = self._scrubber.scrub_json(body, signal, "properties", personal=self._policy)
+            values = self._personal(values, record.personal)
+            body = orjson.dumps(values)
+        body = self._scrubber.scrub_json(body, signal, "properties", personal=self._policy, value=values)
         message = self._message(record, body)
         for size in _SHRUNK_BYTES:
             if len(message) <= _MAX_MESSAGE:
@@ -98,29 +104,37 @@ class RudderStackChannel:
         }
 
     def _message(self, record: TrackRecord, body: bytes) -> bytes:
-        browser = read_browser(record.info) if record.info is not None else None
+        info = record.info
+        browser = None if info is None else read_browser(info)
         anonymous = record.anonymous_id or (browser.anonymous_id if browser else None)
         if record.type == "alias":
             anonymous = None
         elif record.user_id is None and anonymous is None:
             # one of both is needed; the request's id at least joins the events of one request
             anonymous = record.state.request_id if record.state is not None else record.id
-        shape, context, content = self._shapes[record.type], self._context(record, browser), orjson.Fragment(body)
-        message = {**shape, "userId": record.user_id, "messageId": record.id, "timestamp": _iso(record.timestamp)}
-        message["context"] = {**context, **shape["context"]}
+        context, content = self._context(record), orjson.Fragment(body)
         if record.type == "identify":
-            message["context"]["traits"] = content
-        else:
-            message |= {key: content for key in ("properties", "traits") if key in shape}
+            context["traits"] = content
+        shown = b"" if info is None or browser is None else self._shown(browser, info, record.type)
         name, target = record.name and self._name(record.name, record.type), record.target
         if record.type == "page" and target is not None:
             target = self._name(target, "page")
-        given = {"anonymousId": anonymous, "event": name, "name": name}
-        given |= dict.fromkeys(("groupId", "previousId", "category"), target)
-        return orjson.dumps(message | {key: value for key, value in given.items() if key in shape})
+        message = {
+            **self._shapes[record.type], "userId": record.user_id, "messageId": record.id,
+            "timestamp": datetime.fromtimestamp(record.timestamp, UTC),
+            "context": orjson.Fragment(orjson.dumps(context)[:-1] + shown + b"}"),
+        }  # fmt: skip
+        for key, value in (
+            ("anonymousId", anonymous), ("event", name), ("name", name), ("groupId", target), ("previousId", target),
+            ("category", target), ("properties", content), ("traits", content),
+        ):  # fmt: skip
+            if key in message:
+                message[key] = value
+        return orjson.dumps(message)
 
-    def _context(self, record: TrackRecord, browser: Browser | None) -> dict[str, Any]:
-        context = dict(self._base)
+    def _context(self, record: TrackRecord) -> dict[str, Any]:
+        """What is not the browser's."""
+        context = {**self._base, **self._shapes[record.type]["context"]}
         if (state := record.state) is not None:
             context["request_id"] = state.request_id
             context["trace_id"] = state.trace_id
@@ -128,21 +142,36 @@ class RudderStackChannel:
                 context["workspace_id"] = state.workspace.id
             if state.tags:
                 context["tags"] = self._clean(dict(islice(state.tags.items(), _MAX_TAGS)), record.type, "tags")
-            if answers := {name: given for name, given in state.consent._asdict().items() if given is not None}:
+            if state.consent != _NOT_ASKED:
+                answers = state.consent._asdict()
                 context["consentManagement"] = {
                     "provider": "custom",
                     "resolutionStrategy": "and",
                     "allowedConsentIds": [name for name, given in answers.items() if given],
-                    "deniedConsentIds": [name for name, given in answers.items() if not given],
+                    "deniedConsentIds": [name for name, given in answers.items() if given is False],
                 }
-        if (info := record.info) is not None and browser is not None:
-            shown = orjson.dumps({name: browser.context[name] for name in _SHOWN if name in browser.context})
-            shown = self._scrubber.scrub_json(shown, record.type, "page", personal=self._policy)
-            clean = partial(self._clean, signal=record.type, place="page")
-            context |= {**browser.context, **orjson.loads(without_path_secrets(shown, info.params, clean))}
-            if self._send_ip and info.client is not None:
-                context["ip"] = info.client[0]
+        if self._send_ip and record.info is not None and record.info.client is not None:
+            context["ip"] = record.info.client[0]
         return context
+
+    def _shown(self, browser: Browser, info: RequestInfo, signal: str) -> bytes:
+        """The browser's members of the context, scrubbed."""
+        shown = self._harmless(browser.page, signal) + self._harmless(browser.device, signal)
+        return without_path_secrets(shown, info.params, partial(self._clean, signal=signal, place="page")) + browser.ids
+
+    def _harmless(self, members: bytes, signal: str) -> bytes:
+        """`members` scrubbed. Remembered are only those that are sent as they are, so that each secret is counted."""
+        if members in self._known:
+            return members
+        data = b"{%b}" % members[1:]
+        scrubbed = self._scrubber.scrub_json(data, signal, "page", personal=self._policy)
+        if scrubbed is not data:
+            return b"," + scrubbed[1:-1]
+        if len(members) <= _LONGEST_KNOWN:
+            if len(self._known) >= _KNOWN:
+                self._known.clear()
+            self._known.add(members)
+        return members
 
     def _clean(self, value: dict[str, str] | str, signal: str, place: str) -> Any:
         return self._scrubber.scrub(value, signal, place, personal=self._policy)
@@ -166,10 +195,6 @@ class RudderStackChannel:
         message = orjson.loads(payload)
         name = message.get("event") or message.get("name") or message.get("type")
         return Described(str(message.get("messageId", "")), str(name), message.get("userId"))
-
-
-def _iso(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat()
 
 
 def _shapes(sdk: _Sdk) -> dict[str, dict[str, Any]]:
