@@ -80,7 +80,9 @@ def decode(attributes: list[dict[str, Any]]) -> dict[str, Any]:
             return [value(each) for each in inner["values"]]
         return int(inner) if kind == "intValue" else inner
 
-    return {each["key"]: value(each["value"]) for each in attributes}
+    found = {each["key"]: value(each["value"]) for each in attributes}
+    assert len(found) == len(attributes), "a key twice"
+    return found
 
 
 def channel() -> LangfuseChannel:
@@ -182,6 +184,34 @@ def same(ours: Any, theirs: Any) -> bool:
         return bool(orjson.loads(ours) == orjson.loads(theirs))
     except (orjson.JSONDecodeError, TypeError):
         return bool(ours == theirs)
+
+
+def test_what_traces_have_in_common_is_that_of_each() -> None:
+    """Traces that share name, user or tags share no more than that, and few or many tags are encoded alike."""
+    cases: list[dict[str, Any]] = [
+        {"user_id": "u1", "tags": ["a"]}, {"user_id": "u1", "tags": ["a", "b"]}, {"user_id": "u2", "tags": ["a"]},
+        {"user_id": "u1", "session_id": "s1"}, {"user_id": "u1", "workspace_id": "w1"},
+        {"user_id": "u1", "tags": ["a"] * 20, "workspace_id": "w1", "metadata": {"workspace_id": "my", "plan": "pro"}},
+        {"metadata": {"workspace_id": "mine"}}, {},
+    ]  # fmt: skip
+    kept = Kept()
+    for state in (None, RequestContext("r1", "a" * 32), RequestContext("r2", "b" * 32)):
+        for fields in cases:
+            LLMTracer(kept, Boundary(), state and Context(state)).trace("ask", **fields).end()
+    coder = channel()
+    found = [decode(orjson.loads(coder.encode(record)[0].payload)["attributes"]) for record in kept.records]
+    for n, attributes in enumerate(found):
+        fields, request = cases[n % len(cases)], n // len(cases)
+        workspace, metadata = fields.get("workspace_id"), {**fields.get("metadata", {})}
+        metadata |= {"workspace_id": workspace} if workspace else {}
+        metadata |= {"request_id": f"r{request}", "request_trace_id": " ab"[request] * 32} if request else {}
+        tags = [*fields.get("tags", ()), *([f"workspace:{workspace}"] if workspace else [])]
+        assert attributes.get(Key.TRACE_USER_ID) == fields.get("user_id")
+        assert attributes.get(Key.TRACE_SESSION_ID) == fields.get("session_id")
+        assert attributes.get(Key.TRACE_TAGS, []) == tags
+        prefix = f"{Key.TRACE_METADATA}."
+        said = {key.removeprefix(prefix): value for key, value in attributes.items() if key.startswith(prefix)}
+        assert said == {key: f'"{value}"' for key, value in metadata.items()}
 
 
 def test_resource_and_scope_are_the_sdks() -> None:
