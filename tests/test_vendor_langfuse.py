@@ -214,6 +214,16 @@ def test_what_traces_have_in_common_is_that_of_each() -> None:
         assert said == {key: f'"{value}"' for key, value in metadata.items()}
 
 
+def test_a_secret_in_a_models_name_is_nowhere() -> None:
+    """OpenTelemetry's name for the model passes the scrubber as Langfuse's does."""
+    kept, secret = Kept(), "sk_live_abcdefghijklmnop1234"
+    LLMTracer(kept, Boundary()).generation("ask", model=f"https://x.example/{secret}").update(usage=USAGE).end()
+    (message,) = channel().encode(kept.records[0])
+    attributes = decode(orjson.loads(message.payload)["attributes"])
+    assert attributes["gen_ai.request.model"] == attributes[Key.OBSERVATION_MODEL]
+    assert secret.encode() not in message.payload
+
+
 def test_resource_and_scope_are_the_sdks() -> None:
     """The export names the SDK's own tracer, so that Langfuse takes the spans for its SDK's."""
     post = channel().post([b'{"a":1}', b'{"a":2}'])

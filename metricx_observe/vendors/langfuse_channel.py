@@ -136,7 +136,7 @@ class LangfuseChannel(_Channel):
             else:
                 texts[name] = _as_text(scrubber.scrub_json(value, record.type, name))
         if "usage" in texts and "model" in texts:
-            attributes.append(_REQUEST_MODEL % orjson.dumps(fields["model"]))
+            attributes.append(_REQUEST_MODEL % orjson.dumps(texts["model"]))
         attributes += [_TEXTS[name] % orjson.dumps(text) for name, text in texts.items()]
         failed = fields.get("level") == "ERROR"
         return {
