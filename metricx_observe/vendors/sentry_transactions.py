@@ -73,6 +73,7 @@ class Transactions:
     def __init__(self, settings: Settings, put: Put, client: Any, options: Collection[str]) -> None:
         """`options`: names of those that the application gave to `sentry_sdk.init`."""
         self._settings = settings
+        self._rate = settings.sample_rate
         self._put = put
         self._client = client
         self._alike = _UNCHANGING.issuperset(options)
@@ -82,10 +83,10 @@ class Transactions:
 
     def sampled(self, cell: Context) -> bool:
         """Whether a request gets a transaction. A negative upstream leaves it out, a positive one has a limit."""
-        info, upstream, rate = cell.info, cell.upstream or _NO_UPSTREAM, self._settings.sample_rate
-        if info is None or upstream.sampled is False or not rate:
+        info, upstream = cell.info, cell.upstream or _NO_UPSTREAM
+        if info is None or upstream.sampled is False or not self._rate:
             return False
-        ours = chance() < rate
+        ours = chance() < self._rate
         if not (ours or upstream.sampled) or info.method in ("HEAD", "OPTIONS") or self._settings.ignored(info.path):
             return False
         return ours or self._upstream.take()
@@ -103,7 +104,7 @@ class Transactions:
         )
         transaction.parent_span_id = upstream.span_id
         scope.start_transaction(transaction)
-        transaction.sample_rate = self._settings.sample_rate
+        transaction.sample_rate = self._rate
         scope.span = transaction
         return transaction
 
@@ -156,7 +157,7 @@ class Transactions:
             "timestamp": _iso(end),
             "contexts": {**contexts, "trace": {**contexts["trace"], **own, "data": data}},
         }
-        drawn = f"{chance() * self._settings.sample_rate:.6f}"  # what was drawn for it was below the rate
+        drawn = f"{chance() * self._rate:.6f}"  # what was drawn for it was below the rate
         sampling = {**made.headers["trace"], "trace_id": trace_id, "sample_rand": drawn, "transaction": name}
         envelope = Envelope({"event_id": event["event_id"], "sent_at": _iso(time()), "trace": sampling})
         enrich(event, cell, self._settings.send_client_ip)
@@ -170,7 +171,7 @@ class Transactions:
             with collecting() as envelopes, use_isolation_scope(Scope(client=self._client)), use_scope(scope):
                 transaction = Transaction(name="?", op=op, source="route", sampled=True)
                 scope.start_transaction(transaction)
-                transaction.sample_rate = self._settings.sample_rate
+                transaction.sample_rate = self._rate
                 if status:
                     transaction.set_http_status(status)
                 transaction.finish()
