@@ -35,8 +35,8 @@ _UNCHANGING = frozenset(
 )  # fmt: skip
 """Options with which all transactions of one kind are alike but for their own facts."""
 _TELLING = (
-    "_attachments", "_contexts", "_error_processors", "_extras", "_fingerprint", "_profile", "_session", "_tags",
-    "_transaction", "_user",
+    "_attachments", "_contexts", "_error_processors", "_extras", "_fingerprint", "_level", "_profile", "_session",
+    "_tags", "_transaction", "_user",
 )  # fmt: skip
 """What a scope may put on a transaction. The SDK has no public way to ask for it."""
 
