@@ -24,6 +24,17 @@ from .support import observed, scope_of
 HEADERS = {"user-agent": "Firefox", "x-forwarded-for": "10.1.2.3", "sentry-trace": f"{'a' * 32}-{'b' * 16}"}
 
 
+@pytest.fixture(autouse=True)
+def clean_scopes() -> Iterator[None]:
+    """The process's scopes say nothing, before and after."""
+    scopes = sentry_sdk.get_global_scope(), sentry_sdk.get_isolation_scope(), sentry_sdk.get_current_scope()
+    for scope in scopes:
+        scope.clear()
+    yield
+    for scope in scopes:
+        scope.clear()
+
+
 async def get(app: FastAPI, path: str, request_id: str) -> None:
     """A request in the process's own context, whose Sentry scopes are those that start-up code has."""
 
@@ -102,16 +113,7 @@ def test_breadcrumbs_change_nothing(receiver: Receiver) -> None:
     assert "breadcrumbs" not in event
 
 
-@pytest.fixture
-def clean_scopes() -> Iterator[None]:
-    """The process's scopes as they were before."""
-    yield
-    sentry_sdk.get_global_scope().clear()
-    sentry_sdk.get_isolation_scope().clear()
-
-
 @pytest.mark.parametrize("scope", [Scope.get_global_scope, Scope.get_isolation_scope], ids=["global", "isolation"])
-@pytest.mark.usefixtures("clean_scopes")
 def test_what_the_process_says_of_itself_is_on_it(receiver: Receiver, scope: Callable[[], Scope]) -> None:
     """A tag that was set at start-up is on each transaction, which the SDK makes then."""
     ways: list[bool] = []
