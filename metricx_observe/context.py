@@ -75,24 +75,7 @@ class _RequestContext(NamedTuple):
 class RequestContext(_RequestContext):
     """What is known of a request or job. Immutable: binding puts a new one into the cell."""
 
-    def plain(self) -> tuple[Any, ...]:
-        """As `packing` wants it, without the user's traits. Made once: each signal of the request has it."""
-        plain: tuple[Any, ...] | None = self.__dict__.get("_plain")
-        if plain is None:
-            user, workspace = self.user, self.workspace
-            plain = self.__dict__["_plain"] = (
-                self.request_id, self.trace_id, user and (user.id, user.email), workspace and tuple(workspace),
-                dict(self.tags), tuple(self.consent),
-            )  # fmt: skip
-        return plain
-
-    @classmethod
-    def of(cls, plain: tuple[Any, ...]) -> RequestContext:
-        """What `plain` was made of."""
-        request_id, trace_id, user, workspace, tags, consent = plain
-        return cls(
-            request_id, trace_id, user and User(*user), workspace and Workspace(*workspace), tags, Consent(*consent)
-        )
+    # no `__slots__`: `packing` keeps its plain form in its `__dict__`
 
 
 class Context:

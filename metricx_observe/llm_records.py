@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 from .context import RequestContext
 from .normalise import Texts
-from .packing import pack, unpack
+from .packing import pack, plain_state, state_of, unpack
 
 
 class TraceFacts(NamedTuple):
@@ -59,7 +59,7 @@ class ObservationRecord(NamedTuple):
 
         `values`: those between the others.
         """
-        plain = tuple(given), None if state is None else state.plain(), *values
+        plain = tuple(given), None if state is None else plain_state(state), *values
         if tuple not in map(type, fields.values()):
             packed = pack((*plain, fields))
             return packed, len(packed)
@@ -72,7 +72,7 @@ class ObservationRecord(NamedTuple):
         """What `packed` was made of."""
         rest, long = packed if isinstance(packed, tuple) else (packed, {})
         given, state, *values, fields = unpack(rest)
-        return cls._make((TraceFacts(*given), state and RequestContext.of(state), *values, fields | long))
+        return cls._make((TraceFacts(*given), state and state_of(state), *values, fields | long))
 
     @property
     def trace(self) -> TraceFacts:

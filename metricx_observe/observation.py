@@ -106,11 +106,7 @@ class Observation:
         with self._tracer._boundary(self.type) as notes:
             if self._ended:
                 notes.append("updated after its end")
-            if input is not None:
-                more["input"] = input
-            if output is not None:
-                more["output"] = output
-            for key, value in more.items():
+            for key, value in {"input": input, "output": output, **more}.items():
                 if value is None:
                     continue
                 if key in self._shared:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import marshal
 from typing import Any, cast
 
+from .context import Consent, RequestContext, User, Workspace
+
 _PLAIN = 2
 """The last format that looks for no repeated objects: that would cost as much as all the rest."""
 
@@ -26,3 +28,23 @@ def pack(values: tuple[Any, ...]) -> bytes:
 def unpack(packed: bytes) -> tuple[Any, ...]:
     """What `pack` was given."""
     return cast("tuple[Any, ...]", marshal.loads(packed))
+
+
+def plain_state(state: RequestContext) -> tuple[Any, ...]:
+    """A request's context as `pack` wants it, without the user's traits; kept on it, since each signal has it."""
+    plain: tuple[Any, ...] | None = state.__dict__.get("_plain")
+    if plain is None:
+        user, workspace = state.user, state.workspace
+        plain = state.__dict__["_plain"] = (
+            state.request_id, state.trace_id, user and (user.id, user.email), workspace and tuple(workspace),
+            dict(state.tags), tuple(state.consent),
+        )  # fmt: skip
+    return plain
+
+
+def state_of(plain: tuple[Any, ...]) -> RequestContext:
+    """What `plain_state` was given."""
+    request_id, trace_id, user, workspace, tags, consent = plain
+    return RequestContext(
+        request_id, trace_id, user and User(*user), workspace and Workspace(*workspace), tags, Consent(*consent)
+    )

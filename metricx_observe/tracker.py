@@ -13,7 +13,7 @@ from .context import Context, RequestContext, User
 from .events import DOCUMENTED, Event, ga4_name_faults, ga4_parameter_faults
 from .ids import new_id
 from .normalise import Notes, identifier, line, mapping, moment, snapshot
-from .packing import pack, unpack
+from .packing import pack, plain_state, state_of, unpack
 from .request import RequestInfo
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class TrackRecord(NamedTuple):
         request = None if info is None else info.plain()
         if info is None or request is not None:
             try:
-                return pack((*values, cell.state.plain(), request))
+                return pack((*values, plain_state(cell.state), request))
             except ValueError:  # the scope holds a server's own types
                 pass
         # before routing nobody knows the path's parameters, which may be secret
@@ -64,7 +64,7 @@ class TrackRecord(NamedTuple):
         if isinstance(packed, TrackRecord):
             return packed
         *values, state, info = unpack(packed)
-        return cls._make((*values, state and RequestContext.of(state), info and RequestInfo.of(info)))
+        return cls._make((*values, state and state_of(state), info and RequestInfo.of(info)))
 
 
 Waiting = bytes | TrackRecord

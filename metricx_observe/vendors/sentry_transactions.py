@@ -17,9 +17,9 @@ from sentry_sdk.envelope import Envelope
 from sentry_sdk.scope import Scope, global_event_processors, use_isolation_scope, use_scope
 from sentry_sdk.tracing import Transaction
 
-from metricx_observe.context import Context, RequestContext, Upstream
+from metricx_observe.context import Context, Upstream
 from metricx_observe.ids import chance, new_id, new_span_id
-from metricx_observe.packing import pack, unpack
+from metricx_observe.packing import pack, plain_state, state_of, unpack
 from metricx_observe.rate import TokenBucket
 from metricx_observe.request import RequestInfo
 from metricx_observe.settings import Settings
@@ -130,7 +130,7 @@ class Transactions:
         thread, request = current_thread(), info.plain()
         facts = (
             start, time(), status, route_name(cell), _op(info), upstream.span_id, str(thread.ident), thread.name,
-            cell.llm_trace_id, cell.state.plain(), request,
+            cell.llm_trace_id, plain_state(cell.state), request,
         )  # fmt: skip
         try:
             packed = pack(facts)
@@ -146,7 +146,7 @@ class Transactions:
         if made is None:  # `trace_ignore_status_codes`
             return []
         model: Any = made.items[0].payload.json
-        contexts, cell = model["contexts"], Context(RequestContext.of(state), RequestInfo.of(request, name))
+        contexts, cell = model["contexts"], Context(state_of(state), RequestInfo.of(request, name))
         cell.llm_trace_id, trace_id = llm_trace_id, cell.state.trace_id
         own = {"trace_id": trace_id, "span_id": new_span_id(), "parent_span_id": parent}
         data = {**contexts["trace"]["data"], "thread.id": thread_id, "thread.name": thread_name}
