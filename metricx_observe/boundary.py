@@ -30,8 +30,8 @@ class Boundary:
         self.strict = strict
         self.counts: Counter[str] = Counter()
 
-    def __call__(self, call: str) -> _Block:
-        return _Block(self, call)
+    def __call__(self, call: str) -> Block:
+        return Block(self, call)
 
     def count(self, call: str, faults: Iterable[str]) -> None:
         """`note` for delivery's threads, where there is nobody to raise to."""
@@ -66,8 +66,11 @@ def _place(error: BaseException | None) -> str:
     return f" at {Path(last.tb_frame.f_code.co_filename).name}:{last.tb_lineno}" if last is not None else ""
 
 
-class _Block(list[str]):
-    """One call of a facade: the faults that it notes. A class, since a generator costs a microsecond more."""
+class Block(list[str]):
+    """A call of a facade: the faults that it notes. A class, since a generator costs a microsecond more.
+
+    May be used again: an observation has one for all of its calls.
+    """
 
     __slots__ = ("_boundary", "_call")
 
@@ -81,11 +84,13 @@ class _Block(list[str]):
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
         if error is None and not self:
             return False
+        faults = self[:]
+        self.clear()
         mine = isinstance(error, Exception) and not isinstance(error, InputError)
         if mine:
-            self.append(type(error).__name__)
+            faults.append(type(error).__name__)
         if mine or error is None:
-            self._boundary.note(self._call, self, error)
+            self._boundary.note(self._call, faults, error)
         return mine
 
 

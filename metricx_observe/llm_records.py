@@ -53,11 +53,11 @@ class ObservationRecord(NamedTuple):
 
     @classmethod
     def packed(
-        cls, given: TraceFacts, state: RequestContext | None, values: tuple[Any, ...], fields: dict[str, Any]
+        cls, given: tuple[Any, ...], state: RequestContext | None, values: tuple[Any, ...], fields: dict[str, Any]
     ) -> tuple[Waiting, int]:
         """A record as it waits in the queue: as bytes, long texts beside them; and about how many bytes it holds.
 
-        `values`: those between the others.
+        `given`: the first values of a `TraceFacts`; `values`: those between the others.
         """
         plain = tuple(given), None if state is None else plain_state(state), *values
         if tuple not in map(type, fields.values()):

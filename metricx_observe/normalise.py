@@ -36,14 +36,15 @@ Notes = list[str]
 """Kinds of fault that were found in what a call was given."""
 
 
-def snapshot(value: object, notes: Notes, max_bytes: int = MAX_BYTES) -> bytes:
-    """`value` as it is now, as JSON of about `max_bytes` at most."""
+def snapshot(value: object, notes: Notes, max_bytes: int = MAX_BYTES, *, texts: bool = False) -> bytes:
+    """`value` as it is now, as JSON of about `max_bytes` at most. `texts`: it holds no number."""
     try:
         data = orjson.dumps(value, option=orjson.OPT_PASSTHROUGH_DATACLASS)
     except Exception:
         data = b""
     # orjson writes NaN and infinity as null: only a walk can tell them from None
-    if not data or len(data) > max_bytes or ((len(data) < _LONG or _texts(value) is None) and b"null" in data):
+    odd = not texts and (len(data) < _LONG or _texts(value) is None) and b"null" in data
+    if not data or len(data) > max_bytes or odd:
         data = orjson.dumps(plain(value, notes, max_bytes))
     # orjson's own bytes keep some 4 KB each while they are queued, which is much for a small one only
     return b"%b" % data if len(data) < _LONG else data
@@ -57,20 +58,21 @@ def content(value: object, notes: Notes) -> bytes | str | Texts:
     """A prompt or an answer as it is now: texts as they are, since nothing can change them, anything else as JSON."""
     if type(value) is str and value.isascii() and len(value) <= MAX_BYTES:
         return value
-    if _is_long(value) and (found := _texts(value)) is not None:
+    short = type(value) is list and len(value) <= _FEW and all(map(_is_short, value))
+    if not short and (found := _texts(value)) is not None:
         copied, texts = found
         size = sum(map(len, texts))
-        if size <= MAX_BYTES and all(map(str.isascii, texts)):  # what is not ASCII may be no Unicode at all
+        if _LONG < size <= MAX_BYTES and all(map(str.isascii, texts)):  # what is not ASCII may be no Unicode at all
             return size, copied
-    return snapshot(value, notes)
+    return snapshot(value, notes, texts=short)
 
 
-def _is_long(value: object) -> bool:
-    """Whether these are messages, one of them with a long text."""
-    if type(value) is not list:
+def _is_short(message: object) -> bool:
+    """Whether this is a message of a few short texts and nothing else: most are, and this is quick to say so."""
+    if type(message) is not dict or len(message) > 3:
         return False
-    texts = [message.get("content") for message in value[:_FEW] if type(message) is dict]
-    return any(len(text) > _LONG for text in texts if type(text) is str)
+    texts = message.values()
+    return {*map(type, texts)} == {str} and max(map(len, texts)) <= _LONG
 
 
 def _texts(value: object) -> tuple[object, list[str]] | None:

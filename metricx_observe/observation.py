@@ -36,8 +36,8 @@ class Observation:
     """A span, tool, generation or trace. `id` and `trace_id` are the very ids on the wire."""
 
     __slots__ = (
-        "_above", "_ended", "_fields", "_last_end_ns", "_token", "_trace_facts", "_tracer", "id", "name", "parent_id",
-        "start_ns", "trace_id", "type",
+        "_above", "_block", "_ended", "_fields", "_last_end_ns", "_token", "_trace_facts", "_tracer", "id", "name",
+        "parent_id", "start_ns", "trace_id", "type",
     )  # fmt: skip
 
     _shared: ClassVar[frozenset[str]] = frozenset()
@@ -60,14 +60,13 @@ class Observation:
         self.id = new_span_id()
         self.parent_id = None if parent is None else parent.id
         self.type = type
-        notes: Notes = []
-        self.name = _name(name, notes)
-        self.start_ns = _ns(start_time, notes)
-        self._trace_facts = TraceFacts(self.name)
-        """Those of the root hold for all of its trace, and so does its `_last_end_ns`."""
+        self._trace_facts: TraceFacts | None = None
+        """Those of the root hold for all of its trace, and so does its `_last_end_ns`. None: its name alone."""
         self._last_end_ns = 0
-        if notes:
-            tracer._boundary.note(type, notes)
+        self._block = tracer._boundary(type)
+        with self._block as notes:
+            self.name = _name(name, notes)
+            self.start_ns = _ns(start_time, notes)
 
     @property
     def _root(self) -> Observation:
@@ -103,7 +102,7 @@ class Observation:
                 Of a generation: `model`, `model_parameters`, `usage` (whole numbers by kind), `cost` (USD, by kind or
                 in all), `completion_start_time`. Of a trace: `user_id`, `workspace_id`, `session_id`, `tags`.
         """
-        with self._tracer._boundary(self.type) as notes:
+        with self._block as notes:
             if self._ended:
                 notes.append("updated after its end")
             for key, value in {"input": input, "output": output, **more}.items():
@@ -118,7 +117,8 @@ class Observation:
         return self
 
     def _share(self, key: str, value: Any, notes: Notes) -> None:
-        facts, root = self._root._trace_facts, self._root
+        root = self._root
+        facts = root._trace_facts or TraceFacts(root.name)
         if key == "metadata":
             root._trace_facts = facts._replace(metadata={**facts.metadata, **mapping(value, notes)})
         else:
@@ -144,7 +144,7 @@ class Observation:
 
     def end(self, end_time: datetime | None = None) -> None:
         """End it, once; a `with` block does it."""
-        with self._tracer._boundary(self.type) as notes:
+        with self._block as notes:
             if not self._ended:
                 self._ended = True
                 end_ns = max(_ns(end_time, notes), self.start_ns)
@@ -157,16 +157,17 @@ class Observation:
             return
         # given away: an update after the end must not change what the writer is reading
         fields, self._fields = self._fields, {}
+        root, state = self._root, None if cell is None else cell.state
         values = self.trace_id, self.id, self.parent_id, self.type, self.name, self.start_ns, end_ns
-        state = None if cell is None else cell.state
-        record, size = ObservationRecord.packed(self._root._trace_facts, state, values, fields)
+        record, size = ObservationRecord.packed(root._trace_facts or (root.name,), state, values, fields)
         if sink.put(record, size + 200) and cell is not None:
             cell.put = True
         logger.info("%s %s trace_id=%s level=%s", self.type, self.name, self.trace_id, fields.get("level", ""))
 
     def _facts(self) -> TraceFacts:
         cell = self._tracer._cell
-        return self._root._trace_facts.within(None if cell is None else cell.state)
+        root = self._root
+        return (root._trace_facts or TraceFacts(root.name)).within(None if cell is None else cell.state)
 
     def __enter__(self) -> Self:
         if self._token is None:
