@@ -48,13 +48,10 @@ class RequestInfo:
     @classmethod
     def of(cls, plain: tuple[Any, ...], route: str | None = None) -> RequestInfo:
         """What `plain` was made of, as of a request that has ended."""
-        method, scheme, path, query, headers, client, host, server, params = plain
-        scope = {
-            "method": method, "scheme": scheme, "path": path, "query_string": query, "headers": headers,
-            "client": client, "server": server,
-        }  # fmt: skip
-        info = cls(scope, host)
-        info._scope, info._params, info._route = None, params, route
+        info = cls.__new__(cls)
+        (info.method, info.scheme, info.path, info.query, info.headers, info.client, info._host, info._server,
+         info._params) = info._plain = plain  # fmt: skip
+        info._scope, info._route, info.body, info.has_baggage, info.analytics = None, route, b"", False, None
         return info
 
     @property
