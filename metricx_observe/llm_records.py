@@ -28,7 +28,9 @@ class TraceFacts(NamedTuple):
             return self
         user_id = self.user_id or (state.user.id if state.user else None)
         workspace_id = self.workspace_id or (state.workspace.id if state.workspace else None)
-        return self._replace(user_id=user_id, workspace_id=workspace_id, state=state)
+        return TraceFacts(
+            self.name, user_id, workspace_id, self.session_id, self.tags, self.metadata, state
+        )
 
 
 Waiting = bytes | tuple[bytes, Mapping[str, Any]]
