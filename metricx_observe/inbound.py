@@ -27,19 +27,26 @@ MAX_BODY = 16 << 10
 _TELLING = 8
 """Characters from which on a part of the path is looked for everywhere; a shorter one may stand there by chance."""
 _READ = frozenset({b"baggage", b"host", b"sentry-trace", b"traceparent", b"x-request-id"})
+_ANALYTICS = frozenset({b"accept-language", b"cookie", b"referer", b"sec-fetch-mode", b"user-agent"})
+"""What analytics reads of a browser's request."""
 
 
 def new_cell(scope: MutableMapping[str, Any]) -> tuple[Context, RequestInfo]:
     """The cell of a new request. Of the client's headers only ids and the trace have an effect here."""
     found: dict[bytes, str] = {}
+    analytics: dict[bytes, bytes] = {}
     for name, value in scope["headers"]:
         if name in _READ:
             found.setdefault(name, value.decode("latin-1"))
+        elif name in _ANALYTICS:  # HTTP/2 may split cookies; of others the first counts
+            known = analytics.setdefault(name, value)
+            if known is not value and name == b"cookie":
+                analytics[name] = known + b"; " + value
     trace_id, upstream = None, None
     if b"traceparent" in found or b"sentry-trace" in found:
         trace_id, upstream = _upstream(found.get(b"traceparent", ""), found.get(b"sentry-trace", ""))
     state = RequestContext(valid_request_id(found.get(b"x-request-id", "")) or new_id(), trace_id or new_id())
-    info = RequestInfo(scope, found.get(b"host", ""), b"baggage" in found)
+    info = RequestInfo(scope, found.get(b"host", ""), b"baggage" in found, analytics)
     return Context(state, info, upstream), info
 
 

@@ -13,11 +13,18 @@ class RequestInfo:
     """The facts of one HTTP request or websocket that outlive its scope. Read lazily, mostly off the event loop."""
 
     __slots__ = (
-        "_host", "_params", "_plain", "_route", "_scope", "_server", "analytics", "body", "client", "has_baggage",
-        "headers", "method", "path", "query", "scheme",
+        "_host", "_params", "_plain", "_route", "_scope", "_server", "_telling", "analytics", "body", "client",
+        "has_baggage", "headers", "method", "path", "query", "scheme",
     )  # fmt: skip
 
-    def __init__(self, scope: Mapping[str, Any], host: str, has_baggage: bool = False) -> None:
+    def __init__(
+        self,
+        scope: Mapping[str, Any],
+        host: str,
+        has_baggage: bool = False,
+        telling: Mapping[bytes, bytes] | None = None,
+    ) -> None:
+        """`telling`: the headers that analytics reads; all when None."""
         self._scope: Mapping[str, Any] | None = scope
         self._route: str | None = None
         self._params: dict[str, str] = {}
@@ -29,6 +36,7 @@ class RequestInfo:
         self.path: str = scope["path"]
         self.query: bytes = scope.get("query_string", b"")
         self.headers: Headers = scope["headers"]
+        self._telling = telling
         self.client: tuple[str, int] | None = scope.get("client")
         self.has_baggage = has_baggage
         self._host = host
@@ -37,21 +45,31 @@ class RequestInfo:
         """What the analytics codec read from the headers, kept for the next event of this request."""
 
     def plain(self) -> tuple[Any, ...] | None:
-        """As `packing` wants it, without route and body; None before routing, when no parameter is known."""
+        """As `packing` wants it for analytics, with its headers only, without route and body.
+
+        None before routing, when nobody knows the path's parameters.
+        """
         if self._plain is None and (self._scope is None or "path_params" in self._scope):
+            telling = self.headers if self._telling is None else list(self._telling.items())
             self._plain = (
-                self.method, self.scheme, self.path, self.query, self.headers, self.client, self._host, self._server,
+                telling, self.method, self.scheme, self.path, self.query, self.client, self._host, self._server,
                 self.params,
             )  # fmt: skip
         return self._plain
+
+    def whole(self) -> tuple[Any, ...] | None:
+        """The same with all headers."""
+        plain = self.plain()
+        return None if plain is None else (self.headers, *plain[1:])
 
     @classmethod
     def of(cls, plain: tuple[Any, ...], route: str | None = None) -> RequestInfo:
         """What `plain` was made of, as of a request that has ended."""
         info = cls.__new__(cls)
-        (info.method, info.scheme, info.path, info.query, info.headers, info.client, info._host, info._server,
+        (info.headers, info.method, info.scheme, info.path, info.query, info.client, info._host, info._server,
          info._params) = info._plain = plain  # fmt: skip
         info._scope, info._route, info.body, info.has_baggage, info.analytics = None, route, b"", False, None
+        info._telling = None
         return info
 
     @property

@@ -9,6 +9,7 @@ import pytest
 
 from metricx_observe.boundary import Boundary
 from metricx_observe.context import Context, RequestContext
+from metricx_observe.inbound import new_cell
 from metricx_observe.llm import LLMTracer
 from metricx_observe.llm_records import ObservationRecord
 from metricx_observe.packing import pack
@@ -91,3 +92,14 @@ def test_nothing_that_waits_is_walked_through() -> None:
     waiting = [("rudderstack", pack(("a", {"b": [1.5, None]})), 400) for _ in range(3)]
     gc.collect(0)
     assert not any(map(gc.is_tracked, waiting))
+
+
+def test_events_take_the_headers_of_analytics_only() -> None:
+    """The first of equal names, and cookies joined as HTTP/2 splits them; a transaction takes all headers."""
+    pairs = [(b"cookie", b"_ga=1"), (b"x-other", b"1"), (b"cookie", b"rl_x=2"), (b"referer", b"a"), (b"referer", b"b")]
+    _, info = new_cell({"method": "GET", "path": "/", "headers": pairs, "path_params": {}})
+    plain, whole = info.plain(), info.whole()
+    assert plain is not None
+    assert whole is not None
+    assert RequestInfo.of(plain).headers == [(b"cookie", b"_ga=1; rl_x=2"), (b"referer", b"a")]
+    assert RequestInfo.of(whole).headers == pairs

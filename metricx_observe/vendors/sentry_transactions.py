@@ -127,7 +127,7 @@ class Transactions:
             return False
         if any(not each.__module__.startswith("sentry_sdk.") for each in global_event_processors):
             return False
-        thread, request = current_thread(), info.plain()
+        thread, request = current_thread(), info.whole()
         facts = (
             start, time(), status, route_name(cell), _op(info), upstream.span_id, str(thread.ident), thread.name,
             cell.llm_trace_id, plain_state(cell.state), request,
