@@ -191,7 +191,8 @@ class Tracker(Facade[Callable[[Waiting, int], bool]]):
             None if anonymous_id is None else identifier(anonymous_id, notes),
             name, target, body, personal,
         )  # fmt: skip
-        if not self._sink(TrackRecord.packed(record, cell), len(body) + 1_000):  # the request is of some 1,000 bytes
+        packed = TrackRecord.packed(record, cell)
+        if not self._sink(packed, len(packed) + 200 if isinstance(packed, bytes) else len(body) + 2_000):
             return None
         if cell is not None:
             cell.put = True
