@@ -32,7 +32,7 @@ from tests.faults import OUTAGES, FaultyVendor, LineChannel, until
 QUICK = "--quick" in sys.argv
 OUTAGE_S = 8.0 if QUICK else 60.0
 RATE = 40
-BATCHES = {"sentry": (1, 20), "rudderstack": (100, 1), "langfuse": (500, 1)}
+BATCHES = {"sentry": (1, 20), "rudderstack": (100, 1), "langfuse": (200, 1)}
 """Messages a post and posts at once. 20 Sentry posts: at 80 ms a round trip 8 cannot make 200 errors a second."""
 
 Figure = tuple[str, str, str, bool]

@@ -92,8 +92,8 @@ class LangfuseChannel(_Channel):
 
     vendor = "langfuse"
     path = "/api/public/otel/v1/traces"
-    max_messages = 100
-    """Of 3 KB: what joins and deletes 500 holds up the event loop for a millisecond."""
+    max_messages = 200
+    """2,500 a second at 80 ms a round trip; joining and deleting 500 of 3 KB holds up the event loop for 1 ms."""
     max_bytes = 3 << 20
     """Langfuse takes 4.5 MB a request (its own SDK's default is below that)."""
 
