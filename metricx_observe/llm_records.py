@@ -33,7 +33,8 @@ class TraceFacts(NamedTuple):
         )
 
 
-Waiting = bytes | tuple[bytes, Mapping[str, Any]]
+Waiting = bytes | tuple[bytes, Mapping[str, Any], tuple[Any, ...]]
+_METADATA = TraceFacts._fields.index("metadata")
 
 
 class ObservationRecord(NamedTuple):
@@ -57,24 +58,31 @@ class ObservationRecord(NamedTuple):
     def packed(
         cls, given: tuple[Any, ...], state: RequestContext | None, values: tuple[Any, ...], fields: dict[str, Any]
     ) -> tuple[Waiting, int]:
-        """A record as it waits in the queue: as bytes, long texts beside them; and about how many bytes it holds.
+        """A record as it waits in the queue, and about how many bytes it holds.
+
+        As bytes; long texts and a trace's metadata, which all of its observations share, stand beside them.
 
         `given`: the first values of a `TraceFacts`; `values`: those between the others.
         """
-        plain = tuple(given), None if state is None else plain_state(state), *values
-        if tuple not in map(type, fields.values()):
-            packed = pack((*plain, fields))
+        plain = None if state is None else plain_state(state), *values
+        shared = given if len(given) > _METADATA and given[_METADATA] else None
+        if shared is None and tuple not in map(type, fields.values()):
+            packed = pack((tuple(given), *plain, fields))
             return packed, len(packed)
         long = {name: field for name, field in fields.items() if type(field) is tuple}
-        packed = pack((*plain, {name: field for name, field in fields.items() if name not in long}))
-        return (packed, long), len(packed) + sum(size for size, _ in long.values())
+        packed = pack(((), *plain, {name: field for name, field in fields.items() if name not in long}))
+        return (packed, long, given), len(packed) + sum(size for size, _ in long.values())
 
     @classmethod
     def unpacked(cls, packed: Waiting) -> ObservationRecord:
         """What `packed` was made of."""
-        rest, long = packed if isinstance(packed, tuple) else (packed, {})
-        given, state, *values, fields = unpack(rest)
-        return cls._make((TraceFacts(*given), state and state_of(state), *values, fields | long))
+        if isinstance(packed, bytes):
+            given, state, *values, fields = unpack(packed)
+            return cls._make((TraceFacts(*given), state and state_of(state), *values, fields))
+        rest, long, given = packed
+        _, state, *values, fields = unpack(rest)
+        facts = given if isinstance(given, TraceFacts) else TraceFacts(*given)
+        return cls._make((facts, state and state_of(state), *values, fields | long))
 
     @property
     def trace(self) -> TraceFacts:

@@ -77,14 +77,10 @@ class ObserveMiddleware:
         self._trusted = settings.trusted_proxies if settings.send_client_ip else ()
         observability.serve()
 
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        # not async: one coroutine less to await for each request
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket") and SCOPE_KEY not in scope:
-            return self._request(scope, receive, send)
-        return self._other(scope, receive, send)
-
-    async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
+            await self._request(scope, receive, send)
+        elif scope["type"] == "lifespan":
             self._observability.start()  # in the worker's process; again where the application is started once more
             await self.app(scope, receive, self._lifespan_sender(send))
         else:
@@ -117,7 +113,8 @@ class ObserveMiddleware:
                 self._report_response(cell, request.status)
             finally:
                 cell.end()
-                scope.pop(SCOPE_KEY, None)  # a server keeps the scope until the connection's next request
+                if _is_uvicorns(send):
+                    scope.pop(SCOPE_KEY, None)  # it keeps the scope until the connection's next request
 
     def _scope(self, cell: Context) -> AbstractContextManager[RequestStatus]:
         sink = self._observability.error_sink
@@ -126,7 +123,7 @@ class ObserveMiddleware:
     def _sender(self, cell: Context, request: RequestStatus, send: Send) -> Send:
         observability = self._observability
         acknowledged = observability.acknowledged
-        header = (b"x-request-id", cell.state.request_id.encode("latin-1"))
+        header, kept = (b"x-request-id", cell.state.request_id.encode("latin-1")), _is_uvicorns(send)
 
         async def send_with_request_id(message: Message) -> None:
             if message["type"] in _STARTS:
@@ -138,8 +135,8 @@ class ObserveMiddleware:
                 message = {**message, "headers": headers}
                 if acknowledged and cell.put:
                     await observability.committed()
-            elif message["type"] == "http.response.body" and not message.get("more_body"):
-                # uvicorn starts its keep-alive timer in here, which holds this context while the connection is idle
+            elif kept and message["type"] == "http.response.body" and not message.get("more_body"):
+                # it starts its keep-alive timer in here, which holds this context while the connection is idle
                 with use_cell(DETACHED), request.outside():
                     await send(message)
                 return
@@ -165,6 +162,11 @@ class ObserveMiddleware:
             await send(message)
 
         return send_between
+
+
+def _is_uvicorns(send: Send) -> bool:
+    """Whether nobody stands between the server and us who might want to know whose request this is."""
+    return type(getattr(send, "__self__", None)).__module__.startswith("uvicorn.")
 
 
 class InnerLayer:

@@ -47,9 +47,10 @@ class RequestInfo:
     def plain(self) -> tuple[Any, ...] | None:
         """As `packing` wants it for analytics, with its headers only, without route and body.
 
-        None before routing, when nobody knows the path's parameters.
+        None before the route is known, and with it the path's parameters: a mount, which is a route without an
+        endpoint, knows its own ones only.
         """
-        if self._plain is None and (self._scope is None or "path_params" in self._scope):
+        if self._plain is None and (self._scope is None or hasattr(self._scope.get("route"), "endpoint")):
             telling = self.headers if self._telling is None else list(self._telling.items())
             self._plain = (
                 telling, self.method, self.scheme, self.path, self.query, self.client, self._host, self._server,

@@ -46,17 +46,15 @@ class TrackRecord(NamedTuple):
     @classmethod
     def packed(cls, values: tuple[Any, ...], cell: Context | None) -> Waiting:
         """A record as it waits in the queue, of all its values but state and info, which are the cell's."""
-        if cell is None:
-            return pack((*values, None, None))
-        info = cell.info
+        state, info = (None, None) if cell is None else (cell.state, cell.info)
         request = None if info is None else info.plain()
         if info is None or request is not None:
             try:
-                return pack((*values, plain_state(cell.state), request))
-            except ValueError:  # the scope holds a server's own types
+                return pack((*values, state and plain_state(state), request))
+            except ValueError:  # a server's own types in the scope, or a text of a class of its own
                 pass
         # before routing nobody knows the path's parameters, which may be secret
-        return cls._make((*values, cell.state, info))
+        return cls._make((*values, state, info))
 
     @classmethod
     def unpacked(cls, packed: Waiting) -> TrackRecord:

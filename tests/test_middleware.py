@@ -23,6 +23,7 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect as connect_websocket
 
@@ -848,7 +849,7 @@ async def test_requests_go_on_after_close(receiver: Receiver) -> None:
     assert len(answer.headers["x-request-id"]) == 32
 
 
-async def test_a_server_keeps_nothing_of_a_request(receiver: Receiver) -> None:
+async def test_a_server_keeps_nothing_of_a_request(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     """uvicorn holds the context of the last byte, and the scope, while a connection is idle: neither has anything."""
     app, seen = FastAPI(), list[tuple[str, str | None, bool]]()
     scope = scope_of("/", headers={"x-request-id": "kept"})
@@ -865,16 +866,46 @@ async def test_a_server_keeps_nothing_of_a_request(receiver: Receiver) -> None:
     async def receive() -> Message:
         return {"type": "http.request", "body": b"", "more_body": False}
 
-    async def send(message: Message) -> None:
-        look(message["type"])
+    class Cycle:
+        """uvicorn's, as far as it can be told."""
 
+        async def send(self, message: Message) -> None:
+            look(message["type"])
+
+    monkeypatch.setattr(Cycle, "__module__", RequestResponseCycle.__module__)
     with observed(receiver) as observability:
         observability.install(app)
         outside = sentry_sdk.get_isolation_scope()
-        await app(scope, receive, send)
+        await app(scope, receive, Cycle().send)
     assert seen == [
         ("http.response.start", "kept", False),
         ("http.response.body", None, True),
         ("background", "kept", False),
     ]
     assert not any("metricx" in repr(type(value)) for value in scope.values())
+
+
+@pytest.mark.parametrize("inside", [True, False], ids=["the mount is observed", "the mounted application is"])
+async def test_an_early_event_in_a_mount_does_not_give_the_path_away(receiver: Receiver, inside: bool) -> None:
+    """Before the inner route is known nobody knows that a part of the path is a token; no signal may show it."""
+    token, run = f"hunter2-{uuid4().hex}", uuid4().hex
+    with observed(receiver, traces_sample_rate=1.0) as observability:
+        inner, outer = FastAPI(), FastAPI()
+
+        @inner.middleware("http")
+        async def early(request: Request, call_next: Callable[..., Any]) -> Any:
+            observability.tracker.track("early")
+            return await call_next(request)
+
+        @inner.get("/reset/{token}")
+        async def reset(token: str, tracker: TrackerDep) -> int:
+            tracker.track("late")
+            return len(token)
+
+        outer.mount("/acct/{tenant}", inner)
+        observability.install(outer if inside else inner)
+        await call(outer, f"/acct/acme/reset/{token}", headers={"x-request-id": run})
+        assert observability.flush(10)
+        signals = receiver.wait_for(3, request_id=run)
+    assert sorted(signal["kind"] for signal in signals) == ["track", "track", "transaction"]
+    assert token not in repr(signals)

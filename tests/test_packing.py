@@ -6,6 +6,7 @@ import gc
 from typing import Any
 
 import pytest
+from starlette.routing import Mount, Route, Router
 
 from metricx_observe.boundary import Boundary
 from metricx_observe.context import Context, RequestContext
@@ -15,6 +16,13 @@ from metricx_observe.llm_records import ObservationRecord
 from metricx_observe.packing import pack
 from metricx_observe.request import RequestInfo
 from metricx_observe.tracker import Tracker, TrackRecord
+
+ROUTED: dict[str, Any] = {"route": Route("/a/{id}", print), "path_params": {"id": 1}}
+"""Of a scope whose route is known."""
+
+
+class Text(str):
+    """A text of a class of its own, as an enum's is."""
 
 
 class Sink:
@@ -47,7 +55,7 @@ def cell(**scope: Any) -> Context:
 
 def test_an_event_waits_as_bytes() -> None:
     """It comes back with its request and its user, whose traits stay at home."""
-    sink, request = Sink(), cell(path_params={"id": 1}, client=("10.0.0.1", 5), server=("shop.example", 443))
+    sink, request = Sink(), cell(**ROUTED, client=("10.0.0.1", 5), server=("shop.example", 443))
     Tracker(sink.put, Boundary(), request).track("bought", {"n": 1})
     (packed,) = sink.records
     assert isinstance(packed, bytes)
@@ -60,7 +68,10 @@ def test_an_event_waits_as_bytes() -> None:
         assert getattr(back.info, name) == getattr(request.info, name)
 
 
-@pytest.mark.parametrize("scope", [{}, {"path_params": {}, "client": object()}], ids=["before routing", "odd server"])
+EARLY = {"route": Mount("/a", app=Router()), "path_params": {}}
+
+
+@pytest.mark.parametrize("scope", [EARLY, {**ROUTED, "client": object()}], ids=["in a mount", "odd server"])
 def test_an_event_that_cannot_be_packed_waits_as_it_is(scope: dict[str, Any]) -> None:
     """Before routing nobody knows which parts of the path are parameters; a server's own types are no plain ones."""
     sink = Sink()
@@ -70,6 +81,17 @@ def test_an_event_that_cannot_be_packed_waits_as_it_is(scope: dict[str, Any]) ->
     assert TrackRecord.unpacked(record) is record
 
 
+@pytest.mark.parametrize("request_cell", [None, cell(**ROUTED)], ids=["outside", "in a request"])
+def test_a_text_of_a_class_of_its_own_is_no_loss(request_cell: Context | None) -> None:
+    """An event that holds one waits as it is."""
+    sink = Sink()
+    values = ("track", "1", 0.0, "bob", None, Text("bought"), None, b"{}", ())
+    sink.put(TrackRecord.packed(values, request_cell), 1)
+    (record,) = sink.records
+    assert isinstance(record, TrackRecord)
+    assert record.name == "bought"
+
+
 def test_an_observation_waits_as_bytes() -> None:
     """Long texts stand beside them, as they are."""
     sink, long = Sink(), [{"role": "user", "content": "why? " * 2_000}]
@@ -77,7 +99,7 @@ def test_an_observation_waits_as_bytes() -> None:
     tracer.trace("ask", input=[{"role": "user", "content": "why?"}], metadata={"a": [1]}, tags=["x"]).end()
     tracer.generation("ask", input=long).end()
     short, other = sink.records
-    assert isinstance(short, bytes)
+    assert isinstance(short, tuple)  # the metadata, which all observations of a trace share, stand beside
     assert isinstance(other, tuple)
     first, second = map(ObservationRecord.unpacked, sink.records)
     assert (first.given.tags, first.given.metadata, first.fields["input"]) == (
@@ -97,7 +119,7 @@ def test_nothing_that_waits_is_walked_through() -> None:
 def test_events_take_the_headers_of_analytics_only() -> None:
     """The first of equal names, and cookies joined as HTTP/2 splits them; a transaction takes all headers."""
     pairs = [(b"cookie", b"_ga=1"), (b"x-other", b"1"), (b"cookie", b"rl_x=2"), (b"referer", b"a"), (b"referer", b"b")]
-    _, info = new_cell({"method": "GET", "path": "/", "headers": pairs, "path_params": {}})
+    _, info = new_cell({"method": "GET", "path": "/", "headers": pairs, **ROUTED})
     plain, whole = info.plain(), info.whole()
     assert plain is not None
     assert whole is not None

@@ -13,6 +13,7 @@ import encodings.idna  # noqa: F401  # here, and not in a thread: a child that i
 import ipaddress
 import socket
 import ssl
+import struct
 import time
 import urllib.request
 import zlib
@@ -78,14 +79,14 @@ class _Said:
     """What a vendor says on one connection: httptools calls the methods `on_...` while it is fed."""
 
     def __init__(self) -> None:
-        self._parser = HttpResponseParser(self)
-        self._parser.set_dangerous_leniencies(  # to whoever passes an answer on; all we do is read its status
-            lenient_headers=True, lenient_optional_cr_before_lf=True, lenient_chunked_length=True
-        )
         self.begin()
 
     def begin(self) -> None:
         """Expect the answer to a post."""
+        self._parser = HttpResponseParser(self)  # anew: one that has failed stays so, and knows the last status
+        self._parser.set_dangerous_leniencies(  # to whoever passes an answer on; all we do is read its status
+            lenient_headers=True, lenient_optional_cr_before_lf=True, lenient_chunked_length=True
+        )
         self._status, self._headers = 0, dict[str, str]()
         self.answer: Answer | None = None
         self.body = b""
@@ -102,12 +103,14 @@ class _Said:
                 self._parser.feed_data(data)
                 return
         self.ended, self.keeps = True, False
+        if data and not self._status:  # without a reason nobody told us; where the vendor hung up it may be half of one
+            self._status = self._parser.get_status_code()
         if self.answer is None and self._status < 200:
             raise BadStatusLine("no HTTP") if data else RemoteDisconnected("the vendor hung up")
         self.answer = self.answer or Answer(self._status, self._headers)
 
     def on_message_begin(self) -> None:
-        self.keeps = False  # it says more than it was asked, if it had ended
+        self.keeps = False  # if it had ended, it says more than it was asked
 
     def on_status(self, _reason: bytes) -> None:
         self._status = self._parser.get_status_code()
@@ -187,7 +190,12 @@ class Line:
         connection._create_connection = self._dial  # type: ignore[attr-defined]  # where the socket can be had in time
         self._connection, self._to, self._said = connection, (post.url, post.headers), _Said()
         connection.connect()
-        connection.sock.settimeout(None)  # `check` ends what waits; a timeout costs a poll before each call
+        # `check` ends what waits. Python's own timeout costs a poll before each call; the system's, for when nobody
+        # checks because the outbox is busy, costs nothing
+        connection.sock.settimeout(None)
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            with suppress(OSError):  # Windows wants other bytes
+                connection.sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", int(timeout_s) + 1, 0))
 
     def _dial(self, *where: Any) -> socket.socket:
         dialled = socket.create_connection(*where)

@@ -53,7 +53,7 @@ def _read(info: RequestInfo) -> Browser:
     if len(headers) < len(info.headers):  # HTTP/2 may split the header into several
         cookies = b";".join(value for name, value in info.headers if name == b"cookie")
     # a part of them, so that no session's secret is remembered
-    parts = [part for part in cookies[:_MAX_COOKIES].split(b";") if b"_ga" in part or b"rl_" in part]
+    parts = [part for part in cookies[:_MAX_COOKIES].split(b";") if part.lstrip().startswith((b"_ga", b"rl_"))]
     anonymous_id, ids = _ids(b";".join(parts))
     device = _agent(headers.get(b"user-agent", b"")) + _locale(headers.get(b"accept-language", b""))
     return Browser(anonymous_id, _page(info, headers), device, ids)
@@ -96,7 +96,11 @@ def _ids(header: bytes) -> tuple[str | None, bytes]:
 
 def _page(info: RequestInfo, headers: dict[bytes, bytes]) -> bytes:
     """The page that the user looks at: this request when the browser navigates to it, else the one it came from."""
-    referrer, there = _came_from(headers.get(b"referer", b""))
+    came_from = headers.get(b"referer", b"")
+    if b"utm_" in came_from:  # its query stays, and what else is in there is not to be remembered
+        referrer, there = _came(came_from)
+    else:
+        referrer, there = _came_from(came_from.partition(b"?")[0].partition(b"#")[0])
     navigates = info.method == "GET" and headers.get(b"sec-fetch-mode") in (None, b"navigate")
     if there and not navigates:
         return there
@@ -105,11 +109,13 @@ def _page(info: RequestInfo, headers: dict[bytes, bytes]) -> bytes:
     return _member("page", {**page, "referrer": referrer} if referrer else page)
 
 
-@_remembered
-def _came_from(header: bytes) -> tuple[str, bytes]:
+def _came(header: bytes) -> tuple[str, bytes]:
     """The referrer, and the page that it is; both are empty where there is none."""
     referrer = _without_secrets(header.decode("latin-1"))
     return referrer, _member("page", {"url": referrer, "path": urlsplit(referrer).path}) if referrer else b""
+
+
+_came_from = _remembered(_came)
 
 
 def _without_secrets(url: str) -> str:

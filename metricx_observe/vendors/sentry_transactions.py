@@ -77,7 +77,7 @@ class Transactions:
         self._put = put
         self._client = client
         self._alike = _UNCHANGING.issuperset(options)
-        self._made: dict[tuple[str, int], Envelope | None] = {}
+        self._made: dict[tuple[str, int], Envelope] = {}
         self._upstream = TokenBucket(settings.traces_max_per_second)
         """Requests that are traced only because the caller asked for it, which anybody can."""
 
@@ -145,12 +145,13 @@ class Transactions:
         made = self._like(op, status)
         if made is None:  # `trace_ignore_status_codes`
             return []
-        model: Any = made.items[0].payload.json
+        event: Any = made.items[0].payload.json
+        model = {key: value for key, value in event.items() if key != "user"}
         contexts, cell = model["contexts"], Context(state_of(state), RequestInfo.of(request, name))
         cell.llm_trace_id, trace_id = llm_trace_id, cell.state.trace_id
         own = {"trace_id": trace_id, "span_id": new_span_id(), "parent_span_id": parent}
         data = {**contexts["trace"]["data"], "thread.id": thread_id, "thread.name": thread_name}
-        event: Any = {
+        event = {
             **model,
             "event_id": new_id(),
             "start_timestamp": _iso(start),
@@ -166,8 +167,8 @@ class Transactions:
 
     def _like(self, op: str, status: int) -> Envelope | None:
         """What the SDK makes of a transaction with this status, once; None where it makes nothing of it."""
-        if (op, status) not in self._made:
-            scope = Scope(client=self._client)
+        if (made := self._made.get((op, status))) is None:
+            scope, before = Scope(client=self._client), _is_silent(Scope.get_global_scope())
             with collecting() as envelopes, use_isolation_scope(Scope(client=self._client)), use_scope(scope):
                 transaction = Transaction(name="?", op=op, source="route", sampled=True)
                 scope.start_transaction(transaction)
@@ -175,8 +176,11 @@ class Transactions:
                 if status:
                     transaction.set_http_status(status)
                 transaction.finish()
-            self._made[op, status] = envelopes[0] if envelopes else None
-        return self._made[op, status]
+            made = envelopes[0] if envelopes else None
+            # what the process says of itself now is not what it said when the request ended, nor what it will say
+            if made is not None and before and _is_silent(Scope.get_global_scope()):
+                self._made[op, status] = made
+        return made
 
 
 def _op(info: RequestInfo | None) -> str:
@@ -185,9 +189,11 @@ def _op(info: RequestInfo | None) -> str:
 
 def _says_nothing(scope: Scope, ours: Collection[Callable[..., Any]]) -> bool:
     """Whether a transaction is the same with this scope and without."""
-    return not any(getattr(scope, name) for name in _TELLING) and all(
-        processor in ours for processor in scope._event_processors
-    )
+    return _is_silent(scope) and all(processor in ours for processor in scope._event_processors)
+
+
+def _is_silent(scope: Scope) -> bool:
+    return not any(getattr(scope, name) for name in _TELLING)
 
 
 def _iso(seconds: float) -> str:
