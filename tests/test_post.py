@@ -22,7 +22,7 @@ from typing import IO
 import pytest
 
 from metricx_observe.delivery import Post, post
-from metricx_observe.delivery.post import Line, Verdict
+from metricx_observe.delivery.post import Line, Verdict, _Said
 from tests.faults import until
 
 Parts = Sequence[bytes | threading.Event | None]
@@ -413,3 +413,16 @@ def certified(folder: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(file)
     return server, ssl.create_default_context(cadata=certificate.public_bytes(pem).decode())
+
+
+def test_half_an_answer_that_we_cut_is_none(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A vendor that trickles its answer has not accepted: when its time is over the post has failed."""
+    feed = _Said.feed
+
+    def feed_and_cut(said: _Said, data: bytes) -> None:
+        feed(said, data)
+        line.abort()
+
+    monkeypatch.setattr(_Said, "feed", feed_and_cut)
+    with closing(Vendor([b"HTTP/1.1 200 OK"])) as vendor, pytest.raises(ConnectionAbortedError):
+        line.post(to(vendor), 15.0)

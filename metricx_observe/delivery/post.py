@@ -165,6 +165,8 @@ class Line:
     def _read(self) -> int:
         """Read what is there of the answer, bytes. Raises OSError, HTTPException."""
         data: bytes = self._connection.sock.recv(READ_BYTES)
+        if not data and self._aborted:  # what has come so far may be half a status line
+            raise ConnectionAbortedError("aborted")
         self._said.feed(data)
         return len(data)
 
