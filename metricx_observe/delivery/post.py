@@ -103,7 +103,7 @@ class _Said:
                 self._parser.feed_data(data)
                 return
         self.ended, self.keeps = True, False
-        if data and not self._status:  # without a reason nobody told us; where the vendor hung up it may be half of one
+        if data and not self._status:  # where the vendor hung up it may be of half a line
             self._status = self._parser.get_status_code()
         if self.answer is None and self._status < 200:
             raise BadStatusLine("no HTTP") if data else RemoteDisconnected("the vendor hung up")
@@ -112,10 +112,8 @@ class _Said:
     def on_message_begin(self) -> None:
         self.keeps = False  # if it had ended, it says more than it was asked
 
-    def on_status(self, _reason: bytes) -> None:
-        self._status = self._parser.get_status_code()
-
     def on_header(self, name: bytes, value: bytes) -> None:
+        self._status = self._parser.get_status_code()  # now the status line is whole
         self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
