@@ -90,6 +90,7 @@ class ObserveMiddleware:
 
     async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
         cell, info = new_cell(scope)
+        kept = _is_uvicorns(send)
         if self._trusted and info.client is not None:
             info.client = client_behind(info.client, info.headers, self._trusted)
         if self._send_bodies:
@@ -103,7 +104,7 @@ class ObserveMiddleware:
             try:
                 if self._identify is not None:
                     await bind_identity(self._observability, self._identify, None, scope, cell)
-                await self.app(scope, receive, self._sender(cell, request, send))
+                await self.app(scope, receive, self._sender(cell, request, send, kept))
             except Exception as error:
                 if reportable(error):
                     request.status = 500  # also of a body or websocket that began well
@@ -113,17 +114,17 @@ class ObserveMiddleware:
                 self._report_response(cell, request.status)
             finally:
                 cell.end()
-                if _is_uvicorns(send):
+                if kept:
                     scope.pop(SCOPE_KEY, None)  # it keeps the scope until the connection's next request
 
     def _scope(self, cell: Context) -> AbstractContextManager[RequestStatus]:
         sink = self._observability.error_sink
         return sink.scope(cell) if sink is not None else nullcontext(_Status())
 
-    def _sender(self, cell: Context, request: RequestStatus, send: Send) -> Send:
+    def _sender(self, cell: Context, request: RequestStatus, send: Send, kept: bool) -> Send:
         observability = self._observability
         acknowledged = observability.acknowledged
-        header, kept = (b"x-request-id", cell.state.request_id.encode("latin-1")), _is_uvicorns(send)
+        header = (b"x-request-id", cell.state.request_id.encode("latin-1"))
 
         async def send_with_request_id(message: Message) -> None:
             if message["type"] in _STARTS:

@@ -426,3 +426,10 @@ def test_half_an_answer_that_we_cut_is_none(line: Line, monkeypatch: pytest.Monk
     monkeypatch.setattr(_Said, "feed", feed_and_cut)
     with closing(Vendor([b"HTTP/1.1 200 OK"])) as vendor, pytest.raises(ConnectionAbortedError):
         line.post(to(vendor), 15.0)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there the deadline is `check`'s alone")
+def test_a_silent_vendor_is_left_though_nobody_checks(line: Line) -> None:
+    """While the outbox is busy nobody looks at deadlines: the system ends what waits."""
+    with closing(Vendor([threading.Event()])) as vendor, pytest.raises(BlockingIOError):
+        line.post(to(vendor), 0.5)

@@ -162,11 +162,11 @@ class LangfuseChannel(_Channel):
     def _of_trace(self, record: ObservationRecord) -> bytes:
         """The same for each observation of a trace, and they mostly come one after the other."""
         last, whole = self._last, (record.trace_id, record.given, record.state)
-        same = last is not None and last[:3] == whole and last[1].metadata is record.given.metadata
-        if last is None or not (same or (last[:3] == whole and not record.given.metadata)):
-            whose, metadata = _read_trace(record.trace, self._scrubber)
+        metadata = record.given.metadata  # the very same, where there is any: 1 and True are equal
+        if last is None or last[:3] != whole or (metadata and last[1].metadata is not metadata):
+            whose, rest = _read_trace(record.trace, self._scrubber)
             encoded = _encoded_whose(*whose) if len(whose[-1]) <= _FEW_TAGS else _encoded(_whose(*whose))
-            parts = encoded, _encoded(_flat(Key.TRACE_METADATA, metadata))
+            parts = encoded, _encoded(_flat(Key.TRACE_METADATA, rest))
             last = self._last = *whole, b",".join(filter(None, parts))
         return last[3]
 
