@@ -47,11 +47,11 @@ def open_variant(name: str, url: str) -> Round:
     runner = asyncio.Runner()
 
     def do(n: int, path: str, concurrency: int = 1) -> dict[str, Any]:
-        loop, process, wall = time.thread_time(), time.process_time(), time.perf_counter()
+        loop, process, wall = time.thread_time(), variant.cpu_s(), time.perf_counter()
         runner.run(requests(variant.app, n, path, concurrency))
         loop, wall = time.thread_time() - loop, time.perf_counter() - wall
         variant.drain()
-        process = time.process_time() - process
+        process = variant.cpu_s() - process
         return {"loop": loop / n * 1e6, "delivered": process / n * 1e6, "wall": wall / n * 1e6} | {
             "expected": {kind: share * n for kind, share in variant.expected.items()}
         }

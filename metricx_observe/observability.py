@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import atexit
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
+from secrets import token_bytes
 from threading import Lock
 from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -18,7 +19,7 @@ from starlette.middleware import Middleware
 from . import context as contexts
 from .boundary import Boundary
 from .context import Context, begin, job_cell
-from .delivery import Channel, Delivery, Limits
+from .delivery import Delivery, Limits, PortableChannel
 from .exceptions import ConfigurationError
 from .health import health_route
 from .llm import LLMTracer
@@ -81,11 +82,13 @@ class Observability:
             raise ConfigurationError(told)
         self._tolerant = tolerant
         self.boundary = Boundary(self.settings.strict)
-        self.scrubber = Scrubber(
-            names=self.settings.scrub_names,
-            patterns=self.settings.scrub_patterns,
-            safe_names=self.settings.scrub_safe_names,
-        )
+        self._scrub_rules: dict[str, Any] = {
+            "names": self.settings.scrub_names,
+            "patterns": self.settings.scrub_patterns,
+            "safe_names": self.settings.scrub_safe_names,
+            "key": token_bytes(),  # of the hash in markers: the same in both processes
+        }
+        self.scrubber = Scrubber(**self._scrub_rules)
         self.error_statuses = self.settings.error_statuses
         self.acknowledged = self.settings.durability == "acknowledged"
         self._sentry: Sentry | None = None
@@ -168,7 +171,7 @@ class Observability:
     def _open_vendors(self) -> None:
         from . import vendors
 
-        settings, channels = self.settings, list[Channel]()
+        settings, channels = self.settings, list[PortableChannel]()
         set_level(settings.log_level)
         secret = settings.carry_secret
         contexts.carry_secret = None if secret is None else secret.get_secret_value().encode()
@@ -178,17 +181,45 @@ class Observability:
                 channels += vendors.channels(name, settings, self.vendors[name], self.scrubber, self.boundary.count)
         if not channels:
             return
-        self._delivery = Delivery(
-            channels,
-            url=settings.outbox,
-            limits=Limits(outbox_bytes=settings.outbox_max_bytes, max_age_s=settings.outbox_max_age),
-            deliver=settings.mode != "test",
-            isolate=self._isolated,
-        )
+        self._delivery = (self._by_process if settings.delivery == "process" else self._by_threads)(channels)
         for name in wanted:
             if self.vendors[name].state != "fault":
                 with self._opening_vendor(name):
                     self._open_vendor(name, self.vendors[name], self._delivery)
+
+    def _limits(self) -> Limits:
+        return Limits(outbox_bytes=self.settings.outbox_max_bytes, max_age_s=self.settings.outbox_max_age)
+
+    def _by_threads(self, channels: list[PortableChannel]) -> Delivery:
+        settings = self.settings
+        return Delivery(
+            channels,
+            url=settings.outbox,
+            limits=self._limits(),
+            deliver=settings.mode != "test",
+            isolate=self._isolated,
+        )
+
+    def _by_process(self, channels: list[PortableChannel]) -> Delivery:
+        if self.settings.mode == "test":  # where rows stay in this process
+            return self._by_threads(channels)
+        from . import sidecar
+        from .delivery.link import Link
+        from .delivery.remote import RemoteDelivery
+
+        targets = {name: vendor for name, vendor in self.vendors.items() if vendor.state in ("on", "local")}
+        greeting = sidecar.greeting(self.settings, targets, self._scrub_rules, self._limits())
+        heard: dict[str, Callable[..., None]] = {
+            "fault": self.boundary.count,
+            "scrubbed": self.scrubber.report.add,
+            "log": lambda name, level, text: logging.getLogger(name).log(level, "%s", text),
+        }
+
+        def link() -> Link:
+            here = partial(sidecar.Host, isolate=self._isolated)
+            return Link(sidecar.__name__, greeting, here, lambda what, values: heard[what](*values))
+
+        return RemoteDelivery(channels, link=link, limits=self._limits(), isolate=self._isolated)
 
     @contextmanager
     def _opening_vendor(self, name: str) -> Iterator[None]:

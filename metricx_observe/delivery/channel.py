@@ -44,13 +44,26 @@ class Described(NamedTuple):
     user_id: str | None
 
 
-class Channel(Protocol):
-    """One vendor's codec. Its methods are called on delivery's threads, never on the event loop of the application."""
+class Codec(Protocol):
+    """How one vendor's records become messages. Called on delivery's threads, never on the application's event loop."""
 
     vendor: str
     """sentry, rudderstack or langfuse."""
     destination: str
     """Fingerprint of where the rows go: host and a hash of the public key id; another for each channel. Never a key."""
+
+    def encode(self, record: Any) -> Sequence[Message]:
+        """Scrub and encode what a facade put. On the writer thread. An exception costs this record only."""
+        ...
+
+    def importance(self, kind: str) -> Importance:
+        """How much a message of this kind matters at a bound."""
+        ...
+
+
+class Channel(Codec, Protocol):
+    """One vendor's codec, and how its messages are posted."""
+
     local: bool
     """True for the local receiver, whose rows have shorter bounds and for which shutdown never waits."""
     max_messages: int
@@ -60,16 +73,8 @@ class Channel(Protocol):
     concurrency: int
     """Posts in flight at once."""
 
-    def encode(self, record: Any) -> Sequence[Message]:
-        """Scrub and encode what a facade put. On the writer thread. An exception costs this record only."""
-        ...
-
     def post(self, payloads: Sequence[bytes]) -> Post:
         """Join stored payloads into one request."""
-        ...
-
-    def importance(self, kind: str) -> Importance:
-        """How much a message of this kind matters at a bound."""
         ...
 
     def rate_limits(self, status: int, headers: Mapping[str, str]) -> Mapping[str, float]:
@@ -78,6 +83,17 @@ class Channel(Protocol):
 
     def describe(self, kind: str, payload: bytes) -> Described:
         """What may be shown of one stored message, and whose it is (for `forget`)."""
+        ...
+
+
+class PortableChannel(Channel, Protocol):
+    """A channel whose records another process can encode."""
+
+    def portable(self, record: Any) -> Sequence[object]:
+        """What `encode` is to be given there, pickled: the record, or what only this process can make of it.
+
+        On the writer thread. What cannot be pickled is encoded here.
+        """
         ...
 
 

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Container, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from .channel import Channel, Limits, Message
@@ -41,7 +42,7 @@ class Delivery:
         self._path, self._limits, self._deliver, self._isolate = outbox_path(url), limits or Limits(), deliver, isolate
         self._closed = False
         self._begin()
-        _alive.add(self)
+        _alive[self] = None
 
     def _begin(self) -> None:
         """Make what belongs to one process; again in a forked child, where the parent's may be half locked."""
@@ -82,9 +83,8 @@ class Delivery:
         if not self.commit(timeout_s):
             return False
         with suppress(OutboxError):
-            self._adopt()
-        self._wake()
-        return self._drained(lambda courier: courier.breaker != "stopped", give_up)
+            self.hasten(adopt=True)
+        return _until(partial(self.drained, closing=False), give_up)
 
     def close(self, deadline_s: float) -> None:
         """Commit, deliver until the deadline, leave the rest for the next start. Again: nothing happens.
@@ -94,12 +94,13 @@ class Delivery:
         if self._closed:
             return
         self._closed = True
-        _alive.discard(self)
+        _alive.pop(self, None)
         give_up = time.monotonic() + deadline_s
         self._writer.close(deadline_s)
         if self._writer.thread:
-            self._wake()
-            self._drained(lambda courier: courier.answers and not courier.channel.local, give_up - ABORT_S)
+            with suppress(OutboxError):
+                self.hasten(adopt=False)
+            _until(partial(self.drained, closing=True), give_up - ABORT_S)
         self._rest(0.1, abort=True)
 
     def count(self, vendor: str, what: str, reason: str = "", n: int = 1) -> None:
@@ -173,17 +174,26 @@ class Delivery:
         for courier in self._couriers:
             courier.wake()
 
-    def _drained(self, waits_for: Callable[[Courier], bool], give_up: float) -> bool:
-        """Wait until no row of this process is left for these couriers."""
+    def hasten(self, *, adopt: bool) -> None:
+        """Post what waits at once, with `adopt` also what dead processes left. Raises OutboxError."""
+        self._wake()
+        if adopt:
+            self._adopt()
 
-        def drained() -> bool:
-            wanted = {courier.channel.destination for courier in self._couriers if waits_for(courier)}
-            with suppress(OutboxError):  # asked again soon
-                depths = self._outbox.depths()
-                return not any(depth.mine and stream.destination in wanted for stream, depth in depths)
-            return False
+    def drained(self, *, closing: bool) -> bool:
+        """Whether nothing of this process waits for a vendor that takes it; when closing, only for those that answer.
 
-        return _until(drained, give_up)
+        Local ones count as long as nobody closes. Never raises.
+        """
+        wanted = {
+            courier.channel.destination
+            for courier in self._couriers
+            if (courier.answers and not courier.channel.local if closing else courier.breaker != "stopped")
+        }
+        with suppress(OutboxError):  # asked again soon
+            depths = self._outbox.depths()
+            return not any(depth.mine and stream.destination in wanted for stream, depth in depths)
+        return False
 
     def _rest(self, timeout_s: float, *, abort: bool) -> None:
         """Let the couriers end, wait for answers that are on their way, then let go of the outbox."""
@@ -191,6 +201,14 @@ class Delivery:
             courier.close(abort=abort)
         _until(lambda: not any(courier.busy for courier in self._couriers), time.monotonic() + timeout_s)
         self._outbox.close()
+
+    def _before_fork(self) -> None:
+        self._outbox.before_fork()
+
+    def _after_fork(self, *, child: bool) -> None:
+        self._outbox.after_fork(child=child)
+        if child:
+            self._begin()
 
     def _at_exit(self) -> None:
         """Commit, never deliver: 0.5 s when nothing moves, 2 s at most. Answers on their way are waited for briefly."""
@@ -206,8 +224,8 @@ def _until(done: Callable[[], bool], give_up: float) -> bool:
     return ended
 
 
-_alive: set[Delivery] = set()
-"""Until they are closed: a script may let go of its delivery before it ends."""
+_alive: dict[Delivery, None] = {}
+"""Until they are closed, in order: a script may let go of its delivery before it ends."""
 
 
 _resting: list[Delivery] = []
@@ -223,14 +241,12 @@ def _each_at_exit() -> None:
 def _before_fork() -> None:
     _resting[:] = _alive
     for delivery in _resting:
-        delivery._outbox.before_fork()
+        delivery._before_fork()
 
 
 def _after_fork(child: bool) -> None:
     for delivery in _resting:
-        delivery._outbox.after_fork(child=child)
-        if child:
-            delivery._begin()
+        delivery._after_fork(child=child)
 
 
 if hasattr(os, "register_at_fork"):

@@ -64,13 +64,17 @@ def outbox_path(url: str) -> str | None:
     return path if scheme == "sqlite" else None
 
 
-class Outbox(Protocol):
+class Store(Protocol):
+    """What the writer needs of an outbox."""
+
+    def add(self, messages: Iterable[tuple[Stream, bytes]]) -> None:
+        """Store messages, and return when they are safe from the end of this process. Raises OutboxError: none is."""
+
+
+class Outbox(Store, Protocol):
     """Durable rows, owned by the process that put them until it dies. For any thread; all may raise OutboxError."""
 
     kind: str
-
-    def add(self, messages: Iterable[tuple[Stream, bytes]]) -> None:
-        """Store messages, all or none, and return when they are safe from the end of this process."""
 
     def take(
         self, destination: str, *, max_messages: int, max_bytes: int, skip: Container[int], without: Container[str]

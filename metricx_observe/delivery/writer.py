@@ -12,8 +12,8 @@ from concurrent.futures import Future, wait
 from contextlib import suppress
 from typing import Any
 
-from .channel import Channel, Limits, Message
-from .outbox import Outbox, OutboxError, Stream
+from .channel import Codec, Limits, Message
+from .outbox import OutboxError, Store, Stream
 from .tally import Tally, logger
 from .threads import Isolate, start_thread
 
@@ -34,7 +34,7 @@ class Writer:
     """One per process. `stored` is called after a commit with the vendors in it, `tick` now and then."""
 
     def __init__(
-        self, channels: Mapping[str, Channel], outbox: Outbox, tally: Tally, limits: Limits, isolate: Isolate,
+        self, channels: Mapping[str, Codec], outbox: Store, tally: Tally, limits: Limits, isolate: Isolate,
         stored: Callable[[Container[str]], None], tick: Callable[[], None],
     ) -> None:  # fmt: skip
         self._channels, self._outbox, self._tally, self._limits = channels, outbox, tally, limits
@@ -93,12 +93,12 @@ class Writer:
         """Wait until everything that was put before this call is committed."""
         return bool(wait([self.committed()], timeout_s).done)
 
-    def at_exit(self) -> None:
-        """Commit at the end of the interpreter: 2 s at most, and 0.5 s when nothing moves."""
+    def at_exit(self, *, stall_s: float = 0.5, most_s: float = 2.0) -> None:
+        """Commit at the end of the interpreter: `most_s` at most, and `stall_s` when nothing moves."""
         while self.thread is None and self._next_group() and self._store():
             pass
-        give_up, before, future = time.monotonic() + 2.0, -1, self.committed()
-        while before < self._went and not wait([future], 0.5).done and time.monotonic() < give_up:
+        give_up, before, future = time.monotonic() + most_s, -1, self.committed()
+        while before < self._went and not wait([future], stall_s).done and time.monotonic() < give_up:
             before = self._went
         self._ended = True
 
@@ -195,9 +195,9 @@ class Writer:
                 messages.append((self._streams[vendor, kind], b"%b" % payload))
         return messages
 
-    def _encode(self, channel: Channel, record: Any) -> list[Message]:
+    def _encode(self, channel: Codec, record: Any) -> list[Message]:
         try:
-            return list(channel.encode(record))
+            return [record] if isinstance(record, Message) else list(channel.encode(record))
         except Exception as error:
             kind, text = type(error).__name__, "%s: a record could not be encoded: %s"
             self._tally.count(channel.vendor, "dropped", "encode")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from metricx_observe.delivery.channel import Channel
+from metricx_observe.delivery.channel import PortableChannel
 from metricx_observe.privacy import Scrubber
 from metricx_observe.settings import Settings, Vendor
 
 
 def channels(
     name: str, settings: Settings, target: Vendor, scrubber: Scrubber, note: Callable[[str, list[str]], None]
-) -> list[Channel]:
+) -> list[PortableChannel]:
     """What delivery needs to know of a vendor: one channel for each of its endpoints.
 
     Args:

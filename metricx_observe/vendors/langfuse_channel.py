@@ -80,6 +80,10 @@ class _Channel:
             "x-langfuse-ingestion-version": "4",
         }
 
+    def portable(self, record: Any) -> Sequence[object]:
+        """As it is. The SDK's spans cannot be pickled."""
+        return [record]
+
     def importance(self, kind: str) -> Importance:  # noqa: ARG002
         return Importance.SIGNAL
 

@@ -94,6 +94,10 @@ class RudderStackChannel:
             raise ValueError("too large without its properties")
         return [Message("event", message)]
 
+    def portable(self, record: Any) -> Sequence[object]:
+        """It is bytes."""
+        return [record]
+
     def _personal(self, body: dict[str, Any], fields: frozenset[str]) -> dict[str, Any]:
         """METRICX_PERSONAL_DATA on the fields that are marked `Personal`."""
         if self._policy == "drop":

@@ -103,8 +103,11 @@ class SentryChannel:
 
     def encode(self, record: Any) -> Sequence[Message]:
         """An envelope, or a transaction that `Ended`, as messages."""
-        envelopes = [record] if isinstance(record, Envelope) else cast(Ended, record).envelopes()
-        return [self._message(envelope) for envelope in envelopes]
+        return [self._message(envelope) for envelope in self.portable(record)]
+
+    def portable(self, record: Any) -> Sequence[Envelope]:
+        """Envelopes: the client that makes them of a transaction is this process's."""
+        return [record] if isinstance(record, Envelope) else cast(Ended, record).envelopes()
 
     def _message(self, envelope: Envelope) -> Message:
         lines = [_json(envelope.headers)]

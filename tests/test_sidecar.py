@@ -1,0 +1,289 @@
+"""METRICX_DELIVERY=process: another process delivers, and whichever of both dies, nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from fastapi import FastAPI
+
+from metricx_observe import Observability, TrackerDep
+from metricx_observe.delivery.link import Link, News
+from metricx_observe.delivery.outbox import OutboxError
+from metricx_observe.sidecar import Host, greeting
+
+from .faults import until
+from .processes import environment
+from .receiver_server import Receiver
+from .support import call, keys_for, observed
+
+
+@pytest.fixture
+def user() -> str:
+    """Another one in each test, by whom its signals are found."""
+    return f"user-{uuid4().hex[:8]}"
+
+
+@pytest.fixture
+def remote(receiver: Receiver, tmp_path: Path) -> Iterator[Observability]:
+    """An open Observability whose signals another process delivers to the receiver."""
+    more = {**keys_for(receiver), "outbox_url": f"sqlite://{tmp_path}/outbox.db", "delivery": "process"}
+    with observed(receiver, **more) as observability:
+        observability.start()
+        yield observability
+
+
+def delivering(observability: Observability) -> int:
+    """The process that delivers, once it runs."""
+    until(lambda: observability.status()["outbox"]["kind"] == "sqlite")
+    return int(observability.status()["outbox"]["process"])
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a process is gone, or waits only for its parent to ask."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    return True
+
+
+def numbers(receiver: Receiver, user: str, at_least: int) -> list[int]:
+    """What `track` sent as `n`, in order."""
+    signals = receiver.wait_for(at_least, kind="track", user=user)
+    return sorted(each["payload"]["properties"]["n"] for each in signals)
+
+
+async def test_a_request_s_signals_of_all_vendors_arrive_by_the_other_process(
+    remote: Observability, receiver: Receiver, user: str
+) -> None:
+    """Error, transaction, event, generation, score and a span of the application's own Langfuse code; and it ends."""
+    app = FastAPI()
+    remote.install(app)
+
+    @app.get("/all")
+    async def everything(tracker: TrackerDep) -> None:
+        with remote.context(user_id=user):
+            remote.tracker.track("thing_done", {"password": "hunter2-hunter2", "n": 1})
+            with remote.llm.trace("ask", metadata={"plan": "pro"}) as trace:
+                with trace.generation("answer", model="m", input="long text. " * 500) as generation:
+                    generation.update(output="yes")
+                with remote.llm.client.start_as_current_observation(name="their own"):
+                    pass
+                trace.score("helpful", 1.0)
+            remote.errors.capture_exception(ValueError("no rows"))
+
+    assert (await call(app, "/all")).status == 200
+    assert remote.flush(20)
+    (track,) = receiver.signals(kind="track", user=user)
+    assert "hunter2" not in json.dumps(track)
+    assert {each["kind"] for each in receiver.signals(user=user)} >= {"track", "error", "trace", "generation"}
+    assert receiver.signals(kind="transaction")
+    (trace_signal,) = receiver.signals(kind="trace", user=user)
+    of_trace = receiver.signals(trace_id=trace_signal["trace_id"])
+    assert {"their own", "answer"} <= {each["name"] for each in of_trace}
+    status = remote.status()
+    assert [status["rudderstack"][what] for what in ("put", "committed", "delivered")] == [1, 1, 1]
+    assert status["sentry"]["dropped"] == status["langfuse"]["dropped"] == {}
+    assert status["scrubbed"]["track"]["properties"] == {"name": 1}
+    pid = delivering(remote)
+    assert pid != os.getpid()
+    remote.close()
+    until(lambda: has_ended(pid))
+
+
+def test_a_delivery_process_that_is_killed_costs_nothing(
+    remote: Observability, receiver: Receiver, user: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The next one gets what it had not stored, and what it had stored is taken over."""
+    first = delivering(remote)
+    for n in range(600):
+        remote.tracker.track("thing_done", {"n": n}, user_id=user)
+        if n == 300:
+            os.kill(first, signal.SIGKILL)
+    assert remote.flush(20)
+    assert set(numbers(receiver, user, 600)) == set(range(600))
+    assert delivering(remote) != first
+    assert remote.status()["rudderstack"]["put"] == 600
+    assert not [each for each in caplog.records if each.levelno >= logging.ERROR]
+
+
+def test_a_delivery_process_that_hangs_does_not_hold_up_the_application(
+    remote: Observability, receiver: Receiver, user: str
+) -> None:
+    """`status` says what this end knows, `close` keeps its deadline, and what was handed over is delivered later."""
+    pid = delivering(remote)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        remote.tracker.track("thing_done", {"n": 1}, user_id=user)
+        began = time.monotonic()
+        assert remote.status()["rudderstack"]["put"] == 1
+        assert not remote.flush(0.2)
+        remote.close(1.0)
+        assert time.monotonic() - began < 20
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert numbers(receiver, user, 1) == [1]
+
+
+def test_what_the_other_process_logs_and_counts_is_the_application_s(
+    tmp_path: Path, receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A vendor that is down, and a fault that is found while a record is encoded."""
+    nobody = {"rudderstack_data_plane_url": "http://127.0.0.1:9"}
+    more = {**keys_for(receiver), **nobody, "outbox_url": f"sqlite://{tmp_path}/outbox.db", "delivery": "process"}
+    with observed(receiver, **more) as remote:
+        remote.tracker.track("thing_done", {f"p{n}": n for n in range(30)}, user_id="u")
+        remote.llm.trace("ask").end()
+        until(lambda: remote.status()["rudderstack"].get("breaker") == "open", 20)
+        until(lambda: "cannot be reached" in caplog.text)
+        assert remote.status()["faults"] == {"track thing_done: GA4 takes 25 parameters an event": 1}
+        assert remote.status()["rudderstack"]["pending"] == 1
+
+
+def test_a_process_that_does_not_begin_leaves_the_work_to_the_application_s(
+    remote: Observability, receiver: Receiver, user: str, caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Where there is no interpreter to start, as in an application frozen into one file."""
+    remote.close()
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    remote.start()
+    remote.tracker.track("thing_done", {"n": 1, "password": "hunter2-hunter2"}, user_id=user)
+    with remote.llm.trace("ask", metadata={"plan": "pro"}):
+        pass
+    assert remote.flush(20)
+    assert numbers(receiver, user, 1) == [1]
+    assert delivering(remote) == os.getpid()
+    assert "this process delivers itself" in caplog.text
+    assert remote.status()["scrubbed"]["track"]["properties"] == {"name": 1}
+    remote.close()
+
+
+SCRIPT = """
+import os, signal, sys, time
+from metricx_observe import Observability
+remote = Observability.from_env(delivery="process")
+def put(first, count=100):
+    for n in range(first, first + count):
+        remote.tracker.track("thing_done", {"n": n}, user_id=os.environ["USER_ID"])
+"""
+Run = Callable[[str], "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def run(receiver: Receiver, tmp_path: Path, user: str) -> Iterator[Run]:
+    """Starts a script that has `remote` and `put`."""
+    keys = {name.upper(): str(value) for name, value in keys_for(receiver).items() if name != "traces_sample_rate"}
+    variables = {**keys, "METRICX_OUTBOX_URL": f"sqlite://{tmp_path}/outbox.db", "USER_ID": user}
+    started: list[subprocess.Popen[str]] = []
+
+    def run_one(code: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-W", "error", "-c", SCRIPT + textwrap.dedent(code)]
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        started.append(subprocess.Popen(command, cwd=tmp_path, env=environment(tmp_path, **variables), **pipes))
+        return started[-1]
+
+    yield run_one
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_a_script_that_ends_at_once_loses_nothing(run: Run, receiver: Receiver, user: str) -> None:
+    """Its end waits until the other process has begun and has everything, not until that has delivered it."""
+    process = run("put(0, 2_000)")
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 0, said
+    assert "Warning" not in said
+    assert numbers(receiver, user, 2_000) == list(range(2_000))
+
+
+def test_an_application_that_is_killed_loses_only_what_was_not_handed_over(
+    run: Run, receiver: Receiver, user: str
+) -> None:
+    """The other process delivers what it was given, and ends."""
+    process = run("""
+        put(0)
+        assert remote.flush(20)
+        put(100)
+        time.sleep(0.5)
+        print(remote.status()["outbox"]["process"], flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    """)
+    pid = int(process.communicate(timeout=30)[0])
+    assert numbers(receiver, user, 200) == list(range(200))
+    until(lambda: has_ended(pid), 20)
+
+
+def test_a_forked_child_has_a_delivery_process_of_its_own(run: Run, receiver: Receiver, user: str) -> None:
+    """What the parent had put before is the parent's; each signal arrives once."""
+    process = run("""
+        import warnings
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12: of forking beside threads
+        put(0)
+        mine = os.fork()
+        put(100 if mine else 200)
+        assert remote.flush(30)
+        print(remote.status()["outbox"]["process"], flush=True)
+        remote.close()
+        if not mine:
+            os._exit(0)
+        assert os.waitpid(mine, 0)[1] == 0
+    """)
+    said, failed = process.communicate(timeout=60)
+    assert process.returncode == 0, failed
+    assert len(set(said.split())) == 2
+    assert numbers(receiver, user, 300) == list(range(300))
+
+
+class _Echo:
+    """The other end of a link, in this process."""
+
+    def __init__(self, greeting: bytes) -> None:
+        self.greeting = greeting
+
+    def news(self) -> list[News]:
+        return [("heard", (self.greeting,))]
+
+    def double(self, n: int) -> int:
+        return 2 * n
+
+    def close(self, deadline_s: float) -> None:
+        """Nothing to end."""
+
+
+def test_a_module_that_cannot_run_is_tried_three_times(caplog: pytest.LogCaptureFixture) -> None:
+    """Each try is an error that the writer repeats after; then the work is done here."""
+    heard: list[Any] = []
+    link = Link("metricx_observe.no_such_module", b"hello", _Echo, lambda what, values: heard.append((what, values)))
+    with pytest.raises(OutboxError, match="does not run"):
+        link.ask("double", 1)
+    for _ in range(2):
+        with pytest.raises(OutboxError, match="does not begin"):
+            link.work("double", 1)
+    assert link.work("double", 21) == 42
+    assert heard == [("heard", (b"hello",))]
+    assert link.ask("double", 1) == 2
+    assert "this process delivers itself" in caplog.text
+    link.close(0.1)
+
+
+def test_a_settings_object_becomes_the_other_process_s(receiver: Receiver, tmp_path: Path) -> None:
+    """Also what only a keyword said; and a vendor's SDK that is missing there is told by name."""
+    with observed(receiver, **keys_for(receiver), outbox_url=f"sqlite://{tmp_path}/outbox.db") as local:
+        host = Host(greeting(local.settings, local.vendors, {"names": ("kennwort",)}, local._limits()))
+        host.tick()
+        assert set(host.status()) >= {"sentry", "rudderstack", "langfuse", "outbox"}
+        assert host.rows("rudderstack") == []
+        host.close(0.1)
