@@ -17,7 +17,7 @@ from starlette.types import Message, Receive
 
 from .context import Context, RequestContext, Upstream
 from .ids import new_id, valid_request_id, valid_trace_id
-from .request import Headers, RequestInfo
+from .request import Headers, RequestInfo, first_headers
 
 if TYPE_CHECKING:
     from .settings import Network
@@ -26,39 +26,26 @@ MAX_BODY = 16 << 10
 """Of a larger body nothing is sent: where it is cut, the rest of a secret could no longer be told."""
 _TELLING = 8
 """Characters from which on a part of the path is looked for everywhere; a shorter one may stand there by chance."""
-_READ = frozenset({b"baggage", b"host", b"sentry-trace", b"traceparent", b"x-request-id"})
-_ANALYTICS = frozenset({b"accept-language", b"cookie", b"referer", b"sec-fetch-mode", b"user-agent"})
-"""What analytics reads of a browser's request."""
-
-
 def new_cell(scope: MutableMapping[str, Any]) -> tuple[Context, RequestInfo]:
     """The cell of a new request. Of the client's headers only ids and the trace have an effect here."""
-    found: dict[bytes, str] = {}
-    analytics: dict[bytes, bytes] = {}
-    for name, value in scope["headers"]:
-        if name in _READ:
-            found.setdefault(name, value.decode("latin-1"))
-        elif name in _ANALYTICS:  # HTTP/2 may split cookies; of others the first counts
-            known = analytics.setdefault(name, value)
-            if known is not value and name == b"cookie":
-                analytics[name] = known + b"; " + value
+    first = first_headers(scope["headers"])
     trace_id, upstream = None, None
-    if b"traceparent" in found or b"sentry-trace" in found:
-        trace_id, upstream = _upstream(found.get(b"traceparent", ""), found.get(b"sentry-trace", ""))
-    state = RequestContext(valid_request_id(found.get(b"x-request-id", "")) or new_id(), trace_id or new_id())
-    info = RequestInfo(scope, found.get(b"host", ""), b"baggage" in found, analytics)
-    return Context(state, info, upstream), info
+    if b"traceparent" in first or b"sentry-trace" in first:
+        trace_id, upstream = _upstream(first.get(b"traceparent", b""), first.get(b"sentry-trace", b""))
+    request_id = valid_request_id(first[b"x-request-id"].decode("latin-1")) if b"x-request-id" in first else None
+    info = RequestInfo(scope, first)
+    return Context(RequestContext(request_id or new_id(), trace_id or new_id()), info, upstream), info
 
 
-def _upstream(traceparent: str, sentry_trace: str) -> tuple[str | None, Upstream | None]:
+def _upstream(traceparent: bytes, sentry_trace: bytes) -> tuple[str | None, Upstream | None]:
     """W3C `00-<trace>-<span>-<flags>`, else Sentry's `<trace>-<span>[-<sampled>]`."""
-    parts = traceparent.strip().split("-")
+    parts = traceparent.decode("latin-1").strip().split("-")
     if len(parts) >= 4 and len(parts[0]) == 2 and parts[0] != "ff" and (trace_id := _trace(parts[1], parts[2])):
         try:
             return trace_id, Upstream(parts[2], bool(int(parts[3], 16) & 1))
         except ValueError:
             return None, None
-    parts = sentry_trace.strip().split("-")
+    parts = sentry_trace.decode("latin-1").strip().split("-")
     if len(parts) in (2, 3) and (trace_id := _trace(parts[0], parts[1])):
         return trace_id, Upstream(parts[1], {"0": False, "1": True}.get(parts[2]) if len(parts) == 3 else None)
     return None, None

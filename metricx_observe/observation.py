@@ -105,7 +105,11 @@ class Observation:
         with self._block as notes:
             if self._ended:
                 notes.append("updated after its end")
-            for key, value in {"input": input, "output": output, **more}.items():
+            if input is not None:
+                more["input"] = input
+            if output is not None:
+                more["output"] = output
+            for key, value in more.items():
                 if value is None:
                     continue
                 if key in self._shared:

@@ -19,6 +19,7 @@ import uvicorn
 from starlette.types import ASGIApp, Message, Scope
 
 from metricx_observe.observability import Observability
+from metricx_observe.request import RequestInfo, first_headers
 from metricx_observe.settings import load_settings
 
 from .receiver_server import Receiver
@@ -97,6 +98,12 @@ def scope_of(path: str, *, method: str = "GET", headers: Mapping[str, str] | Non
         "client": ("127.0.0.1", 50000), "server": ("127.0.0.1", 80), "state": {}, "extensions": {}, "subprotocols": [],
         **more,
     }  # fmt: skip
+
+
+def info_of(scope: Scope) -> RequestInfo:
+    """The facts of a request to `shop.example`."""
+    headers = [(b"host", b"shop.example"), *(pair for pair in scope["headers"] if pair[0] != b"host")]
+    return RequestInfo({**scope, "headers": headers}, first_headers(headers))
 
 
 async def call_scope(app: ASGIApp, scope: Scope, messages: Iterable[Message]) -> Answer:

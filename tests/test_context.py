@@ -34,7 +34,7 @@ from metricx_observe.context import (
     use_cell,
 )
 from metricx_observe.ids import one_line, text_id, valid_request_id, valid_trace_id
-from metricx_observe.request import RequestInfo, route_template
+from metricx_observe.request import RequestInfo, first_headers, route_template
 
 
 class Hostile:
@@ -309,10 +309,10 @@ def test_a_job_has_the_identity_that_it_is_given() -> None:
 def test_the_facts_of_a_request_outlive_its_scope() -> None:
     """Method, URL, headers and the route that matched are known after `end`, when the scope is let go."""
     scope: dict[str, Any] = {
-        "method": "GET", "scheme": "https", "path": "/a/1", "headers": [(b"a", b"1"), (b"a", b"2")],
+        "method": "GET", "scheme": "https", "path": "/a/1", "headers": [(b"host", b"host"), (b"a", b"1"), (b"a", b"2")],
         "query_string": b"q=1",
     }  # fmt: skip
-    cell = Context(RequestContext("r", "1" * 32), RequestInfo(scope, "host"))
+    cell = Context(RequestContext("r", "1" * 32), RequestInfo(scope, first_headers(scope["headers"])))
     info = cell.request
     assert info is not None
     assert "route" not in scope

@@ -12,10 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metricx_observe.request import RequestInfo
 from metricx_observe.vendors.browser import Browser, read_browser
 
-from .support import scope_of
+from .support import info_of, scope_of
 
 
 def context(browser: Browser) -> dict[str, Any]:
@@ -28,7 +27,7 @@ def read(path: str = "/a", method: str = "GET", cookie: str = "", **headers: str
     """Of a request with these headers (`_` for `-`)."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     scope = scope_of(path, method=method, headers={**named, **({"cookie": cookie} if cookie else {})})
-    return read_browser(RequestInfo(scope, "shop.example"))
+    return read_browser(info_of(scope))
 
 
 def encoded(value: Any) -> str:
@@ -89,7 +88,7 @@ def test_cookies_in_several_headers_are_one() -> None:
     """HTTP/2 may split the cookie header."""
     scope = scope_of("/")
     scope["headers"] = [(b"cookie", b"_ga=GA1.1.1.2"), (b"cookie", b"rl_anonymous_id=v")]
-    found = read_browser(RequestInfo(scope, "shop.example"))
+    found = read_browser(info_of(scope))
     assert (found.anonymous_id, context(found)["externalId"][0]["id"]) == ("v", "1.2")
 
 
@@ -143,7 +142,7 @@ def test_headers_of_any_length_are_read_alike(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_request_is_read_once() -> None:
     """Later events of the same request get the same object."""
-    info = RequestInfo(scope_of("/"), "shop.example")
+    info = info_of(scope_of("/"))
     assert read_browser(info) is read_browser(info)
 
 
@@ -154,5 +153,5 @@ def test_no_header_makes_it_fail(cookie: bytes, referer: bytes, path: str) -> No
         (b"cookie", b"rl_session=" + cookie), (b"cookie", b"rl_anonymous_id=" + cookie + b"; _ga=" + cookie),
         (b"referer", referer), (b"accept-language", referer), (b"user-agent", referer),
     ]}  # fmt: skip
-    found = read_browser(RequestInfo(scope, "shop.example"))
+    found = read_browser(info_of(scope))
     assert context(found)["page"].keys() <= {"url", "path", "referrer"}

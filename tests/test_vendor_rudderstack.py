@@ -25,14 +25,13 @@ from metricx_observe.context import Context, RequestContext
 from metricx_observe.delivery.channel import Importance
 from metricx_observe.events import UserSignedUp
 from metricx_observe.privacy import Scrubber
-from metricx_observe.request import RequestInfo
 from metricx_observe.settings import Vendor, load_settings
 from metricx_observe.tracker import Tracker, Waiting
 from metricx_observe.vendors.rudderstack import RudderStackChannel
 
 from .odd_values import ODD_VALUES
 from .receiver_server import Receiver
-from .support import call, observed, scope_of
+from .support import call, info_of, observed, scope_of
 
 WHEN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone(timedelta(hours=2)))
 LIMIT = 32 << 10
@@ -202,7 +201,7 @@ def test_what_is_remembered_of_a_browser_is_scrubbed_and_counted_in_each_message
 
         for _ in range(times):
             headers = {"user-agent": f"app {secret}", "referer": f"https://shop.example/{address}"}
-            info = RequestInfo(scope_of("/", method="POST", headers=headers), "shop.example")
+            info = info_of(scope_of("/", method="POST", headers=headers))
             bound = Context(RequestContext("r1", "a" * 32), info)
             Tracker(put, Boundary(), bound).track("opened")
         found = [orjson.loads(message.payload)["context"] for record in records for message in coder.encode(record)]

@@ -21,6 +21,8 @@ class Tally:
         # Reentrant: a finaliser or a signal handler may put a signal while this thread counts one.
         self.lock = threading.RLock()
         self.counters: Counter[tuple[str, str, str]] = Counter()
+        self.puts: Counter[str] = Counter()
+        """By vendor, apart: the event loop counts these."""
         self.errors: dict[str, str] = {}
         """The last error by vendor, without content and without secrets."""
         self._said: dict[object, float] = {}
@@ -32,7 +34,8 @@ class Tally:
 
     def of(self, vendor: str) -> dict[str, Any]:
         """The counters of a vendor: a number, or numbers by reason."""
-        counted: dict[str, Any] = {"put": 0, "committed": 0, "delivered": 0, "retried": 0, "dropped": {}}
+        counted: dict[str, Any] = {"committed": 0, "delivered": 0, "retried": 0, "dropped": {}}
+        counted["put"] = self.puts[vendor]
         with self.lock:
             for (name, what, reason), n in self.counters.items():
                 if name == vendor and reason:

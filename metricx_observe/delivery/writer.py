@@ -42,35 +42,37 @@ class Writer:
         # A future among the records is done when all that was put before it is committed.
         self._queue: deque[Record | Future[None]] = deque()
         self._group: list[Record | Future[None]] = []
+        self._puts, self._lock, self._most = tally.puts, tally.lock, limits.memory_bytes
         self._streams: dict[tuple[str, str], Stream] = {}
         self._came = self._went = 0  # bytes; only who puts writes the first, only the writer the second
         self._wake = threading.Event()
         self.thread: threading.Thread | None = None
-        self._idle = self._hurry = self._closed = self._ended = False
+        self._hurry = self._closed = self._ended = False
+        self._idle = True  # whether who puts has to wake the thread, or to start it
         self._took_at = self._tick_at = 0.0
 
     def put(self, vendor: str, record: object, size: int) -> bool:
         """See `Delivery.put`. The lock is only ever held for a few assignments."""
-        if self._closed or vendor not in self._channels:
-            self._tally.count(vendor, "dropped", "closed" if self._closed else "not configured")
-            return False
-        if self._came - self._went + size > self._limits.memory_bytes:
-            self._tally.count(vendor, "dropped", "memory")
-            return False
-        with self._tally.lock:
+        if vendor not in self._channels or self._closed or self._came - self._went + size > self._most:
+            return self._refuse(vendor)
+        with self._lock:
             self._queue.append((vendor, record, size))
             self._came += size
-            self._tally.counters[vendor, "put", ""] += 1
+            self._puts[vendor] += 1
         if self._idle:
             self._idle = False
             self._wake.set()
-        if self.thread is None:
             self.start()
         return True
 
+    def _refuse(self, vendor: str) -> bool:
+        why = "not configured" if vendor not in self._channels else "closed" if self._closed else "memory"
+        self._tally.count(vendor, "dropped", why)
+        return False
+
     def start(self) -> None:
         """Start the thread if it does not run yet."""
-        with self._tally.lock:
+        with self._lock:
             if self.thread is None:
                 with suppress(RuntimeError):  # the interpreter is ending: `at_exit` does the work on its own thread
                     self.thread = start_thread("writer", self._run, self._isolate)

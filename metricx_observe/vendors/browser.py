@@ -48,7 +48,7 @@ def read_browser(info: RequestInfo) -> Browser:
 
 
 def _read(info: RequestInfo) -> Browser:
-    headers = dict(reversed(info.headers))  # the first of equal names
+    headers = info.first
     cookies = headers.get(b"cookie", b"")
     if len(headers) < len(info.headers):  # HTTP/2 may split the header into several
         cookies = b";".join(value for name, value in info.headers if name == b"cookie")
