@@ -229,25 +229,24 @@ def drained(ours: Any) -> None:
 
 
 def _ours_with_the_same() -> FastAPI:
-    from metricx_observe import LLMTracerDep, TrackerDep
-    from metricx_observe.context import bind_user
+    from metricx_observe import SignalsDep
 
-    def send(n: int, tracker: TrackerDep, llm: LLMTracerDep) -> None:
+    def send(n: int, signals: SignalsDep) -> None:
         n %= VARIETY
-        bind_user(USER_ID, email=EMAIL, workspace_id="ws_42")
-        tracker.track(EVENT, PROPERTIES[n])
-        with llm.generation("answer", model=MODEL, input=INPUTS[n]) as generation:
+        signals.context.bind_user(USER_ID, email=EMAIL, workspace_id="ws_42")
+        signals.tracker.track(EVENT, PROPERTIES[n])
+        with signals.llm.generation("answer", model=MODEL, input=INPUTS[n]) as generation:
             generation.update(output=OUTPUTS[n], usage=USAGE)
 
-    async def of_the_loop(item_id: int, tracker: TrackerDep, llm: LLMTracerDep) -> dict[str, Any]:
-        send(item_id, tracker, llm)
+    async def of_the_loop(item_id: int, signals: SignalsDep) -> dict[str, Any]:
+        send(item_id, signals)
         return answer(item_id)
 
-    def of_a_thread(item_id: int, tracker: TrackerDep, llm: LLMTracerDep) -> dict[str, Any]:
-        send(item_id, tracker, llm)
+    def of_a_thread(item_id: int, signals: SignalsDep) -> dict[str, Any]:
+        send(item_id, signals)
         return answer(item_id)
 
-    return _injected({"tracker": TrackerDep, "llm": LLMTracerDep}, of_the_loop, of_a_thread)
+    return _injected({"signals": SignalsDep}, of_the_loop, of_a_thread)
 
 
 def _ours_with_more() -> FastAPI:

@@ -10,7 +10,7 @@
 from typing import TYPE_CHECKING
 
 from .context import Consent, Context, Identity, RequestContext, User, Workspace
-from .dependencies import ContextDep, ErrorReporterDep, LLMTracerDep, TrackerDep
+from .dependencies import ContextDep, ErrorReporterDep, LLMTracerDep, Signals, SignalsDep, TrackerDep
 from .events import Event, Personal
 from .exceptions import ConfigurationError, InputError, NotInstalledError, ObserveError
 from .llm import Generation, LLMTracer, Observation, Trace
@@ -55,6 +55,8 @@ __all__ = [
     "Personal",
     "RequestContext",
     "Settings",
+    "Signals",
+    "SignalsDep",
     "Trace",
     "Tracker",
     "TrackerDep",

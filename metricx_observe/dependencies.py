@@ -6,7 +6,7 @@ are public for `app.dependency_overrides`.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Depends
 from starlette.requests import HTTPConnection
@@ -17,6 +17,44 @@ from .llm import LLMTracer
 from .middleware import SCOPE_KEY, Installed
 from .reporter import ErrorReporter
 from .tracker import Tracker
+
+if TYPE_CHECKING:
+    from .observability import Observability
+
+
+class Signals:
+    """All that a request can send: what the other dependencies give, by one.
+
+    FastAPI's resolution of a dependency costs about as much as our middleware, so a route that needs several of them is
+    cheaper with this one.
+    """
+
+    __slots__ = ("_observability", "context")
+
+    def __init__(self, observability: Observability, context: Context) -> None:
+        self._observability = observability
+        self.context = context
+
+    @property
+    def tracker(self) -> Tracker:
+        """The tracker of this request."""
+        return self._observability.tracker.bound(self.context)
+
+    @property
+    def llm(self) -> LLMTracer:
+        """The LLM tracer of this request."""
+        return self._observability.llm.bound(self.context)
+
+    @property
+    def errors(self) -> ErrorReporter:
+        """The error reporter of this request."""
+        return self._observability.errors.bound(self.context)
+
+
+async def get_signals(connection: HTTPConnection) -> Signals:
+    """Tracker, LLM tracer, error reporter and context of this request."""
+    installed = _installed(connection)
+    return Signals(installed.observability, installed.cell)
 
 
 async def get_context(connection: HTTPConnection) -> Context:
@@ -55,3 +93,4 @@ ContextDep = Annotated[Context, Depends(get_context)]
 TrackerDep = Annotated[Tracker, Depends(get_tracker)]
 LLMTracerDep = Annotated[LLMTracer, Depends(get_llm_tracer)]
 ErrorReporterDep = Annotated[ErrorReporter, Depends(get_error_reporter)]
+SignalsDep = Annotated[Signals, Depends(get_signals)]

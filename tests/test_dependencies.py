@@ -17,6 +17,7 @@ from metricx_observe import (
     NotInstalledError,
     Observability,
     ObserveError,
+    SignalsDep,
     Tracker,
     TrackerDep,
 )
@@ -57,18 +58,29 @@ async def plain(number: int, q: str = "") -> dict[str, int]:
     return {"number": number}
 
 
+@router.get("/one")
+async def everything_by_one(signals: SignalsDep) -> dict[str, Any]:
+    signals.context.bind_user("alice", workspace_id="acme")
+    signals.tracker.track("seen")
+    with signals.llm.trace("seen"):
+        pass
+    return {"request_id": signals.context.request_id, "event_id": signals.errors.capture_message("seen")}
+
+
 SIGNALS = {"error", "track", "trace", "transaction"}
 
 
-@pytest.mark.parametrize("caller", [call, connect], ids=["http", "websocket"])
-async def test_all_four_work_in_routes_and_websockets(receiver: Receiver, caller: Any) -> None:
+@pytest.mark.parametrize(
+    ("caller", "path"), [(call, "/all"), (connect, "/all"), (call, "/one")], ids=["http", "websocket", "by one"]
+)
+async def test_all_four_work_in_routes_and_websockets(receiver: Receiver, caller: Any, path: str) -> None:
     """Each facade is the request's own, and the signals have the user that the context was given."""
     request_id = uuid4().hex
     with observed(receiver) as observability:
         app = FastAPI()
         observability.install(app)
         app.include_router(router)
-        answer = await caller(app, "/all", headers={"x-request-id": request_id})
+        answer = await caller(app, path, headers={"x-request-id": request_id})
         assert answer.error is None
         observability.flush()
         found = receiver.signals(request_id=request_id)
