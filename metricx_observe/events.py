@@ -84,11 +84,12 @@ def ga4_name_faults(name: str) -> Iterator[str]:
 
 def ga4_parameter_faults(properties: Mapping[str, Any]) -> list[str]:
     """What GA4 has against an event's properties. Names properties, never values."""
+    faults = _ga4_names_faults(tuple(properties))
     long = [name for name, value in properties.items() if type(value) is str and len(value) > MAX_VALUE]
-    return [
-        *_ga4_names_faults(tuple(properties)),
-        *[f"GA4 takes {MAX_VALUE} characters a value, {str(name)[:MAX_NAME]!r} is longer" for name in long],
-    ]
+    if not (faults or long):
+        return []
+    too_long = (f"GA4 takes {MAX_VALUE} characters a value, {str(name)[:MAX_NAME]!r} is longer" for name in long)
+    return [*faults, *too_long]
 
 
 @lru_cache(maxsize=500)

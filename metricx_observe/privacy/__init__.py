@@ -20,13 +20,14 @@ import orjson
 from metricx_observe.exceptions import ConfigurationError
 
 from . import looks
-from .names import Names
+from .names import ID, Names
 from .text import unquoted
 from .walk import LONGEST_REMEMBERED, MAX_SEPARATORS, SMALLEST_CARD, Pass, Personal
 
 __all__ = ["Personal", "ScrubReport", "Scrubber"]
 
 _MAX_PLACES = 256
+_NUMBERS = frozenset({int, float, bool, type(None)})
 
 
 class ScrubReport:
@@ -102,6 +103,8 @@ class Scrubber:
         try:
             if personal == "keep" and not self.patterns and not self._in_json(data.decode()):
                 return data
+            if type(value) is dict and self.harmless(value, personal):
+                return data
             value = orjson.loads(data) if value is None else value
         except ValueError:
             return orjson.dumps(self.scrub(data, signal, place, personal=personal))
@@ -119,14 +122,30 @@ class Scrubber:
             known = read and not self.suspicious(text, personal != "keep")
         return text if known else str(self.scrub(text, signal, place, personal=personal))
 
-    def harmless_counts(self, counts: dict[str, int]) -> bool:
-        """Whether these numbers can go as they are, which their names say: quicker by 2 us than a pass over three."""
-        return max(counts.values(), default=0) < SMALLEST_CARD and self._harmless_names(tuple(counts))
+    def harmless(self, members: dict[str, Any], personal: Personal) -> bool:
+        """Whether a flat object can go as it is, by what is known of its names and texts: a third of a pass's time."""
+        values = members.values()
+        by_name = personal == "keep" and _NUMBERS.issuperset(map(type, values))
+        if not self._harmless_names(tuple(members), by_name):
+            return False
+        clean = self.clean[personal]
+        for value in values:
+            kind = type(value)
+            if kind is int or kind is float:
+                if value >= SMALLEST_CARD:
+                    return False
+            elif kind is str:
+                if value not in clean:
+                    return False
+            elif value is not None and kind is not bool:
+                return False
+        return True
 
-    def _look_at(self, names: tuple[str, ...]) -> bool:
+    def _look_at(self, names: tuple[str, ...], numbers: bool) -> bool:
+        """Where there are texts, one of them may be the name of another value."""
         run = Pass(self, "keep")
         run.value(dict.fromkeys(names, 0))
-        return not run.counts
+        return not run.counts and (numbers or all(self.names.verdicts[name] <= ID for name in names))
 
     def suspicious(self, text: str, personal: bool = False) -> bool:
         """Whether `text` could hold a secret, or personal data: most hold neither, and this is quick to say so."""

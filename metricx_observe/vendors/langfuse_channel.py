@@ -48,7 +48,6 @@ _COUNTS = [
     for side in ("input", "output")
 ]
 """OpenTelemetry's GenAI names, still in development there: this is their one place."""
-_LONG_USAGE = 1_000  # bytes, of which the names are not remembered
 _FEW_TAGS = 5  # of a trace that is remembered
 _CONTENT = frozenset({"input", "output"})
 _CONTENT_KEYS = (
@@ -158,10 +157,8 @@ class LangfuseChannel(_Channel):
 
     def _usage(self, data: bytes, type: str) -> tuple[str, dict[str, Any]]:
         counts = orjson.loads(data)
-        if len(data) > _LONG_USAGE or not self._scrubber.harmless_counts(counts):
-            data = self._scrubber.scrub_json(data, type, "usage", value=counts)
-            counts = orjson.loads(data)
-        return data.decode(), counts
+        scrubbed = self._scrubber.scrub_json(data, type, "usage", value=counts)
+        return scrubbed.decode(), counts if scrubbed is data else orjson.loads(scrubbed)
 
     def _of_trace(self, record: ObservationRecord) -> bytes:
         """The same for each observation of a trace, and they mostly come one after the other."""

@@ -30,6 +30,8 @@ from metricx_observe.tracker import TrackRecord
 from .browser import Browser, read_browser
 
 _MAX_TAGS = 50
+_OURS = ("anonymousId", "event", "name", "groupId", "previousId", "category", "properties", "traits")
+"""What we fill in where the SDK's message has it."""
 _NOT_ASKED = Consent()
 _KNOWN, _LONGEST_KNOWN = 1_000, 2_000
 """Pages and devices that hold nothing to scrub, and bytes of one."""
@@ -60,6 +62,7 @@ class RudderStackChannel:
             "Content-Type": "application/json",
         }
         self._shapes = _shapes(cast(_Sdk, Client(write_key=key, host=target.url, send=False)))
+        self._own = {type: [key for key in _OURS if key in shape] for type, shape in self._shapes.items()}
         self._scrubber = scrubber
         self._note = note
         self._policy: Personal = settings.personal_data
@@ -128,12 +131,12 @@ class RudderStackChannel:
             "timestamp": datetime.fromtimestamp(record.timestamp, UTC),
             "context": orjson.Fragment(orjson.dumps(context)[:-1] + shown + b"}"),
         }  # fmt: skip
-        for key, value in (
-            ("anonymousId", anonymous), ("event", name), ("name", name), ("groupId", target), ("previousId", target),
-            ("category", target), ("properties", content), ("traits", content),
-        ):  # fmt: skip
-            if key in message:
-                message[key] = value
+        given = {
+            "anonymousId": anonymous, "event": name, "name": name, "groupId": target, "previousId": target,
+            "category": target, "properties": content, "traits": content,
+        }  # fmt: skip
+        for key in self._own[record.type]:
+            message[key] = given[key]
         return orjson.dumps(message)
 
     def _context(self, record: TrackRecord) -> dict[str, Any]:
