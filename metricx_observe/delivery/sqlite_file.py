@@ -222,7 +222,7 @@ def _prepare(connection: sqlite3.Connection) -> None:
         raise OutboxError(f"METRICX_OUTBOX_URL: move that file away; its schema version is {version}, ours {VERSION}")
     if version == 0 and tables:
         raise OutboxError("the file is another application's database")
-    connection.execute("PRAGMA page_size = 8192")  # of a new file: cheapest for small commits and large rows (measured)
+    connection.execute("PRAGMA page_size = 16384")  # of a new file: rows of 4 KB fill pages of 8 KB by half
     if connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] not in ("wal", "memory"):
         raise OutboxError("the file system does not support SQLite's write-ahead log")
     connection.executescript(_SETTINGS if version else _SETTINGS + _SCHEMA)
