@@ -15,7 +15,7 @@ from .post import Answer, Line, Verdict
 from .tally import Tally, logger
 from .threads import Isolate, start_thread
 
-TURN = 8
+TURN = 16
 """Messages that a lane takes at once, also where a post holds only one: reading and deleting rows one by one costs as
 much as posting them."""
 SLOW_S = 0.05
