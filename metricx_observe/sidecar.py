@@ -66,9 +66,13 @@ class Host:
     def add(self, items: list[Item]) -> None:
         """Encode and commit."""
         for vendor, kind, payload in items:
-            record: object = Message(kind, payload)
-            if kind in (PACKED, PICKLED):
-                record = payload if kind == PACKED else pickle.loads(payload)
+            record: object = payload if kind == PACKED else Message(kind, payload)
+            if kind == PICKLED:
+                try:
+                    record = pickle.loads(payload)
+                except Exception:  # raised to the writer, it would be sent again and again, with its whole group
+                    self._delivery.count(vendor, "dropped", "encode")
+                    continue
             self._delivery.put(vendor, record, len(payload))
         self._delivery.commit(COMMIT_S)
 

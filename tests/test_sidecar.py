@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import json
 import logging
 import os
@@ -17,6 +18,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+import sentry_sdk
 from fastapi import FastAPI
 
 from metricx_observe import Observability, TrackerDep
@@ -100,6 +102,31 @@ async def test_a_request_s_signals_of_all_vendors_arrive_by_the_other_process(
     assert pid != os.getpid()
     remote.close()
     until(lambda: has_ended(pid))
+
+
+class Plan(enum.IntEnum):
+    """The SDK leaves a number as it is."""
+
+    PRO = 1
+
+
+def test_a_signal_that_holds_a_class_of_the_application_s_is_encoded_here(
+    remote: Observability, receiver: Receiver, user: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other process imports no code of the application's, whose path may shadow the standard library."""
+    remote.close()
+    for name in ("logging", "typing"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), tmp_path, *sys.path])  # gunicorn does so; a Path is ignored
+    remote.start()
+    with remote.context(user_id=user):
+        sentry_sdk.set_extra("plan", Plan.PRO)
+        remote.errors.capture_exception(ValueError("no rows"))
+    remote.tracker.track("thing_done", {"n": 1}, user_id=user)
+    assert remote.flush(20)
+    assert delivering(remote) != os.getpid()
+    assert receiver.signals(kind="error", user=user)[0]["payload"]["extra"]["plan"] == 1
+    assert numbers(receiver, user, 1) == [1]
 
 
 def test_a_delivery_process_that_is_killed_costs_nothing(
@@ -286,4 +313,13 @@ def test_a_settings_object_becomes_the_other_process_s(receiver: Receiver, tmp_p
         host.tick()
         assert set(host.status()) >= {"sentry", "rudderstack", "langfuse", "outbox"}
         assert host.rows("rudderstack") == []
+        host.close(0.1)
+
+
+def test_what_the_other_process_cannot_read_is_dropped_and_counted(receiver: Receiver, tmp_path: Path) -> None:
+    """A failure would be answered with the same group again, for ever."""
+    with observed(receiver, **keys_for(receiver), outbox_url=f"sqlite://{tmp_path}/outbox.db") as local:
+        host = Host(greeting(local.settings, local.vendors, {}, local._limits()))
+        host.add([("sentry", "pickled", b"cno_such_module\nThing\n.")])
+        assert host.status()["sentry"]["dropped"] == {"encode": 1}
         host.close(0.1)

@@ -143,8 +143,9 @@ class Link:
             self._deaths = ATTEMPTS
             return "sys.executable is no Python: it would start the application again"
         self._connection, theirs = Pipe()
-        path = list(dict.fromkeys([_ROOT, *filter(None, sys.path)]))
-        code = f"import sys; sys.path[:] = {path!r}; from {self._module} import main; main({theirs.fileno()})"
+        path = [_ROOT, *(entry for entry in sys.path if entry and isinstance(entry, str))]
+        # After the standard library, which an application may shadow for those that import it late.
+        code = f"import sys; sys.path += {path!r}; from {self._module} import main; main({theirs.fileno()})"
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-S", "-P", "-c", code], pass_fds=[theirs.fileno()], start_new_session=True,

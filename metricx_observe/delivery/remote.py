@@ -7,7 +7,9 @@ then are posted twice, with the ids by which vendors know them.
 
 from __future__ import annotations
 
+import io
 import pickle
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from typing import Any
@@ -118,12 +120,29 @@ class _Forwarding:
             return [Message(PACKED, record)]
         portable = self._channel.portable(record)
         with suppress(Exception):  # the application's own objects are in it
-            return [Message(PICKLED, pickle.dumps(each, pickle.HIGHEST_PROTOCOL)) for each in portable]
+            return [Message(PICKLED, _pickled(each)) for each in portable]
         return [message for each in portable for message in self._channel.encode(each)]
 
     def importance(self, kind: str) -> Importance:  # noqa: ARG002
         """Decided at the other end."""
         return Importance.SIGNAL
+
+
+class _Pickler(pickle.Pickler):
+    def reducer_override(self, obj: Any) -> Any:
+        """Raises PicklingError for what the other end would have to import of the application: an enum in a tag."""
+        if hasattr(obj, "__qualname__") and str(obj.__module__).partition(".")[0] not in _KNOWN:  # class or function
+            raise pickle.PicklingError(str(obj.__module__))
+        return NotImplemented
+
+
+_KNOWN = sys.stdlib_module_names | {"metricx_observe", "sentry_sdk"}
+
+
+def _pickled(record: object) -> bytes:
+    file = io.BytesIO()
+    _Pickler(file, pickle.HIGHEST_PROTOCOL).dump(record)
+    return file.getvalue()
 
 
 class _Remote:
