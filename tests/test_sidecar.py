@@ -306,6 +306,17 @@ def test_a_module_that_cannot_run_is_tried_three_times(caplog: pytest.LogCapture
     link.close(0.1)
 
 
+def test_nobody_forks_while_both_ends_are_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The child would keep the other one's end open, and that one's death would not be seen here."""
+    link = Link("metricx_observe.no_such_module", b"hello", _Echo, lambda *_: None)
+    held: list[bool] = []
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: held.append(link.spawning.locked()))
+    with pytest.raises(OutboxError, match="does not begin"):
+        link.work("double", 1)
+    assert held == [True]
+    assert not link.spawning.locked()
+
+
 def test_a_settings_object_becomes_the_other_process_s(receiver: Receiver, tmp_path: Path) -> None:
     """Also what only a keyword said; and a vendor's SDK that is missing there is told by name."""
     with observed(receiver, **keys_for(receiver), outbox_url=f"sqlite://{tmp_path}/outbox.db") as local:

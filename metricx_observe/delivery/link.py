@@ -59,6 +59,8 @@ class Link:
         """The process runs `main(fd)` of `module`. It and `here` are given `greeting`; `hear` is given the news."""
         self._module, self._greeting, self._make_here, self._hear = module, greeting, here, hear
         self._lock = threading.Lock()  # held while a question waits for its answer
+        self.spawning = threading.Lock()
+        """Held while both ends are open here: a child forked meanwhile would keep the other one open."""
         self._connection: Connection | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._here: Served | None = None
@@ -142,15 +144,16 @@ class Link:
         if getattr(sys, "frozen", False) or not Path(sys.executable).name.startswith(("python", "pypy")):
             self._deaths = ATTEMPTS
             return "sys.executable is no Python: it would start the application again"
-        self._connection, theirs = Pipe()
         path = [_ROOT, *(entry for entry in sys.path if entry and isinstance(entry, str))]
-        # After the standard library, which an application may shadow for those that import it late.
-        code = f"import sys; sys.path += {path!r}; from {self._module} import main; main({theirs.fileno()})"
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-S", "-P", "-c", code], pass_fds=[theirs.fileno()], start_new_session=True,
-                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            )  # fmt: skip
+        with self.spawning:
+            self._connection, theirs = Pipe()
+            # After the standard library, which an application may shadow for those that import it late.
+            code = f"import sys; sys.path += {path!r}; from {self._module} import main; main({theirs.fileno()})"
+            with theirs:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-S", "-P", "-c", code], pass_fds=[theirs.fileno()], start_new_session=True,
+                    stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                )  # fmt: skip
         self._connection.send_bytes(self._greeting)
         if not self._connection.poll(BEGIN_S):
             return "no answer"

@@ -91,9 +91,10 @@ class RemoteDelivery(Delivery):
         self._link.close(0.0)
 
     def _before_fork(self) -> None:
-        """The process is not forked with this one."""
+        self._link.spawning.acquire()
 
     def _after_fork(self, *, child: bool) -> None:
+        self._link.spawning.release()
         if child:
             self._link.abandon()
             self._begin()
