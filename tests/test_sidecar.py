@@ -148,7 +148,7 @@ def test_a_delivery_process_that_is_killed_costs_nothing(
 def test_a_delivery_process_that_hangs_does_not_hold_up_the_application(
     remote: Observability, receiver: Receiver, user: str
 ) -> None:
-    """`status` says what this end knows, `close` keeps its deadline, and what was handed over is delivered later."""
+    """`status` says what this end knows; `close` keeps its deadline, and delivers what the other one did not take."""
     pid = delivering(remote)
     os.kill(pid, signal.SIGSTOP)
     try:
@@ -156,11 +156,14 @@ def test_a_delivery_process_that_hangs_does_not_hold_up_the_application(
         began = time.monotonic()
         assert remote.status()["rudderstack"]["put"] == 1
         assert not remote.flush(0.2)
-        remote.close(1.0)
+        before_close = time.monotonic()
+        remote.close(3.0)
+        assert time.monotonic() - before_close < 4
         assert time.monotonic() - began < 20
+        assert numbers(receiver, user, 1) == [1]
     finally:
         os.kill(pid, signal.SIGCONT)
-    assert numbers(receiver, user, 1) == [1]
+    until(lambda: not Path(f"/proc/{pid}").exists())  # nor a zombie
 
 
 def test_what_the_other_process_logs_and_counts_is_the_application_s(
@@ -274,6 +277,22 @@ def test_a_forked_child_has_a_delivery_process_of_its_own(run: Run, receiver: Re
     assert numbers(receiver, user, 300) == list(range(300))
 
 
+def test_a_process_of_multiprocessing_loses_nothing_at_its_end(run: Run, receiver: Receiver, user: str) -> None:
+    """It ends without `atexit`, and before another process can have begun."""
+    process = run("""
+        import multiprocessing
+        import warnings
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12: of forking beside threads
+        child = multiprocessing.get_context("fork").Process(target=put, args=(0,))
+        child.start()
+        child.join()
+        assert child.exitcode == 0
+    """)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 0, said
+    assert numbers(receiver, user, 100) == list(range(100))
+
+
 class _Echo:
     """The other end of a link, in this process."""
 
@@ -315,6 +334,14 @@ def test_nobody_forks_while_both_ends_are_in_this_process(monkeypatch: pytest.Mo
         link.work("double", 1)
     assert held == [True]
     assert not link.spawning.locked()
+
+
+def test_a_process_that_is_too_late_is_not_waited_for() -> None:
+    """Neither when it is still to begin."""
+    link = Link("metricx_observe.no_such_module", b"hello", _Echo, lambda *_: None)
+    link.take_over()
+    assert link.work("double", 21) == 42
+    link.close(0.1)
 
 
 def test_a_settings_object_becomes_the_other_process_s(receiver: Receiver, tmp_path: Path) -> None:

@@ -234,7 +234,9 @@ _resting: list[Delivery] = []
 
 @atexit.register
 def _each_at_exit() -> None:
-    for delivery in list(_alive):
+    while _alive:  # the end of one may make another
+        delivery = next(iter(_alive))
+        del _alive[delivery]
         delivery._at_exit()
 
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 from .outbox import OutboxError
 from .tally import logger
+from .threads import start_thread
 
 BEGIN_S = 30.0
 """How long a process may take to begin. It loads the vendors' SDKs, about a second of CPU."""
@@ -124,18 +125,16 @@ class Link:
 
     def _start(self) -> None:
         """Raises OutboxError, unless this process does the work from now on."""
-        if self._closing:
-            raise OutboxError("closed", busy=True)
         try:
-            why = self._begin()
+            why = "too late" if self._closing else self._begin()
         except Exception as error:  # whatever the platform cannot do
             why = type(error).__name__
         if not why:
             return
         self._died()
-        if self._deaths < ATTEMPTS:
+        if self._deaths < ATTEMPTS and not self._closing:
             raise OutboxError(f"the delivery process does not begin ({why})", busy=True)
-        logger.error("The delivery process does not begin (%s): this process delivers itself from now on", why)
+        logger.error("No delivery process (%s): this process delivers itself from now on", why)
         self._here = self._make_here(self._greeting)
 
     def _begin(self) -> str:
@@ -155,7 +154,7 @@ class Link:
                     stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                 )  # fmt: skip
         self._connection.send_bytes(self._greeting)
-        if not self._connection.poll(BEGIN_S):
+        if self._closing or not self._connection.poll(BEGIN_S):
             return "no answer"
         return self._connection.recv_bytes().decode()
 
@@ -163,16 +162,21 @@ class Link:
         self._deaths += 1
         self._let_go()
         process, self._process = self._process, None
-        if process is not None:
-            if not self._closing:  # else it may still be storing what it was given
-                process.kill()
-                process.wait()
-            _forget(process)
+        if process is not None and self._closing:  # it may still be storing what it was given
+            _leave(process)
+        elif process is not None:
+            process.kill()
+            process.wait()
 
     def _let_go(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
+
+    def take_over(self) -> None:
+        """The other process is too late: its answers are no longer waited for, and this one does what is left to do."""
+        self._closing = True
+        self._shut(socket.SHUT_RDWR)
 
     def close(self, timeout_s: float) -> None:
         """Let the other process end, and wait for that as long; what it was given it stores all the same.
@@ -180,25 +184,33 @@ class Link:
         Half of the connection is closed, as the end of this process would do: a thread may be waiting for an answer.
         """
         self._closing = True
-        process, connection = self._process, self._connection
-        if connection is not None:
-            with suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as half:
-                half.shutdown(socket.SHUT_WR)
+        process = self._process
+        self._shut(socket.SHUT_WR)
         if process is not None:
-            with suppress(subprocess.TimeoutExpired):
+            try:
                 process.wait(timeout_s)
-            _forget(process)
+            except subprocess.TimeoutExpired:
+                _leave(process)
         if self._lock.acquire(blocking=False):
             self._let_go()
             self._lock.release()
+
+    def _shut(self, how: int) -> None:
+        connection = self._connection
+        if connection is not None:
+            with suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as same:
+                same.shutdown(how)
 
     def abandon(self) -> None:
         """In a forked child: process and connection are the parent's."""
         self._let_go()
         if self._process is not None:
-            _forget(self._process)
+            self._process.returncode = 0  # its finaliser would warn of a process that still runs
 
 
-def _forget(process: subprocess.Popen[bytes]) -> None:
-    """Its finaliser would warn of a process that still runs."""
-    process.returncode = process.returncode or 0
+def _leave(process: subprocess.Popen[bytes]) -> None:
+    """Let a thread wait for its end: it would stay a zombie."""
+    try:
+        start_thread("reaper", process.wait, nullcontext)
+    except RuntimeError:  # the interpreter is ending
+        process.returncode = 0

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import pickle
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from typing import Any
@@ -52,6 +53,14 @@ class RemoteDelivery(Delivery):
         self._writer = Writer(
             forwarding, store, self._tally, self._limits, self._isolate, self._stored, self._tick
         )  # fmt: skip
+        self._writer.ending = self._at_exit
+
+    def close(self, deadline_s: float) -> None:
+        """As `Delivery`. A process that has not stored everything in half of the time is no longer waited for."""
+        give_up = time.monotonic() + deadline_s
+        if not self._closed and not self.commit(deadline_s / 2):
+            self._link.take_over()
+        super().close(max(0.0, give_up - time.monotonic()))
 
     def hasten(self, *, adopt: bool) -> None:
         self._link.ask("hasten", adopt)
@@ -87,7 +96,9 @@ class RemoteDelivery(Delivery):
 
     def _at_exit(self) -> None:
         """Hand over, and let the other process deliver alone. It may still be loading the vendors' SDKs."""
-        self._writer.at_exit(stall_s=3.0, most_s=5.0)
+        if self._writer.thread is None or not self._writer.settled(stall_s=3.0, most_s=5.0):
+            self._link.take_over()
+        self._writer.at_exit()
         self._link.close(0.0)
 
     def _before_fork(self) -> None:

@@ -11,7 +11,7 @@ Isolate = Callable[[], AbstractContextManager[object]]
 """What each thread of delivery runs inside of: keeps the application's instrumentation away."""
 
 
-def start_thread(name: str, target: Callable[[], None], isolate: Isolate) -> threading.Thread:
+def start_thread(name: str, target: Callable[[], object], isolate: Isolate) -> threading.Thread:
     """Start a daemon in an empty context: in a request's, its trace headers would stand on our posts."""
 
     def run() -> None:

@@ -51,6 +51,8 @@ class Writer:
         self._hurry = self._closed = self._ended = False
         self._idle = True  # whether who puts has to wake the thread, or to start it
         self._took_at = self._tick_at = 0.0
+        self.ending = self.at_exit
+        """What a process of `multiprocessing` calls at its end."""
 
     def put(self, vendor: str, record: object, size: int) -> bool:
         """See `Delivery.put`. The lock is only ever held for a few assignments."""
@@ -77,9 +79,9 @@ class Writer:
             if self.thread is None:
                 with suppress(RuntimeError):  # the interpreter is ending: `at_exit` does the work on its own thread
                     self.thread = start_thread("writer", self._run, self._isolate)
-                    pools = sys.modules.get("multiprocessing.util")
-                    if pools is not None:  # its processes end without `atexit`
-                        pools.Finalize(None, self.at_exit, exitpriority=0)
+                    pools = sys.modules.get("multiprocessing.process")
+                    if pools is not None and pools.parent_process():  # its processes end without `atexit`
+                        sys.modules["multiprocessing.util"].Finalize(None, self.ending, exitpriority=0)
 
     def committed(self) -> Future[None]:
         """Is done when all that was put before is committed; all that wait share one group commit."""
@@ -96,14 +98,19 @@ class Writer:
         """Wait until everything that was put before this call is committed."""
         return bool(wait([self.committed()], timeout_s).done)
 
-    def at_exit(self, *, stall_s: float = 0.5, most_s: float = 2.0) -> None:
-        """Commit at the end of the interpreter: `most_s` at most, and `stall_s` when nothing moves."""
+    def at_exit(self) -> None:
+        """Commit at the end of the interpreter: 2 s at most, and half a second when nothing moves."""
         while self.thread is None and self._next_group() and self._store():
             pass
+        self.settled(stall_s=0.5, most_s=2.0)
+        self._ended = True
+
+    def settled(self, *, stall_s: float, most_s: float) -> bool:
+        """`commit` that waits `most_s` at most, and `stall_s` when nothing moves."""
         give_up, before, future = time.monotonic() + most_s, -1, self.committed()
         while before < self._went and not wait([future], stall_s).done and time.monotonic() < give_up:
             before = self._went
-        self._ended = True
+        return future.done()
 
     def close(self, timeout_s: float) -> None:
         """Refuse what is put from now on, commit the rest and end the thread."""
