@@ -608,6 +608,14 @@ def test_log_records_in_a_burst_are_counted_too(receiver: Receiver, observabilit
     assert len(logged) < 30
 
 
+def test_delivery_s_threads_start_no_process(observability: Observability, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The SDK asks git for a release that it is not told, and a process that forks just then hangs the thread."""
+    started: list[object] = []
+    monkeypatch.setattr("subprocess.Popen", lambda *command, **_: started.append(command))
+    with observability._isolated():
+        assert not started
+
+
 def test_a_vendor_that_is_off_reports_nothing() -> None:
     """Without Sentry every call gives None and does nothing."""
     observability = Observability(load_settings({"environment": "production"}))

@@ -165,7 +165,9 @@ class Sentry:
     def isolated(self) -> Iterator[None]:
         """A block that Sentry does not see: no breadcrumb, span, header or event. For delivery's threads."""
         with sentry_sdk.isolation_scope() as scope:
-            scope.set_client(sentry_sdk.Client(default_integrations=False, auto_enabling_integrations=False))
+            # without a release the SDK would ask git: a fork meanwhile would hold up this thread until the child ends
+            nobody = sentry_sdk.Client(release="", default_integrations=False, auto_enabling_integrations=False)
+            scope.set_client(nobody)
             yield
 
     def scope(self, cell: Context) -> RequestScope:
