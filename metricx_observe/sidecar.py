@@ -9,7 +9,6 @@ from __future__ import annotations
 import gc
 import logging
 import pickle
-import signal
 import sys
 from collections import deque
 from collections.abc import Mapping
@@ -122,8 +121,6 @@ class _LogHandler(logging.Handler):
 
 def main(fd: int) -> None:
     """Answer questions until the connection ends."""
-    for each in (signal.SIGINT, signal.SIGTERM):  # sent to all processes of a service: this one is the last to leave
-        signal.signal(each, signal.SIG_IGN)
     sys.setswitchinterval(SWITCH_S)
     with Connection(fd) as connection:
         try:

@@ -132,7 +132,9 @@ def test_a_signal_that_holds_a_class_of_the_application_s_is_encoded_here(
 def test_a_delivery_process_that_is_killed_costs_nothing(
     remote: Observability, receiver: Receiver, user: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The next one gets what it had not stored, and what it had stored is taken over."""
+    """The next one gets what it had not stored, and what it had stored is taken over. SIGTERM alone does nothing."""
+    until(lambda: remote.status()["outbox"]["process"])
+    os.kill(remote.status()["outbox"]["process"], signal.SIGTERM)  # while it loads
     first = delivering(remote)
     for n in range(600):
         remote.tracker.track("thing_done", {"n": n}, user_id=user)

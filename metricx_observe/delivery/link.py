@@ -28,6 +28,16 @@ ANSWER_S = 1.0
 ATTEMPTS = 3
 """Processes that may end in a row without having stored anything before this one does their work itself."""
 _ROOT = str(Path(__file__).parent.parent.parent)
+# A service's processes get these signals all at once, and this one is the last to leave. The path comes after that of
+# the standard library, which an application may shadow for those that import it late.
+_CODE = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+sys.path += {path!r}
+from {module} import main
+main({fd})
+"""
 
 News = tuple[str, tuple[Any, ...]]
 """What the other end has to say beside an answer: what it is, and its values."""
@@ -146,8 +156,7 @@ class Link:
         path = [_ROOT, *(entry for entry in sys.path if entry and isinstance(entry, str))]
         with self.spawning:
             self._connection, theirs = Pipe()
-            # After the standard library, which an application may shadow for those that import it late.
-            code = f"import sys; sys.path += {path!r}; from {self._module} import main; main({theirs.fileno()})"
+            code = _CODE.format(path=path, module=self._module, fd=theirs.fileno())
             with theirs:
                 self._process = subprocess.Popen(
                     [sys.executable, "-S", "-P", "-c", code], pass_fds=[theirs.fileno()], start_new_session=True,
