@@ -131,7 +131,8 @@ class Link:
 
     def _listen(self, news: list[News]) -> None:
         for what, values in news:
-            self._hear(what, values)
+            with suppress(Exception):  # a log handler of the application's: the answer that came along still counts
+                self._hear(what, values)
 
     def _start(self) -> None:
         """Raises OutboxError, unless this process does the work from now on."""
