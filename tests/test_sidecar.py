@@ -347,6 +347,10 @@ def test_a_process_that_is_too_late_is_not_waited_for() -> None:
     link = Link("metricx_observe.no_such_module", b"hello", _Echo, hear)
     link.take_over()
     assert link.work("double", 21) == 42
+    began = time.monotonic()
+    with link._lock, pytest.raises(OutboxError, match="at work"):  # of a frame that a signal's handler interrupted
+        link.ask("double", 1)
+    assert time.monotonic() - began < 0.5
     link.close(0.1)
 
 

@@ -87,7 +87,8 @@ class Link:
 
     def ask(self, what: str, *values: object) -> Any:
         """Call a method of the other end. Raises OutboxError, also where it does not answer within a second."""
-        if not self._lock.acquire(timeout=ANSWER_S):
+        # When closing, whoever holds it may be what a signal's handler interrupted, and never let go.
+        if not self._lock.acquire(timeout=ANSWER_S / 10 if self._closing else ANSWER_S):
             raise OutboxError("the delivery process is at work", busy=True)
         try:
             if self.pid is None:
