@@ -83,7 +83,8 @@ class Link:
         """The process that delivers; None while there is none."""
         if self._here is not None:
             return os.getpid()
-        return self._process.pid if self._process is not None else None
+        process = self._process if self._connection is not None else None
+        return process.pid if process is not None else None
 
     def ask(self, what: str, *values: object) -> Any:
         """Call a method of the other end. Raises OutboxError, also where it does not answer within a second."""
