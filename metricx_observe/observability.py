@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from secrets import token_bytes
@@ -181,45 +181,23 @@ class Observability:
                 channels += vendors.channels(name, settings, self.vendors[name], self.scrubber, self.boundary.count)
         if not channels:
             return
-        self._delivery = (self._by_process if settings.delivery == "process" else self._by_threads)(channels)
+        self._delivery = self._deliver(channels)
         for name in wanted:
             if self.vendors[name].state != "fault":
                 with self._opening_vendor(name):
                     self._open_vendor(name, self.vendors[name], self._delivery)
 
-    def _limits(self) -> Limits:
-        return Limits(outbox_bytes=self.settings.outbox_max_bytes, max_age_s=self.settings.outbox_max_age)
-
-    def _by_threads(self, channels: list[PortableChannel]) -> Delivery:
+    def _deliver(self, channels: list[PortableChannel]) -> Delivery:
         settings = self.settings
-        return Delivery(
-            channels,
-            url=settings.outbox,
-            limits=self._limits(),
-            deliver=settings.mode != "test",
-            isolate=self._isolated,
-        )
+        limits = Limits(outbox_bytes=settings.outbox_max_bytes, max_age_s=settings.outbox_max_age)
+        if settings.delivery == "process" and settings.mode != "test":  # where rows stay in this process
+            from .sidecar import greeting, remote_delivery
 
-    def _by_process(self, channels: list[PortableChannel]) -> Delivery:
-        if self.settings.mode == "test":  # where rows stay in this process
-            return self._by_threads(channels)
-        from . import sidecar
-        from .delivery.link import Link
-        from .delivery.remote import RemoteDelivery
-
-        targets = {name: vendor for name, vendor in self.vendors.items() if vendor.state in ("on", "local")}
-        greeting = sidecar.greeting(self.settings, targets, self._scrub_rules, self._limits())
-        heard: dict[str, Callable[..., None]] = {
-            "fault": self.boundary.count,
-            "scrubbed": self.scrubber.report.add,
-            "log": lambda name, level, text: logging.getLogger(name).log(level, "%s", text),
-        }
-
-        def link() -> Link:
-            here = partial(sidecar.Host, isolate=self._isolated)
-            return Link(sidecar.__name__, greeting, here, lambda what, values: heard[what](*values))
-
-        return RemoteDelivery(channels, link=link, limits=self._limits(), isolate=self._isolated)
+            targets = {name: vendor for name, vendor in self.vendors.items() if vendor.state in ("on", "local")}
+            known = greeting(settings, targets, self._scrub_rules, limits)
+            return remote_delivery(known, channels, limits, self._isolated, self.boundary, self.scrubber)
+        deliver = settings.mode != "test"
+        return Delivery(channels, url=settings.outbox, limits=limits, deliver=deliver, isolate=self._isolated)
 
     @contextmanager
     def _opening_vendor(self, name: str) -> Iterator[None]:

@@ -11,15 +11,17 @@ import logging
 import pickle
 import sys
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
 from . import vendors
-from .delivery import Delivery, Limits, Message
-from .delivery.link import News
-from .delivery.remote import PACKED, PICKLED, Item
+from .boundary import Boundary
+from .delivery import Delivery, Limits, Message, PortableChannel
+from .delivery.link import Link, News
+from .delivery.remote import PACKED, PICKLED, Item, RemoteDelivery
 from .delivery.threads import Isolate
 from .privacy import Scrubber, ScrubReport
 from .settings import Settings, Vendor
@@ -38,6 +40,24 @@ def greeting(settings: Settings, targets: Mapping[str, Vendor], rules: Mapping[s
     given = {name: getattr(settings, name) for name in Settings.model_fields} | {"service": settings.service_name}
     level = logging.getLogger(__package__).getEffectiveLevel()
     return pickle.dumps((given, dict(targets), dict(rules), limits, level))
+
+
+def remote_delivery(
+    greeting: bytes, channels: Sequence[PortableChannel], limits: Limits, isolate: Isolate, boundary: Boundary,
+    scrubber: Scrubber,
+) -> RemoteDelivery:  # fmt: skip
+    """The application's end. What happens at the other is counted by its `boundary` and `scrubber`, and logged here."""
+    heard: dict[str, Callable[..., None]] = {
+        "fault": boundary.count,
+        "scrubbed": scrubber.report.add,
+        "log": lambda name, level, text: logging.getLogger(name).log(level, "%s", text),
+    }
+
+    def link() -> Link:
+        here = partial(Host, isolate=isolate)
+        return Link(__name__, greeting, here, lambda what, values: heard[what](*values))
+
+    return RemoteDelivery(channels, link=link, limits=limits, isolate=isolate)
 
 
 class Host:
@@ -126,7 +146,7 @@ def main(fd: int) -> None:
         try:
             host = Host(connection.recv_bytes())
         except Exception as error:
-            connection.send_bytes(f"{type(error).__name__}: {error}".encode())
+            connection.send_bytes(f"{type(error).__name__} {getattr(error, 'name', '')}".encode())
             return
         logger = logging.getLogger(__package__)
         logger.addHandler(_LogHandler(host.waiting))

@@ -22,6 +22,7 @@ import sentry_sdk
 from fastapi import FastAPI
 
 from metricx_observe import Observability, TrackerDep
+from metricx_observe.delivery import Limits
 from metricx_observe.delivery.link import Link, News
 from metricx_observe.delivery.outbox import OutboxError
 from metricx_observe.sidecar import Host, greeting
@@ -359,7 +360,7 @@ def test_a_process_that_is_too_late_is_not_waited_for() -> None:
 def test_a_settings_object_becomes_the_other_process_s(receiver: Receiver, tmp_path: Path) -> None:
     """Also what only a keyword said; and a vendor's SDK that is missing there is told by name."""
     with observed(receiver, **keys_for(receiver), outbox_url=f"sqlite://{tmp_path}/outbox.db") as local:
-        host = Host(greeting(local.settings, local.vendors, {"names": ("kennwort",)}, local._limits()))
+        host = Host(greeting(local.settings, local.vendors, {"names": ("kennwort",)}, Limits()))
         host.tick()
         assert set(host.status()) >= {"sentry", "rudderstack", "langfuse", "outbox"}
         assert host.rows("rudderstack") == []
@@ -369,7 +370,7 @@ def test_a_settings_object_becomes_the_other_process_s(receiver: Receiver, tmp_p
 def test_what_the_other_process_cannot_read_is_dropped_and_counted(receiver: Receiver, tmp_path: Path) -> None:
     """A failure would be answered with the same group again, for ever."""
     with observed(receiver, **keys_for(receiver), outbox_url=f"sqlite://{tmp_path}/outbox.db") as local:
-        host = Host(greeting(local.settings, local.vendors, {}, local._limits()))
+        host = Host(greeting(local.settings, local.vendors, {}, Limits()))
         host.add([("sentry", "pickled", b"cno_such_module\nThing\n.")])
         assert host.status()["sentry"]["dropped"] == {"encode": 1}
         host.close(0.1)
