@@ -103,7 +103,7 @@ async def test_a_request_s_signals_of_all_vendors_arrive_by_the_other_process(
     assert pid != os.getpid()
     remote.close()
     until(lambda: has_ended(pid))
-    assert remote.status()["rudderstack"]["put"] == 1
+    assert [remote.status()["rudderstack"][what] for what in ("put", "delivered")] == [1, 1]
     assert remote.status()["outbox"]["process"] is None
 
 

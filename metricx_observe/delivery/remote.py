@@ -54,6 +54,7 @@ class RemoteDelivery(Delivery):
             forwarding, store, self._tally, self._limits, self._isolate, self._stored, self._tick
         )  # fmt: skip
         self._writer.ending = self._at_exit
+        self._theirs: dict[str, dict[str, Any]] = {}
 
     def close(self, deadline_s: float) -> None:
         """As `Delivery`. A process that has not stored everything in half of the time is no longer waited for."""
@@ -76,9 +77,9 @@ class RemoteDelivery(Delivery):
 
     def status(self) -> dict[str, dict[str, Any]]:
         """What both ends counted, and the process that delivers."""
-        theirs: dict[str, dict[str, Any]] = {}
-        with suppress(OutboxError):  # at work, or does not run: what this end counted is still true
-            theirs = self._link.ask("status")
+        with suppress(OutboxError):  # at work, or does not run: counters that fell to 0 would look like a new start
+            self._theirs = self._link.ask("status")
+        theirs = self._theirs
         status = {vendor: _merged(self._tally.of(vendor), theirs.get(vendor, {})) for vendor in self._channels}
         unacknowledged = self._tally.counters["outbox", "unacknowledged", ""]
         outbox = {"kind": "not opened", "fallback": "", "stranded": {}, **theirs.get("outbox", {})}
