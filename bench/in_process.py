@@ -15,7 +15,7 @@ from bench.figures import Figure, Middle, Part, added, ratios
 from bench.payloads import HEADERS, HOST
 from bench.plan import Plan
 from bench.sink import Sink
-from bench.variants import BUILD
+from bench.variants import BESIDE, BUILD
 from bench.worker import MissingPackageError, Round, Worker
 
 LATER = ("sentry1", "hand_lean")
@@ -162,6 +162,8 @@ def figures(measures: Measures) -> list[Figure]:
         ("middleware, Sentry at traces 0.1, x Sentry's own at 0.1", "loop", "ours01", "sentry01", 0.20),
         ("the same signals as by hand, on the event loop", "loop", "ours", "hand", 0.12),
         ("the same signals as by hand, with delivery", "delivered", "ours", "hand", 0.22),
+        (f"the same signals as by hand, on the event loop{BESIDE}", "loop", "ours_process", "hand", 0.12),
+        (f"the same signals as by hand, with delivery{BESIDE}", "delivered", "ours_process", "hand", 0.22),
     )
     found = []
     for name, measure, one, other, limit in wanted:

@@ -21,6 +21,7 @@ from bench.failing import fail
 from bench.payloads import EMAIL, EVENT, INPUTS, MODEL, OUTPUTS, PROPERTIES, USAGE, USER_ID, VARIETY, answer
 
 DRAIN_S = 120.0
+BESIDE = ", METRICX_DELIVERY=process"
 Signal = Callable[[int], None]
 
 
@@ -305,7 +306,7 @@ BUILD: dict[str, tuple[str, Callable[[str], Variant]]] = {
     "ours01": ("ours, nothing emitted, traces 0.1", lambda url: ours(url, 0.1)),
     "ours": ("ours, the same signals as by hand", lambda url: ours(url, 0.1, "same")),
     "ours_process": (
-        "ours, the same, METRICX_DELIVERY=process", lambda url: ours(url, 0.1, "same", delivery="process"),
+        f"ours, the same{BESIDE}", lambda url: ours(url, 0.1, "same", delivery="process"),
     ),
     "ours_more": ("ours, a trace around the generation, three dependencies", lambda url: ours(url, 0.1, "more")),
 }
