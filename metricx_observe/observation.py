@@ -105,19 +105,21 @@ class Observation:
         with self._block as notes:
             if self._ended:
                 notes.append("updated after its end")
-            if input is not None:
-                more["input"] = input
-            if output is not None:
-                more["output"] = output
-            for key, value in more.items():
+            failed: Exception | None = None
+            for key, value in (("input", input), ("output", output), *more.items()):
                 if value is None:
                     continue
-                if key in self._shared:
-                    self._share(key, value, notes)
-                elif key in _READ and (found := _READ[key](value, notes)) is not None:
-                    self._fields[key] = found
-                else:
-                    notes.append(f"unusable {key[:40]}")
+                try:
+                    if key in self._shared:
+                        self._share(key, value, notes)
+                    elif key in _READ and (found := _READ[key](value, notes)) is not None:
+                        self._fields[key] = found
+                    else:
+                        notes.append(f"unusable {key[:40]}")
+                except Exception as error:  # counted below: it costs no other field
+                    failed = error
+            if failed is not None:
+                raise failed
         return self
 
     def _share(self, key: str, value: Any, notes: Notes) -> None:

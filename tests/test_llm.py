@@ -19,6 +19,8 @@ from metricx_observe.context import Context, RequestContext, use_cell
 from metricx_observe.llm_records import ObservationRecord, ScoreRecord, Waiting
 from metricx_observe.observation import Observation, _current, current_observation
 
+from .odd_values import BrokenText
+
 
 class Sink:
     """A vendor that keeps what it gets, and counts what is attached."""
@@ -156,6 +158,14 @@ def test_fields_are_read_when_they_are_given(llm: LLMTracer, sink: Sink) -> None
     assert record.trace.metadata == {"a": {"b": 1}}
     assert (field(record, "usage"), field(record, "cost")) == ({"input": 1}, {"total": 0.5})
     assert (record.fields["model"], record.fields["level"]) == ("m", "WARNING")
+
+
+def test_a_field_that_cannot_be_read_costs_no_other(llm: LLMTracer, sink: Sink, boundary: Boundary) -> None:
+    """Those before it and after it are set, and the failure is counted."""
+    with llm.generation("call", model="m") as generation:
+        generation.update(usage={BrokenText(): 1}, level="WARNING", output="a")
+    assert {"level": "WARNING", "output": "a"}.items() <= dict(sink.records[0].fields).items()
+    assert boundary.counts == {"generation: RuntimeError": 1}
 
 
 def test_messages_are_kept_as_they_were(llm: LLMTracer, sink: Sink) -> None:
