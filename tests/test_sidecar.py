@@ -287,11 +287,11 @@ def test_a_process_of_multiprocessing_loses_nothing_at_its_end(run: Run, receive
     process = run("""
         import multiprocessing
         import warnings
-        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12: of forking beside threads
+        warnings.simplefilter("ignore")  # of forking beside threads (Python 3.12), and of coverage in the child
         child = multiprocessing.get_context("fork").Process(target=put, args=(0,))
         child.start()
         child.join()
-        assert child.exitcode == 0
+        assert child.exitcode == 0, child.exitcode
     """)
     _, said = process.communicate(timeout=30)
     assert process.returncode == 0, said
