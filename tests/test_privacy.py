@@ -495,7 +495,7 @@ def test_json_is_scrubbed_as_values_are() -> None:
 
 _NAMES = st.sampled_from(
     ["input", "output", "name", "value", "email", "password", "tokens", "loc", "params", "message",
-     "sk-live-abcdefghijklmnop12"]
+     "sk-live-abcdefghijklmnop12", "ann@example.com", "10.1.2.3"]
 )  # fmt: skip
 _VALUES = st.integers(-5, 2**53) | st.sampled_from(
     [4111111111111111, 1.5, 1e16, True, None, "password", "hunter22", "a text", "ann@example.com", "token=abc12", ["a"]]

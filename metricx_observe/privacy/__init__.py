@@ -126,7 +126,7 @@ class Scrubber:
         """Whether a flat object can go as it is, by what is known of its names and texts: a third of a pass's time."""
         values = members.values()
         by_name = personal == "keep" and _NUMBERS.issuperset(map(type, values))
-        if not self._harmless_names(tuple(members), by_name):
+        if not self._harmless_names(tuple(members), personal, by_name):
             return False
         clean = self.clean[personal]
         for value in values:
@@ -141,9 +141,9 @@ class Scrubber:
                 return False
         return True
 
-    def _look_at(self, names: tuple[str, ...], numbers: bool) -> bool:
-        """Where there are texts, one of them may be the name of another value."""
-        run = Pass(self, "keep")
+    def _look_at(self, names: tuple[str, ...], personal: Personal, numbers: bool) -> bool:
+        """Where there are texts, one of them may be the name of another value. A name may be an address itself."""
+        run = Pass(self, personal)
         run.value(dict.fromkeys(names, 0))
         return not run.counts and (numbers or all(self.names.verdicts[name] <= ID for name in names))
 
