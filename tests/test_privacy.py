@@ -493,6 +493,16 @@ def test_json_is_scrubbed_as_values_are() -> None:
     assert scrubber.scrub_json(clean, "track", "properties") is clean
 
 
+def test_the_names_of_a_long_object_are_not_remembered() -> None:
+    """An application whose keys are ids would fill the memory with them."""
+    scrubber = Scrubber(patterns=["never-there"])
+    for size in (1, 200):
+        value = {f"id{n:08}": n for n in range(size)}
+        data = orjson.dumps(value)
+        assert scrubber.scrub_json(data, "track", "properties", value=value) is data
+    assert scrubber._harmless_names.cache_info().currsize == 1
+
+
 _NAMES = st.sampled_from(
     ["input", "output", "name", "value", "email", "password", "tokens", "loc", "params", "message",
      "sk-live-abcdefghijklmnop12", "ann@example.com", "10.1.2.3"]

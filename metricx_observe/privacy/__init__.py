@@ -28,6 +28,7 @@ __all__ = ["Personal", "ScrubReport", "Scrubber"]
 
 _MAX_PLACES = 256
 _NUMBERS = frozenset({int, float, bool, type(None)})
+_LONG_OBJECT = 1_000  # bytes, of which the names are not remembered
 
 
 class ScrubReport:
@@ -103,7 +104,7 @@ class Scrubber:
         try:
             if personal == "keep" and not self.patterns and not self._in_json(data.decode()):
                 return data
-            if type(value) is dict and self.harmless(value, personal):
+            if type(value) is dict and len(data) <= _LONG_OBJECT and self.harmless(value, personal):
                 return data
             value = orjson.loads(data) if value is None else value
         except ValueError:
