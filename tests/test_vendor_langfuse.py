@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -37,6 +39,7 @@ from metricx_observe.privacy import Scrubber
 from metricx_observe.settings import Vendor, load_settings
 from metricx_observe.vendors.langfuse_channel import LangfuseChannel, ScoreChannel, resource_attributes
 
+from .faults import until
 from .odd_values import ODD_VALUES
 from .receiver_server import Receiver
 from .support import call, observed
@@ -445,6 +448,17 @@ def test_after_close_the_same_key_works_again(receiver: Receiver) -> None:
             assert observability.flush(10)
             assert signals(receiver, 1, user=user)["theirs"]
     assert "pk-lf-local" not in LangfuseResourceManager._instances
+
+
+def test_a_closed_one_is_let_go_of(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread of the SDK's would hold the exporter, and by it the writer, for as long as the process lives."""
+    monkeypatch.setattr(Observability, "default", None)
+    with observed(receiver) as observability:
+        observability.start()
+        delivery = weakref.ref(observability._delivery)
+    del observability
+    Observability.default = None
+    until(lambda: gc.collect() >= 0 and delivery() is None)
 
 
 def test_a_client_of_the_applications_with_our_key_is_not_closed(

@@ -11,6 +11,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from langfuse import Langfuse as Client
@@ -90,9 +91,16 @@ class Langfuse:
             LangfuseResourceManager._instances.pop(self._target.key, None)
         self.flush()
         if self._manager is not None:
-            worker = threading.Thread(target=self._manager.shutdown, name="metricx-langfuse-close", daemon=True)
+            end = partial(self._end, self._manager)
+            worker = threading.Thread(target=end, name="metricx-langfuse-close", daemon=True)
             worker.start()
             worker.join(timeout_s)
+
+    def _end(self, manager: LangfuseResourceManager) -> None:
+        """What the manager leaves open: connections, and the provider's thread, which would keep delivery in memory."""
+        manager.shutdown()
+        manager.httpx_client.close()
+        self._provider.shutdown()
 
     @contextmanager
     def isolated(self) -> Iterator[None]:
