@@ -493,6 +493,14 @@ def test_json_is_scrubbed_as_values_are() -> None:
     assert scrubber.scrub_json(clean, "track", "properties") is clean
 
 
+def test_only_a_path_says_what_an_input_is() -> None:
+    """Pydantic's `loc` is a list of names; another one's may be a number, or a place."""
+    given = {"input": 5, "loc": 120, "plan": "pro"}
+    assert Scrubber().scrub(given, "track", "properties") == given
+    for loc in (["body", "password"], ("password",)):
+        assert "hunter22" not in str(Scrubber().scrub({"input": "hunter22", "loc": loc}, "error", "local"))
+
+
 def test_the_names_of_a_long_object_are_not_remembered() -> None:
     """An application whose keys are ids would fill the memory with them."""
     scrubber = Scrubber(patterns=["never-there"])

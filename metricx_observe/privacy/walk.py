@@ -31,6 +31,7 @@ _NAME = re.compile(r"[\w.\-]{1,100}")
 _COOKIE = re.compile(r"(?:(?!\[scrubbed )[^=;]*+=)?+([^;]*+)")
 _PLACEHOLDER = re.compile(r"%[#0\- +]{0,3}[\d.*]{0,6}[a-zA-Z]")
 _HASH = re.compile(r"[0-9a-f]{64}")
+_NAMING = ("name", "key", "field", "k")
 SMALLEST_CARD, _LARGEST_CARD = 10**13, 10**19
 
 
@@ -92,8 +93,9 @@ class Pass:
         if name == "token" and "logprob" in siblings:  # a language model's
             says = HARMLESS
         elif says == SIBLINGS:
-            names = siblings.get("loc") if name == "input" else map(siblings.get, ("name", "key", "field", "k"))
-            says = max((self._names.verdicts[name] for name in names or () if type(name) is str), default=HARMLESS)
+            beside = siblings.get("loc") if name == "input" else [siblings.get(key) for key in _NAMING]
+            names = beside if isinstance(beside, list | tuple) else ()  # a `loc` may be a line's number, too
+            says = max((self._names.verdicts[name] for name in names if type(name) is str), default=HARMLESS)
         return self.value(item, depth, says)
 
     def _list(self, items: Collection[Any], depth: int, says: Verdict) -> list[Any]:
