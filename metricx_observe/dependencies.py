@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 class Signals:
     """All that a request can send: what the other dependencies give, by one.
 
-    FastAPI's resolution of a dependency costs about as much as our middleware, so a route that needs several of them is
-    cheaper with this one.
+    FastAPI's resolution of a dependency costs about half as much as our middleware, so a route that needs several of
+    them is cheaper with this one. `dependency_overrides` of the others do not reach it: override `get_signals`.
     """
 
     __slots__ = ("_observability", "context")

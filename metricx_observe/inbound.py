@@ -26,6 +26,8 @@ MAX_BODY = 16 << 10
 """Of a larger body nothing is sent: where it is cut, the rest of a secret could no longer be told."""
 _TELLING = 8
 """Characters from which on a part of the path is looked for everywhere; a shorter one may stand there by chance."""
+
+
 def new_cell(scope: MutableMapping[str, Any]) -> tuple[Context, RequestInfo]:
     """The cell of a new request. Of the client's headers only ids and the trace have an effect here."""
     first = first_headers(scope["headers"])

@@ -68,7 +68,10 @@ class Store(Protocol):
     """What the writer needs of an outbox."""
 
     def add(self, messages: Iterable[tuple[Stream, bytes]]) -> None:
-        """Store messages, and return when they are safe from the end of this process. Raises OutboxError: none is."""
+        """Store messages, and return when they are safe from the end of this process.
+
+        Raises OutboxError: give all of them again.
+        """
 
 
 class Outbox(Store, Protocol):
