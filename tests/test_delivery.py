@@ -10,6 +10,7 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
+from multiprocessing.util import _finalizer_registry  # type: ignore[attr-defined]
 from pathlib import Path
 from typing import Any
 
@@ -429,6 +430,33 @@ def test_without_threads_the_exit_hook_commits(
         put(delivery, 5)
     delivery._at_exit()
     assert len(open_delivery(deliver=False, channels=[LineChannel("")]).rows("rudderstack")) == 5
+
+
+def test_a_thread_that_cannot_start_now_starts_later(
+    open_delivery: Open, vendor: FaultyVendor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A container's bound of threads may be reached for a moment: the next put tries again."""
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    delivery = open_delivery()
+    with monkeypatch.context() as patched:
+        patched.setattr("metricx_observe.delivery.writer.start_thread", refuse)
+        put(delivery, 2)
+    put(delivery, 1, 2)
+    until(lambda: numbers(vendor) == [0, 1, 2])
+
+
+def test_a_closed_one_leaves_no_hook(open_delivery: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process of multiprocessing that opens and closes again and again would keep each writer until its end."""
+    monkeypatch.setattr("multiprocessing.process.parent_process", lambda: "a parent")
+    before = set(_finalizer_registry)
+    delivery = open_delivery()
+    put(delivery, 1)
+    assert set(_finalizer_registry) > before
+    delivery.close(5)
+    assert set(_finalizer_registry) == before
 
 
 def test_a_channel_that_breaks_the_writer_ends_nothing(open_delivery: Open, vendor: FaultyVendor) -> None:

@@ -9,7 +9,6 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Container, Mapping
 from concurrent.futures import Future, wait
-from contextlib import suppress
 from operator import itemgetter
 from typing import Any
 
@@ -53,6 +52,7 @@ class Writer:
         self._took_at = self._tick_at = 0.0
         self.ending = self.at_exit
         """What a process of `multiprocessing` calls at its end."""
+        self._let_go: Callable[[], None] = lambda: None
 
     def put(self, vendor: str, record: object, size: int) -> bool:
         """See `Delivery.put`. The lock is only ever held for a few assignments."""
@@ -77,11 +77,15 @@ class Writer:
         """Start the thread if it does not run yet."""
         with self._lock:
             if self.thread is None:
-                with suppress(RuntimeError):  # the interpreter is ending: `at_exit` does the work on its own thread
+                try:
                     self.thread = start_thread("writer", self._run, self._isolate)
-                    pools = sys.modules.get("multiprocessing.process")
-                    if pools is not None and pools.parent_process():  # its processes end without `atexit`
-                        sys.modules["multiprocessing.util"].Finalize(None, self.ending, exitpriority=0)
+                except RuntimeError:  # too many threads; or the interpreter is ending, and `at_exit` does the work
+                    self._idle = True  # the next put tries again
+                    return
+                pools = sys.modules.get("multiprocessing.process")
+                if pools is not None and pools.parent_process():  # its processes end without `atexit`
+                    util = sys.modules["multiprocessing.util"]
+                    self._let_go = util.Finalize(None, self.ending, exitpriority=0).cancel
 
     def committed(self) -> Future[None]:
         """Is done when all that was put before is committed; all that wait share one group commit."""
@@ -120,6 +124,7 @@ class Writer:
         self._wake.set()
         if self.thread is not None:
             self.thread.join(0.2)
+        self._let_go()
 
     def _run(self) -> None:
         while not self._ended:
