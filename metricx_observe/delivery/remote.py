@@ -50,9 +50,8 @@ class RemoteDelivery(Delivery):
         self._link = self._make_link()
         forwarding = {channel.vendor: _Forwarding(channel) for channel in self._portable}
         store = _Remote(self._link)
-        self._writer = Writer(
-            forwarding, store, self._tally, self._limits, self._isolate, self._stored, self._tick
-        )  # fmt: skip
+        common = store, self._tally, self._limits, self._isolate
+        self._writer = Writer(forwarding, *common, self._stored, self._tick)
         self._writer.ending = self._at_exit
         self._theirs: dict[str, dict[str, Any]] = {}
 
@@ -73,7 +72,8 @@ class RemoteDelivery(Delivery):
 
     def rows(self, vendor: str) -> list[Message]:
         self.commit(5.0)
-        return [Message(*row) for row in self._link.ask("rows", vendor)]
+        rows: list[Message] = self._link.ask("rows", vendor)
+        return rows
 
     def status(self) -> dict[str, dict[str, Any]]:
         """What both ends counted, and the process that delivers."""

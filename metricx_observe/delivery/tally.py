@@ -34,8 +34,9 @@ class Tally:
 
     def of(self, vendor: str) -> dict[str, Any]:
         """The counters of a vendor: a number, or numbers by reason."""
-        counted: dict[str, Any] = {"committed": 0, "delivered": 0, "retried": 0, "dropped": {}}
-        counted["put"] = self.puts[vendor]
+        counted: dict[str, Any] = {
+            "put": self.puts[vendor], "committed": 0, "delivered": 0, "retried": 0, "dropped": {},
+        }  # fmt: skip
         with self.lock:
             for (name, what, reason), n in self.counters.items():
                 if name == vendor and reason:
