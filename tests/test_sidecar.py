@@ -13,6 +13,7 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -328,6 +329,23 @@ def test_a_module_that_cannot_run_is_tried_three_times(caplog: pytest.LogCapture
     assert link.ask("double", 1) == 2
     assert "this process delivers itself" in caplog.text
     link.close(0.1)
+
+
+def test_a_question_that_is_interrupted_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C may have cut a message: the next answer could not be read, and would be waited for without end."""
+
+    def interrupt(_: object) -> None:
+        raise KeyboardInterrupt
+
+    link = Link("metricx_observe.no_such_module", b"hello", _Echo, lambda *_: None)
+    link._connection, theirs = Pipe()
+    monkeypatch.setattr(link._connection, "send", interrupt)
+    with theirs, subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        link._process = process
+        with pytest.raises(KeyboardInterrupt):
+            link.ask("double", 1)
+        assert process.returncode == -signal.SIGKILL
+    assert link.pid is None
 
 
 def test_nobody_forks_while_both_ends_are_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,6 +117,11 @@ class Link:
         except (OSError, EOFError, pickle.UnpicklingError) as error:
             self._died()
             raise OutboxError(f"the delivery process ended ({type(error).__name__})", busy=True) from None
+        except OutboxError:
+            raise
+        except BaseException:  # Ctrl-C, maybe in the middle of a message: what follows could not be read
+            self._died()
+            raise
 
     def _exchange(self, what: str, values: tuple[object, ...], within_s: float | None) -> Any:
         assert self._connection is not None
