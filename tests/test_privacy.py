@@ -513,11 +513,12 @@ def test_the_names_of_a_long_object_are_not_remembered() -> None:
 
 _NAMES = st.sampled_from(
     ["input", "output", "name", "value", "email", "password", "tokens", "loc", "params", "message",
-     "sk-live-abcdefghijklmnop12", "ann@example.com", "10.1.2.3"]
+     "sk-live-abcdefghijklmnop12", "ann@example.com", "10.1.2.3", "code"]
 )  # fmt: skip
 _VALUES = st.integers(-5, 2**53) | st.sampled_from(
-    [4111111111111111, 1.5, 1e16, True, None, "password", "hunter22", "a text", "ann@example.com", "token=abc12", ["a"]]
-)
+    [4111111111111111, 1.5, 1.2345678901234e-05, 1e16, True, None, "password", "hunter22", "a text", "ann@example.com",
+     "token=abc12", ["a"]]
+)  # fmt: skip
 
 
 @given(st.dictionaries(_NAMES, _VALUES), st.sampled_from(["keep", "hash", "drop"]))

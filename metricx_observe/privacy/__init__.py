@@ -27,7 +27,7 @@ from .walk import LONGEST_REMEMBERED, MAX_SEPARATORS, SMALLEST_CARD, Pass, Perso
 __all__ = ["Personal", "ScrubReport", "Scrubber"]
 
 _MAX_PLACES = 256
-_NUMBERS = frozenset({int, float, bool, type(None)})
+_COUNTS = frozenset({int, bool, type(None)})  # no float: 1.2345678901234e-05 looks as random as a key
 _LONG_OBJECT = 1_000  # bytes, of which the names are not remembered
 
 
@@ -126,7 +126,7 @@ class Scrubber:
     def harmless(self, members: dict[str, Any], personal: Personal) -> bool:
         """Whether a flat object can go as it is, by what is known of its names and texts: a third of a pass's time."""
         values = members.values()
-        by_name = personal == "keep" and _NUMBERS.issuperset(map(type, values))
+        by_name = personal == "keep" and _COUNTS.issuperset(map(type, values))
         if not self._harmless_names(tuple(members), personal, by_name):
             return False
         clean = self.clean[personal]
@@ -142,11 +142,11 @@ class Scrubber:
                 return False
         return True
 
-    def _look_at(self, names: tuple[str, ...], personal: Personal, numbers: bool) -> bool:
+    def _look_at(self, names: tuple[str, ...], personal: Personal, counts: bool) -> bool:
         """Where there are texts, one of them may be the name of another value. A name may be an address itself."""
         run = Pass(self, personal)
         run.value(dict.fromkeys(names, 0))
-        return not run.counts and (numbers or all(self.names.verdicts[name] <= ID for name in names))
+        return not run.counts and (counts or all(self.names.verdicts[name] <= ID for name in names))
 
     def suspicious(self, text: str, personal: bool = False) -> bool:
         """Whether `text` could hold a secret, or personal data: most hold neither, and this is quick to say so."""
