@@ -105,15 +105,15 @@ class Observation:
         with self._block as notes:
             if self._ended:
                 notes.append("updated after its end")
-            failed: Exception | None = None
+            failed, fields, shared = None, self._fields, self._shared
             for key, value in (("input", input), ("output", output), *more.items()):
                 if value is None:
                     continue
                 try:
-                    if key in self._shared:
+                    if key in shared:
                         self._share(key, value, notes)
                     elif key in _READ and (found := _READ[key](value, notes)) is not None:
-                        self._fields[key] = found
+                        fields[key] = found
                     else:
                         notes.append(f"unusable {key[:40]}")
                 except Exception as error:  # counted below: it costs no other field
@@ -153,17 +153,17 @@ class Observation:
         with self._block as notes:
             if not self._ended:
                 self._ended = True
-                end_ns = max(_ns(end_time, notes), self.start_ns)
-                self._root._last_end_ns = max(self._root._last_end_ns, end_ns)
-                self._put(end_ns)
+                root, end_ns = self._root, max(_ns(end_time, notes), self.start_ns)
+                root._last_end_ns = max(root._last_end_ns, end_ns)
+                self._put(root, end_ns)
 
-    def _put(self, end_ns: int) -> None:
+    def _put(self, root: Observation, end_ns: int) -> None:
         sink, cell = self._tracer._sink, self._tracer._cell
         if sink is None:
             return
         # given away: an update after the end must not change what the writer is reading
         fields, self._fields = self._fields, {}
-        root, state = self._root, None if cell is None else cell.state
+        state = None if cell is None else cell.state
         values = self.trace_id, self.id, self.parent_id, self.type, self.name, self.start_ns, end_ns
         record, size = ObservationRecord.packed(root._trace_facts or (root.name,), state, values, fields)
         if sink.put(record, size + 200) and cell is not None:
