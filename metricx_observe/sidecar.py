@@ -104,9 +104,6 @@ class Host:
     def drained(self, closing: bool) -> bool:
         return self._delivery.drained(closing=closing)
 
-    def rows(self, vendor: str) -> list[Message]:
-        return self._delivery.rows(vendor)
-
     def status(self) -> dict[str, dict[str, Any]]:
         return self._delivery.status()
 

@@ -25,8 +25,10 @@ from fastapi import FastAPI
 from metricx_observe import Observability, TrackerDep
 from metricx_observe.delivery import Limits
 from metricx_observe.delivery.link import Link, News
-from metricx_observe.delivery.outbox import OutboxError
+from metricx_observe.delivery.outbox import OutboxError, Stream
+from metricx_observe.delivery.remote import _parts
 from metricx_observe.sidecar import Host, greeting
+from metricx_observe.tracker import TrackRecord
 
 from .faults import until
 from .processes import environment
@@ -375,14 +377,28 @@ def test_a_process_that_is_too_late_is_not_waited_for() -> None:
     link.close(0.1)
 
 
-def test_a_settings_object_becomes_the_other_process_s(receiver: Receiver, tmp_path: Path) -> None:
-    """Also what only a keyword said; and a vendor's SDK that is missing there is told by name."""
+def test_settings_become_the_other_process_s(receiver: Receiver, tmp_path: Path, user: str) -> None:
+    """Also those that only a keyword gave: where a record goes, and which names are secret."""
     with observed(receiver, **keys_for(receiver), outbox_url=f"sqlite://{tmp_path}/outbox.db") as local:
         host = Host(greeting(local.settings, local.vendors, {"names": ("kennwort",)}, Limits()))
         host.tick()
         assert set(host.status()) >= {"sentry", "rudderstack", "langfuse", "outbox"}
-        assert host.rows("rudderstack") == []
+        values = "track", "m1", time.time(), user, None, "thing_done", None, b'{"kennwort":"hunter2-hunter2","n":1}', ()
+        host.add([("rudderstack", "packed", TrackRecord.packed(values, None))])  # type: ignore[list-item]
+        host.hasten(adopt=False)
+        assert numbers(receiver, user, 1) == [1]
+        assert "hunter2" not in json.dumps(receiver.signals(user=user))
+        assert ("scrubbed", ("track", "properties", {"name": 1})) in host.news()
+        until(lambda: host.drained(closing=False))
+        assert host.status()["rudderstack"]["pending"] == 0
         host.close(0.1)
+
+
+def test_a_large_group_is_sent_in_parts() -> None:
+    """In their order; what is larger than a part goes alone or as the last of one."""
+    stream, sizes = Stream("sentry", "d", "error", 2), [5, 5, 1, 20, 2]
+    parts = list(_parts((stream, b"x" * (size << 20)) for size in sizes))
+    assert [[len(payload) >> 20 for _, _, payload in part] for part in parts] == [[5, 5], [1, 20], [2]]
 
 
 def test_what_the_other_process_cannot_read_is_dropped_and_counted(receiver: Receiver, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ END_S = 0.5
 
 
 class RemoteDelivery(Delivery):
-    """The same as `Delivery`, by another process."""
+    """The same as `Delivery`, by another process; without `rows`, which are for test mode, where none is used."""
 
     def __init__(
         self, channels: Sequence[PortableChannel], *, link: Callable[[], Link], limits: Limits,
@@ -69,11 +69,6 @@ class RemoteDelivery(Delivery):
         with suppress(OutboxError):  # asked again soon
             return bool(self._link.ask("drained", closing))
         return False
-
-    def rows(self, vendor: str) -> list[Message]:
-        self.commit(5.0)
-        rows: list[Message] = self._link.ask("rows", vendor)
-        return rows
 
     def status(self) -> dict[str, dict[str, Any]]:
         """What both ends counted, and the process that delivers."""
