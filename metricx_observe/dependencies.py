@@ -86,6 +86,8 @@ def _installed(connection: HTTPConnection) -> Installed:
         raise NotInstalledError(
             "metricx_observe is not installed here: add `Observability.from_env().install(app)` after `app = FastAPI()`"
         )
+    if installed.cell.info is not None:
+        installed.cell.info.see(connection.scope)
     return installed
 
 

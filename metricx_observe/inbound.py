@@ -6,11 +6,10 @@ analytics cookies (`vendors/browser.py`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import MutableMapping, Sequence
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
-import orjson
 from opentelemetry import baggage  # FastAPI depends on it
 from opentelemetry import context as otel_context
 from starlette.types import Message, Receive
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
 
 MAX_BODY = 16 << 10
 """Of a larger body nothing is sent: where it is cut, the rest of a secret could no longer be told."""
-_TELLING = 8
-"""Characters from which on a part of the path is looked for everywhere; a shorter one may stand there by chance."""
 
 
 def new_cell(scope: MutableMapping[str, Any]) -> tuple[Context, RequestInfo]:
@@ -91,16 +88,3 @@ def drop_foreign_baggage() -> None:
     for name in baggage.get_all():
         if name.startswith("langfuse_"):
             otel_context.attach(baggage.remove_baggage(name))
-
-
-def without_path_secrets(
-    data: bytes, params: Mapping[str, str], scrub: Callable[[dict[str, str]], Mapping[str, str]]
-) -> bytes:
-    """JSON without the secrets of the request's path: what `/reset/{token}` holds, only the route's template says."""
-    needles = [orjson.dumps(value if len(value) >= _TELLING else f"/{value}")[1:-1] for value in params.values()]
-    if not any(map(data.__contains__, needles)):  # mostly, and a pass over the ids of each request costs 1 us
-        return data
-    for needle, value, clean in zip(needles, params.values(), scrub(dict(params)).values(), strict=True):
-        if clean != value:
-            data = data.replace(needle, orjson.dumps(clean if len(value) >= _TELLING else f"/{clean}")[1:-1])
-    return data

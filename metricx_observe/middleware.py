@@ -192,8 +192,10 @@ class InnerLayer:
             await self.app(scope, receive, send)
             return
         cell: Context = installed.cell
-        if cell.info is not None and cell.info.has_baggage:
-            drop_foreign_baggage()  # a middleware in between may have read it
+        if cell.info is not None:
+            cell.info.see(scope)
+            if cell.info.has_baggage:
+                drop_foreign_baggage()  # a middleware in between may have read it
         identify = None if cell.installed else self._identify
         if identify or self._consent:  # a mounted application's own rule of consent counts too
             cell.installed = True

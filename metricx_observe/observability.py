@@ -219,7 +219,8 @@ class Observability:
         elif name == "sentry":
             from .vendors.sentry import Sentry
 
-            sentry = Sentry(self.settings, target, put, delivery.commit, self._sentry_options, self._web)
+            options, scrubber = self._sentry_options, self.scrubber
+            sentry = Sentry(self.settings, target, put, delivery.commit, options, self._web, scrubber)
             self._sentry, self._errors = sentry, ErrorReporter(sentry, self.boundary)
             contexts.vendor_scope = sentry.scope
             if not self._web:

@@ -1,12 +1,18 @@
-"""The facts of one request that its signals are made of, and the template of its route."""
+"""The facts of one request that its signals are made of: live while it runs, and frozen when a signal is made."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from typing import Any, NamedTuple
+from urllib.parse import quote, quote_plus, unquote, urlsplit
+
+from .route import ROUTING, Pieces, path_below_root, pieces_of, pieces_of_page, root_of, template
 
 Headers = list[tuple[bytes, bytes]]
+Clean = Callable[[dict[str, str]], Mapping[str, str]]
+"""Gives the parts of a path as they may be sent, by the names of their parameters."""
+
 _ANALYTICS = frozenset({b"accept-language", b"cookie", b"host", b"referer", b"sec-fetch-mode", b"user-agent"})
 """What analytics reads of a browser's request."""
 
@@ -16,20 +22,95 @@ def first_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     return dict([*headers][::-1])
 
 
+class RequestFacts(NamedTuple):
+    """What a signal takes of its request, as it was at the call. All of plain values, for marshal.
+
+    There is no path in it but by the pieces of a template: in any other nobody knows what is a secret.
+    """
+
+    method: str
+    scheme: str
+    host: str
+    root: str
+    """What the server put before the application's paths."""
+    query: bytes
+    headers: Headers
+    client: tuple[str, int] | None
+    pieces: Pieces | None
+    """None before the request is routed, and where no route took it."""
+    page: Pieces | None
+    """Of the page that the request came from (`Referer`), where that is one of the application's own."""
+
+    @property
+    def origin(self) -> str:
+        """`https://shop.example`."""
+        return f"{self.scheme}://{self.host}"
+
+    @property
+    def route(self) -> str | None:
+        """The route's template."""
+        return None if self.pieces is None else template(self.pieces)
+
+    def path(self, clean: Clean) -> str:
+        """The path as it may be sent; empty where the template is not known."""
+        return shown(self.pieces, self.root, clean)
+
+    def url(self, clean: Clean) -> str:
+        """The address without query, fragment or credentials, as it may be sent."""
+        return self.origin + self.path(clean)
+
+    def referrer(self, clean: Clean) -> tuple[str, str]:
+        """Origin and path of the page that the request came from, as they may be sent; empty where there is none."""
+        origin = origin_of(first_headers(self.headers).get(b"referer", b"").decode("latin-1"))
+        return origin, shown(self.page, self.root, clean) if origin else ""
+
+    def secrets(self, clean: Clean) -> dict[str, str]:
+        """What may not be sent of both paths, in each spelling, and what stands for it."""
+        found: dict[str, str] = {}
+        for _, name, spellings in (*(self.pieces or ()), *(self.page or ())):
+            if spellings and (kept := clean({name: spellings[0]})[name]) != spellings[0]:
+                for text in spellings:
+                    found |= dict.fromkeys((text, quote(text), quote(text, safe=""), quote_plus(text)), kept)
+        return found
+
+
+def shown(pieces: Pieces | None, root: str, clean: Clean) -> str:
+    """A path as it may be sent, by its pieces; empty without them. The rest of a path stays the template's."""
+    if pieces is None:
+        return ""
+    parts = [root]
+    for before, name, spellings in pieces:
+        parts += before, clean({name: spellings[0]})[name] if spellings else f"{{{name}}}" if name else ""
+    return "".join(parts)
+
+
+def origin_of(url: str) -> str:
+    """Scheme and host of an address, without credentials; empty for what is no address of a page."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return ""
+    host = parts.netloc.rpartition("@")[2]
+    return f"{parts.scheme}://{host}" if parts.scheme and host and host.isprintable() else ""
+
+
 class RequestInfo:
-    """The facts of one HTTP request or websocket that outlive its scope. Read lazily, mostly off the event loop."""
+    """One HTTP request or websocket, as far as it outlives its scope."""
 
     __slots__ = (
-        "_params", "_plain", "_route", "_scope", "_server", "analytics", "body", "client",
-        "first", "has_baggage", "headers", "method", "path", "query", "scheme",
+        "_page", "_pieces", "_routed", "_scope", "_server", "body", "client", "ended", "first", "has_baggage",
+        "headers", "method", "path", "query", "scheme",
     )  # fmt: skip
 
     def __init__(self, scope: Mapping[str, Any], first: dict[bytes, bytes]) -> None:
         """`first`: the scope's `first_headers`."""
-        self._scope: Mapping[str, Any] | None = scope
-        self._route: str | None = None
-        self._params: dict[str, str] = {}
-        self._plain: tuple[Any, ...] | None = None
+        self._scope: Mapping[str, Any] = scope
+        self._pieces: Pieces | None = None
+        self._routed: object = None
+        """The endpoint that `_pieces` are of."""
+        self._page: tuple[Pieces | None] | None = None
+        """Of the page that the request came from, once it was looked up."""
+        self.ended = False
         self.body = b""
         """As much of it as the application has read so far, with METRICX_SEND_BODIES and while the request runs."""
         self.method: str = scope.get("method", "WEBSOCKET")
@@ -41,53 +122,58 @@ class RequestInfo:
         self.has_baggage = b"baggage" in first
         self.first = first
         self._server: tuple[str, int | None] | None = scope.get("server")
-        self.analytics: Any = None
-        """What the analytics codec read from the headers, kept for the next event of this request."""
 
-    def plain(self) -> tuple[Any, ...] | None:
-        """As `packing` wants it for analytics, with its headers only, without route and body.
+    def see(self, scope: Mapping[str, Any]) -> None:
+        """A scope nearer to the route: middleware may hand on a copy, in which alone routing leaves its marks."""
+        if not self.ended:
+            self._scope = scope
 
-        None before the route is known, and with it the path's parameters: a mount, which is a route without an
-        endpoint, knows its own ones only.
-        """
-        if self._plain is None and (self._scope is None or hasattr(self._scope.get("route"), "endpoint")):
-            first = self.first
-            if len(first) == len(self.headers):
-                telling = [(name, first[name]) for name in _ANALYTICS & first.keys()]
+    def facts(self, *, analytics: bool = False) -> RequestFacts:
+        """As they are now, with all headers, or with those that analytics reads."""
+        headers = self.headers
+        if analytics:
+            if len(self.first) == len(headers):
+                headers = [(name, self.first[name]) for name in _ANALYTICS & self.first.keys()]
             else:  # in their order: HTTP/2 may split cookies
-                telling = [pair for pair in self.headers if pair[0] in _ANALYTICS]
-            self._params = self.params
-            self._plain = (
-                telling, self.method, self.scheme, self.path, self.query, self.client, self._server, self._params,
-            )  # fmt: skip
-        return self._plain
+                headers = [pair for pair in headers if pair[0] in _ANALYTICS]
+        return RequestFacts(
+            self.method, self.scheme, self.host, self._root, self.query, headers, self.client, self.pieces, self.page
+        )
 
-    def whole(self) -> tuple[Any, ...] | None:
-        """The same with all headers."""
-        plain = self.plain()
-        return None if plain is None else (self.headers, *plain[1:])
+    @property
+    def pieces(self) -> Pieces | None:
+        """The path as the route's template cuts it; None before routing, and where nothing matched."""
+        endpoint = self._scope.get("endpoint")
+        if endpoint is not self._routed:
+            self._pieces, self._routed = None, endpoint
+            with suppress(Exception):  # a route of the application's own making may be of any form
+                self._pieces = pieces_of(self._scope)
+        return self._pieces
 
-    @classmethod
-    def of(cls, plain: tuple[Any, ...], route: str | None = None) -> RequestInfo:
-        """What `plain` was made of, as of a request that has ended."""
-        info = cls.__new__(cls)
-        (info.headers, info.method, info.scheme, info.path, info.query, info.client, info._server,
-         info._params) = info._plain = plain  # fmt: skip
-        info.first = first_headers(info.headers)
-        info._scope, info._route, info.body, info.has_baggage, info.analytics = None, route, b"", False, None
-        return info
+    @property
+    def page(self) -> Pieces | None:
+        """The page that the request came from, where it is the application's own: as its own routes read the path."""
+        referrer, router = self.first.get(b"referer"), self._scope.get("router")
+        if referrer is None or router is None:
+            return None
+        if self._page is None:
+            self._page = (None,)
+            with suppress(Exception):  # an address that is none, or a route of the application's own making
+                page = urlsplit(referrer.decode("latin-1"))
+                if page.netloc.rpartition("@")[2].lower() == self.host.lower():
+                    path = path_below_root(self._scope, unquote(page.path))
+                    self._page = (pieces_of_page(router, path),)
+        return self._page[0]
+
+    @property
+    def _root(self) -> str:
+        root = root_of(self._scope)
+        return root if self._scope["path"].startswith(root) else ""
 
     @property
     def route(self) -> str | None:
         """The full route template, prefixes of routers and mounts included; None when nothing matched."""
-        return self._route if self._scope is None else route_template(self._scope)
-
-    @property
-    def params(self) -> dict[str, str]:
-        """The path's parameters by name: `{"token": "…"}` of `/reset/{token}`."""
-        if self._plain is not None or self._scope is None:
-            return self._params
-        return {name: str(value) for name, value in self._scope.get("path_params", {}).items()}
+        return None if self.pieces is None else template(self.pieces)
 
     @property
     def host(self) -> str:
@@ -107,36 +193,12 @@ class RequestInfo:
         found = self.first.get(name)
         return None if found is None else found.decode("latin-1")
 
+    def paths(self) -> list[str]:
+        """The path in each spelling in which it may stand in a text."""
+        raw = self._scope.get("raw_path") or b""
+        return [*dict.fromkeys(filter(None, (self.path, quote(self.path), raw.decode("latin-1"))))]
+
     def release(self) -> None:
-        """Let go of the scope: the request has ended."""
-        self._route, self._params, self._scope, self.body = self.route, self.params, None, b""
-
-
-def route_template(scope: Mapping[str, Any]) -> str | None:
-    """The template that matched, e.g. `/api/users/{user_id}`.
-
-    FastAPI keeps the path with the routers' prefixes beside the route. A mount moves its own prefix into `root_path`
-    and leaves in `app_root_path` what the server had put there, which belongs to no template.
-    """
-    effective = scope.get("fastapi", {}).get("effective_route_context")
-    path: str | None = getattr(effective, "path", None) or getattr(scope.get("route"), "path", None) or _plain(scope)
-    if path is None or "app_root_path" not in scope:
-        return path
-    parts = scope["root_path"].removeprefix(scope["app_root_path"]).split("/")
-    own = {name.partition(":")[0] for name in re.findall(r"{([^}]*)}", path)}
-    for name, value in scope.get("path_params", {}).items():
-        if name not in own and str(value) in parts:
-            # the last of equal parts: a client that sends a literal part's own text must not change it
-            parts[len(parts) - 1 - parts[::-1].index(str(value))] = f"{{{name}}}"
-    return str("/".join(parts) + path)
-
-
-def _plain(scope: Mapping[str, Any]) -> str | None:
-    """Of Starlette's own routes, which leave only their endpoint behind; `/*` below a mounted application."""
-    endpoint, routes = scope.get("endpoint"), getattr(scope.get("app"), "routes", ())
-    for route in routes:
-        if endpoint is not None and getattr(route, "endpoint", None) is endpoint:
-            return str(route.path)
-        if endpoint is not None and getattr(route, "app", None) is endpoint:
-            return "/*"
-    return None
+        """Let go of the scope: the request has ended. What says which route it took stays."""
+        scope, self.ended, self.body = self._scope, True, b""
+        self._scope = {key: scope[key] for key in ROUTING if key in scope}

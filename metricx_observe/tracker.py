@@ -14,7 +14,7 @@ from .events import DOCUMENTED, Event, ga4_name_faults, ga4_parameter_faults
 from .ids import new_id
 from .normalise import Notes, identifier, line, mapping, moment, snapshot
 from .packing import pack, plain_state, state_of, unpack
-from .request import RequestInfo
+from .request import RequestFacts
 
 logger = logging.getLogger(__name__)
 
@@ -41,28 +41,25 @@ class TrackRecord(NamedTuple):
     personal: tuple[str, ...]
     """Names of properties that are personal data."""
     state: RequestContext | None
-    info: RequestInfo | None
+    request: RequestFacts | None
 
     @classmethod
     def packed(cls, values: tuple[Any, ...], cell: Context | None) -> Waiting:
-        """A record as it waits in the queue, of all its values but state and info, which are the cell's."""
+        """A record as it waits in the queue, of all its values but state and request, which are the cell's."""
         state, info = (None, None) if cell is None else (cell.state, cell.info)
-        request = None if info is None else info.plain()
-        if info is None or request is not None:
-            try:
-                return pack((*values, state and plain_state(state), request))
-            except ValueError:  # a server's own types in the scope, or a text of a class of its own
-                pass
-        # before routing nobody knows the path's parameters, which may be secret
-        return cls._make((*values, state, info))
+        request = None if info is None else info.facts(analytics=True)
+        try:
+            return pack((*values, state and plain_state(state), request and tuple(request)))
+        except ValueError:  # a server's own types in the scope, or a text of a class of its own
+            return cls._make((*values, state, request))
 
     @classmethod
     def unpacked(cls, packed: Waiting) -> TrackRecord:
         """What `packed` was made of."""
         if isinstance(packed, TrackRecord):
             return packed
-        *values, state, info = unpack(packed)
-        return cls._make((*values, state and state_of(state), info and RequestInfo.of(info)))
+        *values, state, request = unpack(packed)
+        return cls._make((*values, state and state_of(state), request and RequestFacts._make(request)))
 
 
 Waiting = bytes | TrackRecord

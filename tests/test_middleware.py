@@ -607,7 +607,8 @@ async def test_transactions_have_the_full_route_template_as_their_name(receiver:
         for number, (path, name) in enumerate(names.items()):
             (transaction,) = receiver.signals(request_id=f"{run}-{number}", kind="transaction")
             assert transaction["name"].replace(":int", "") == name, path
-            assert transaction["payload"]["request"]["url"] == f"http://testserver/proxied{path}"
+            known = {"<unmatched>": "", "/files/*": "/proxied/files/*"}.get(name, f"/proxied{path}")
+            assert transaction["payload"]["request"]["url"] == f"http://testserver{known}"
 
 
 async def test_health_checks_heads_and_options_are_not_traced(receiver: Receiver) -> None:

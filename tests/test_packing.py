@@ -6,7 +6,7 @@ import gc
 from typing import Any
 
 import pytest
-from starlette.routing import Mount, Route, Router
+from starlette.routing import Route
 
 from metricx_observe.boundary import Boundary
 from metricx_observe.context import Context, RequestContext
@@ -17,7 +17,7 @@ from metricx_observe.packing import pack
 from metricx_observe.request import RequestInfo, first_headers
 from metricx_observe.tracker import Tracker, TrackRecord
 
-ROUTED: dict[str, Any] = {"route": Route("/a/{id}", print), "path_params": {"id": 1}}
+ROUTED: dict[str, Any] = {"route": Route("/a/{id}", print), "endpoint": print, "path_params": {"id": 1}}
 """Of a scope whose route is known."""
 
 
@@ -63,19 +63,16 @@ def test_an_event_waits_as_bytes() -> None:
     assert (back.name, back.user_id, back.body) == ("bought", "bob", b'{"n":1}')
     assert user is not None
     assert back.state == request.state._replace(user=user._replace(traits={}))
-    assert back.info is not None
-    for name in ("method", "scheme", "path", "query", "headers", "client", "url", "params"):
-        assert getattr(back.info, name) == getattr(request.info, name)
+    assert back.request is not None
+    assert request.info is not None
+    assert back.request == request.info.facts(analytics=True)
+    assert back.request.path(dict) == "/a/1"
 
 
-EARLY = {"route": Mount("/a", app=Router()), "path_params": {}}
-
-
-@pytest.mark.parametrize("scope", [EARLY, {**ROUTED, "client": object()}], ids=["in a mount", "odd server"])
-def test_an_event_that_cannot_be_packed_waits_as_it_is(scope: dict[str, Any]) -> None:
-    """Before routing nobody knows which parts of the path are parameters; a server's own types are no plain ones."""
+def test_an_event_that_cannot_be_packed_waits_as_it_is() -> None:
+    """A server's own types in the scope are no plain ones."""
     sink = Sink()
-    Tracker(sink.put, Boundary(), cell(**scope)).track("bought")
+    Tracker(sink.put, Boundary(), cell(**ROUTED, client=object())).track("bought")
     (record,) = sink.records
     assert isinstance(record, TrackRecord)
     assert TrackRecord.unpacked(record) is record
@@ -120,8 +117,5 @@ def test_events_take_the_headers_of_analytics_only() -> None:
     """As the client sent them; a transaction takes all headers."""
     pairs = [(b"cookie", b"_ga=1"), (b"x-other", b"1"), (b"cookie", b"rl_x=2"), (b"referer", b"a"), (b"referer", b"b")]
     _, info = new_cell({"method": "GET", "path": "/", "headers": pairs, **ROUTED})
-    plain, whole = info.plain(), info.whole()
-    assert plain is not None
-    assert whole is not None
-    assert RequestInfo.of(plain).headers == [pair for pair in pairs if pair[0] != b"x-other"]
-    assert RequestInfo.of(whole).headers == pairs
+    assert info.facts(analytics=True).headers == [pair for pair in pairs if pair[0] != b"x-other"]
+    assert info.facts().headers == pairs

@@ -200,7 +200,7 @@ def test_what_is_remembered_of_a_browser_is_scrubbed_and_counted_in_each_message
             return size > 0
 
         for _ in range(times):
-            headers = {"user-agent": f"app {secret}", "referer": f"https://shop.example/{address}"}
+            headers = {"user-agent": f"app {secret}", "referer": f"https://shop.example/?utm_id={address}"}
             info = info_of(scope_of("/", method="POST", headers=headers))
             bound = Context(RequestContext("r1", "a" * 32), info)
             Tracker(put, Boundary(), bound).track("opened")
@@ -211,9 +211,9 @@ def test_what_is_remembered_of_a_browser_is_scrubbed_and_counted_in_each_message
     keep, drop = channel(), channel(personal_data="drop")
     for coder in (keep, drop):
         for context in shown(coder, 3):
-            assert (address in context["page"]["url"]) == (coder is keep)
+            assert (address.replace("@", "%40") in context["page"]["url"]) == (coder is keep)
     assert keep._scrubber.report.as_dict() == {"track": {"page": {"vendor_key": 3}}}
-    assert drop._scrubber.report.as_dict() == {"track": {"page": {"vendor_key": 3, "email": 6}}}
+    assert drop._scrubber.report.as_dict() == {"track": {"page": {"vendor_key": 3, "email": 3}}}
 
 
 @pytest.mark.parametrize(
@@ -323,7 +323,7 @@ def test_events_of_a_browser_request_arrive_with_its_ids(receiver: Receiver) -> 
         assert context["externalId"] == [{"type": "ga4ClientId", "id": "111.222"}]
         assert context["sessionId"] == 1700000000
         assert (context["userAgent"], context["locale"]) == ("Firefox", "de-DE")
-        assert context["page"] == {"url": "https://shop.example/cart?utm_source=mail", "path": "/cart"}
+        assert context["page"] == {"url": "https://shop.example?utm_source=mail"}
         assert context["ip"] == "127.0.0.1"
         assert (context["app"]["version"], context["environment"]) == ("1.2.3", "development")
     track = signals["track"]["payload"]

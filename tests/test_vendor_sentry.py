@@ -30,8 +30,7 @@ from metricx_observe.delivery.channel import Importance
 from metricx_observe.exceptions import ConfigurationError
 from metricx_observe.privacy import Scrubber
 from metricx_observe.settings import Vendor, load_settings
-from metricx_observe.vendors.sentry_channel import SentryChannel
-from metricx_observe.vendors.sentry_transactions import FinishTransaction
+from metricx_observe.vendors.sentry_channel import Sent, SentryChannel
 
 from .receiver_server import Receiver
 from .support import call, observed
@@ -226,9 +225,8 @@ def test_every_item_type_goes_through(observability: Observability) -> None:
     put: Callable[[object, int], bool] = transport.put
 
     def watch(record: Any, size: int) -> bool:
-        if isinstance(record, Envelope):
-            categories.extend(item.data_category for item in record.items)
-            assert size > 0
+        categories.extend(item.data_category for item in record.envelope.items)
+        assert size > 0
         return put(record, size)
 
     transport.put = watch
@@ -412,7 +410,7 @@ def test_what_may_be_shown_of_a_stored_envelope(channel: SentryChannel) -> None:
     }  # fmt: skip
     envelope = Envelope(headers={"event_id": "e1"})
     envelope.add_event(event)  # type: ignore[arg-type]
-    (message,) = channel.encode(envelope)
+    (message,) = channel.encode(Sent(envelope))
     assert message.kind == "error"
     assert channel.describe(message.kind, message.payload) == ("e1", "ValueError", "u1")
     assert channel.describe("error", b"no envelope") == ("", "error", None)
@@ -504,20 +502,6 @@ def test_sdk_a_transport_instance_is_taken_as_it_is(observability: Observability
     envelope.add_event(event)
     assert envelope.get_event() is event
     assert envelope.items[0].payload.json is event
-
-
-def test_a_transaction_is_made_by_the_writer_only(observability: Observability) -> None:
-    """A finished transaction is one message of the channel, and nothing of it goes through the queue again."""
-    channel = SentryChannel(Vendor("on", url="https://public@sentry.example/42"), Scrubber())
-    with sentry_sdk.isolation_scope() as scope:
-        scope.client = sentry_sdk.get_client()
-        transaction = Transaction(name="x", op="http.server", source="route", sampled=True)
-        sentry_sdk.get_current_scope().start_transaction(transaction)
-        scopes = scope, sentry_sdk.get_current_scope()
-        before = observability.status()["sentry"]["put"]
-        (message,) = channel.encode(FinishTransaction(*scopes, transaction, time.time()))
-    assert message.kind == "transaction"
-    assert observability.status()["sentry"]["put"] == before
 
 
 def test_closing_gives_the_global_client_back(receiver: Receiver) -> None:

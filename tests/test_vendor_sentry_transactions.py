@@ -77,11 +77,12 @@ def watch(observability: Observability, plain: list[bool]) -> None:
     transactions: Any = observability._sentry._transactions
     put = transactions._put
 
-    def noting(record: object, size: int) -> bool:
-        plain.append(isinstance(record, PlainTransaction))
+    def noting(record: Any, size: int) -> bool:
+        if isinstance(record, PlainTransaction) or record.envelope.get_transaction_event() is not None:
+            plain.append(isinstance(record, PlainTransaction))
         return bool(put(record, size))
 
-    transactions._put = noting
+    transactions._put = observability._sentry._transport.put = noting
 
 
 def steady(event: dict[str, Any]) -> dict[str, Any]:

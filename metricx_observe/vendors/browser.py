@@ -10,12 +10,12 @@ from base64 import b64decode
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
+from urllib.parse import parse_qsl, unquote, urlencode
 
 import orjson
 
 from metricx_observe.ids import one_line, text_id
-from metricx_observe.request import RequestInfo
+from metricx_observe.request import Clean, RequestFacts, first_headers
 
 T = TypeVar("T")
 _MAX = 200
@@ -39,24 +39,17 @@ class Browser(NamedTuple):
     """GA4's client and session."""
 
 
-def read_browser(info: RequestInfo) -> Browser:
-    """Read once per request; later events of the request get the same object."""
-    if info.analytics is None:
-        info.analytics = _read(info)
-    browser: Browser = info.analytics
-    return browser
-
-
-def _read(info: RequestInfo) -> Browser:
-    headers = info.first
+def read_browser(request: RequestFacts, clean: Clean) -> Browser:
+    """What a request says. `clean` gives the parts of its path as they may be sent."""
+    headers = first_headers(request.headers)
     cookies = headers.get(b"cookie", b"")
-    if len(headers) < len(info.headers):  # HTTP/2 may split the header into several
-        cookies = b";".join(value for name, value in info.headers if name == b"cookie")
+    if len(headers) < len(request.headers):  # HTTP/2 may split the header into several
+        cookies = b";".join(value for name, value in request.headers if name == b"cookie")
     # a part of them, so that no session's secret is remembered
     parts = [part for part in cookies[:_MAX_COOKIES].split(b";") if part.lstrip().startswith((b"_ga", b"rl_"))]
     anonymous_id, ids = _ids(b";".join(parts))
     device = _agent(headers.get(b"user-agent", b"")) + _locale(headers.get(b"accept-language", b""))
-    return Browser(anonymous_id, _page(info, headers), device, ids)
+    return Browser(anonymous_id, _page(request, headers, clean), device, ids)
 
 
 def _remembered(read: Callable[[bytes], T]) -> Callable[[bytes], T]:
@@ -94,42 +87,29 @@ def _ids(header: bytes) -> tuple[str | None, bytes]:
     )
 
 
-def _page(info: RequestInfo, headers: dict[bytes, bytes]) -> bytes:
-    """The page that the user looks at: this request when the browser navigates to it, else the one it came from."""
-    came_from = headers.get(b"referer", b"")
-    if b"utm_" in came_from:  # its query stays, and what else is in there is not to be remembered
-        referrer, there = _came(came_from)
+def _page(request: RequestFacts, headers: dict[bytes, bytes], clean: Clean) -> bytes:
+    """The page that the user looks at: this request when the browser navigates to it, else the one it came from.
+
+    Of both only what the application's own templates say of the path: in any other nobody knows what is a secret.
+    """
+    came_from = headers.get(b"referer", b"").decode("latin-1")
+    origin, path = request.referrer(clean)
+    referrer = _address(origin, path, came_from) if origin else ""
+    navigates = request.method == "GET" and headers.get(b"sec-fetch-mode") in (None, b"navigate")
+    if referrer and not navigates:
+        page = {"url": referrer, "path": path}
     else:
-        referrer, there = _came_from(came_from.partition(b"?")[0].partition(b"#")[0])
-    navigates = info.method == "GET" and headers.get(b"sec-fetch-mode") in (None, b"navigate")
-    if there and not navigates:
-        return there
-    here = f"{info.url}?{info.query.decode('latin-1')}" if info.query else info.url
-    page = {"url": _without_secrets(here), "path": info.path}
-    return _member("page", {**page, "referrer": referrer} if referrer else page)
+        path = request.path(clean)
+        query = request.query.decode("latin-1")
+        page = {"url": _address(request.origin, path, f"?{query}"), "path": path, "referrer": referrer}
+    return _member("page", {name: value for name, value in page.items() if value})
 
 
-def _came(header: bytes) -> tuple[str, bytes]:
-    """The referrer, and the page that it is; both are empty where there is none."""
-    referrer = _without_secrets(header.decode("latin-1"))
-    return referrer, _member("page", {"url": referrer, "path": urlsplit(referrer).path}) if referrer else b""
-
-
-_came_from = _remembered(_came)
-
-
-def _without_secrets(url: str) -> str:
-    """A URL without credentials, fragment, and all of its query but campaign parameters."""
-    if not url:
-        return ""
-    try:
-        parts = urlsplit(one_line(url))
-        campaign = [(key, value) for key, value in parse_qsl(parts.query) if key.startswith("utm_")]
-        netloc = parts.netloc.rpartition("@")[2]
-    except ValueError:
-        return ""
-    query = f"?{urlencode(campaign)}" if campaign else ""
-    return f"{parts.scheme}://{netloc}{parts.path}{query}"[:2048] if netloc else ""
+def _address(origin: str, path: str, given: str) -> str:
+    """An address of which only campaign parameters stay of the query that was given."""
+    query = given.partition("?")[2].partition("#")[0]
+    campaign = [pair for pair in parse_qsl(query) if pair[0].startswith("utm_")] if "utm_" in query else []
+    return one_line(f"{origin}{path}{'?' if campaign else ''}{urlencode(campaign)}")[:2048]
 
 
 def _ga_client_id(value: str) -> str | None:

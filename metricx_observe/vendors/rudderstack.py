@@ -20,10 +20,8 @@ from rudderstack.analytics.client import Client
 from metricx_observe.context import Consent
 from metricx_observe.delivery.channel import Described, Importance, Message, Post
 from metricx_observe.events import ga4_parameter_faults
-from metricx_observe.inbound import without_path_secrets
 from metricx_observe.normalise import plain
 from metricx_observe.privacy import Personal, Scrubber
-from metricx_observe.request import RequestInfo
 from metricx_observe.settings import Settings, Vendor
 from metricx_observe.tracker import TrackRecord
 
@@ -111,8 +109,8 @@ class RudderStackChannel:
         }
 
     def _message(self, record: TrackRecord, body: bytes) -> bytes:
-        info = record.info
-        browser = None if info is None else read_browser(info)
+        request, clean = record.request, partial(self._clean, signal=record.type, place="page")
+        browser = None if request is None else read_browser(request, clean)
         anonymous = record.anonymous_id or (browser.anonymous_id if browser else None)
         if record.type == "alias":
             anonymous = None
@@ -122,7 +120,7 @@ class RudderStackChannel:
         context, content = self._context(record), orjson.Fragment(body)
         if record.type == "identify":
             context["traits"] = content
-        shown = b"" if info is None or browser is None else self._shown(browser, info, record.type)
+        shown = b"" if browser is None else self._shown(browser, record.type)
         name, target = record.name and self._name(record.name, record.type), record.target
         if record.type == "page" and target is not None:
             target = self._name(target, "page")
@@ -157,14 +155,13 @@ class RudderStackChannel:
                     "allowedConsentIds": [name for name, given in answers.items() if given],
                     "deniedConsentIds": [name for name, given in answers.items() if given is False],
                 }
-        if self._send_ip and record.info is not None and record.info.client is not None:
-            context["ip"] = record.info.client[0]
+        if self._send_ip and record.request is not None and record.request.client is not None:
+            context["ip"] = record.request.client[0]
         return context
 
-    def _shown(self, browser: Browser, info: RequestInfo, signal: str) -> bytes:
+    def _shown(self, browser: Browser, signal: str) -> bytes:
         """The browser's members of the context, scrubbed."""
-        shown = self._harmless(browser.page, signal) + self._harmless(browser.device, signal)
-        return without_path_secrets(shown, info.params, partial(self._clean, signal=signal, place="page")) + browser.ids
+        return self._harmless(browser.page, signal) + self._harmless(browser.device, signal) + browser.ids
 
     def _harmless(self, members: bytes, signal: str) -> bytes:
         """`members` scrubbed. Remembered are only those that are sent as they are, so that each secret is counted."""

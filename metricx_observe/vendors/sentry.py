@@ -21,12 +21,13 @@ from sentry_sdk.utils import event_from_exception
 
 from metricx_observe.context import DETACHED, Context, current_cell, left_by
 from metricx_observe.exceptions import ConfigurationError
+from metricx_observe.privacy import Scrubber
 from metricx_observe.reporter import mark_reported, reported_as, was_reported
 from metricx_observe.settings import Settings, Vendor
 
 from .burst import error_key
 from .sentry_channel import EnvelopeTransport, Put
-from .sentry_events import enrich
+from .sentry_events import body_of, enrich
 from .sentry_frames import Bypass, add_source, steps_of, tell_own
 from .sentry_scope import RequestScope
 from .sentry_transactions import Transactions
@@ -61,6 +62,7 @@ class Sentry:
         commit: Callable[[float], bool],
         options: Mapping[str, Any],
         web: bool,
+        scrubber: Scrubber,
     ) -> None:
         """Become the process's Sentry client. `web`: with Sentry's own web integrations, where no middleware is.
 
@@ -70,6 +72,7 @@ class Sentry:
         if any(other._dsn != target.url for other in Sentry._open):
             raise ConfigurationError("another open Observability has another SENTRY_DSN: close() it first")
         self._settings = settings
+        self._scrubber = scrubber
         self._dsn: str = target.url
         self._transport = EnvelopeTransport(put, commit, settings.errors_max_per_second)
         given = {**self._options(web), **options}
@@ -85,7 +88,7 @@ class Sentry:
             given[hook] = self._completing(options.get(hook), with_source)
         sentry_sdk.init(dsn=target.url, transport=self._transport, **given)
         self._client: Any = sentry_sdk.get_client()
-        self._transactions = Transactions(settings, put, self._client, options)
+        self._transactions = Transactions(settings, put, self._client, options, scrubber)
         # `disabled_integrations` has no effect where an earlier `init` set them up
         for name in _OFF:
             self._client.integrations.pop(name, None)
@@ -193,7 +196,20 @@ class Sentry:
         cell = running or cell or left_by(error) or DETACHED
         if not self._is_news(event, hint, error, cell):
             return None
-        return event if cell is DETACHED else enrich(event, cell, self._settings.send_client_ip)
+        if cell is not DETACHED:
+            self._enrich(event, cell)
+        return event
+
+    def _enrich(self, event: Any, cell: Context) -> None:
+        """Put on what is known of the request or job now: what is bound later is of later events."""
+        info, send_ip = cell.info, self._settings.send_client_ip
+        request = None if info is None else info.facts()
+        rules = enrich(event, cell.state, cell.llm_trace_id, request, send_ip, self._scrubber)
+        if info is not None and info.body and event.get("type") != "transaction":
+            event["request"]["data"] = body_of(info.body)
+        if info is not None and request is not None and request.pieces is None:
+            rules = rules._replace(paths=tuple(info.paths()))
+        self._transport.rules.keep(event["event_id"], rules)
 
     def _completing(self, before_send: Any, with_source: bool) -> Any:
         """A hook that first puts on what was kept from the SDK's serialiser, which costs 4 us a value."""
@@ -205,9 +221,18 @@ class Sentry:
                 add_source(event)
             if extra := hint.get(_EXTRA):  # the SDK would cut it to ten items
                 event["extra"] = {**(event.get("extra") or {}), **extra}
-            return event if before_send is None else before_send(event, hint)
+            return event if before_send is None else self._sent(before_send, event, hint)
 
         return complete
+
+    def _sent(self, before_send: Any, event: Any, hint: Any) -> Any:
+        """What the application makes of an event; what it must be scrubbed by goes with it, whatever is left of it."""
+        event_id = event["event_id"]
+        sent = before_send(event, hint)
+        rules = self._transport.rules.take(event_id)
+        if isinstance(sent, dict):
+            self._transport.rules.keep(sent.setdefault("event_id", event_id), rules)
+        return sent
 
     def _is_new_record(self, handler: Any, record: logging.LogRecord) -> bool:
         """Whether to make an event of a log record: not of an exception that was reported, or comes in a burst."""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from hashlib import sha256
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import orjson
 import sentry_sdk
 from sentry_sdk.consts import EndpointType
-from sentry_sdk.envelope import Envelope, Item
+from sentry_sdk.envelope import Envelope, Item, PayloadRef
 from sentry_sdk.transport import Transport
 from sentry_sdk.utils import Dsn
 
@@ -22,12 +23,24 @@ from metricx_observe.settings import Vendor
 
 from .burst import Burst
 from .sentry_events import scrub_event
+from .sentry_rules import NO_RULES, Rules, RulesById
 
 Put = Callable[[object, int], bool]
 """Hands a record and its approximate size in bytes to delivery."""
 
+
+class Sent(NamedTuple):
+    """An envelope, and what it is to be scrubbed by."""
+
+    envelope: Envelope
+    rules: Rules = NO_RULES
+
+
 EVENT_BYTES, TRANSACTION_BYTES = 30_000, 7_500
 """What a usual error event, and anything else, holds in memory until it is encoded."""
+
+MAX_ATTACHMENT = 20 << 20
+"""Bytes; Sentry takes no larger attachments together (its size limits)."""
 
 _collected: ContextVar[list[Envelope] | None] = ContextVar("metricx_observe_collected", default=None)
 """Where the writer gathers what it makes itself, which must not go round through the queue again."""
@@ -36,7 +49,7 @@ _collected: ContextVar[list[Envelope] | None] = ContextVar("metricx_observe_coll
 class Ended(Protocol):
     """A transaction that ended, for the writer to build."""
 
-    def envelopes(self) -> list[Envelope]: ...
+    def envelopes(self) -> list[Sent]: ...
 
 
 @contextmanager
@@ -57,21 +70,26 @@ class EnvelopeTransport(Transport):
         super().__init__()
         self.put = put
         self._commit = commit
-        self.burst = Burst[Envelope](errors_per_second, self._send_for_others)
+        self.rules = RulesById()
+        self.burst = Burst[Sent](errors_per_second, self._send_for_others)
 
     def capture_envelope(self, envelope: Envelope) -> None:
         if (collected := _collected.get()) is not None:
             collected.append(envelope)
-        elif (event := envelope.get_event()) is None:
-            self.put(envelope, TRANSACTION_BYTES)
-        elif not self.burst.hold(str(event.get("event_id")), envelope):
-            self.put(envelope, EVENT_BYTES)
+            return
+        attached = sum(map(_read_now, envelope.items))
+        event_id = envelope.headers.get("event_id")
+        sent = Sent(envelope, self.rules.take(event_id))
+        if envelope.get_event() is None:
+            self.put(sent, TRANSACTION_BYTES + attached)
+        elif not self.burst.hold(str(event_id), sent):
+            self.put(sent, EVENT_BYTES + attached)
 
-    def _send_for_others(self, envelope: Envelope, more: int) -> None:
-        event = envelope.get_event()
+    def _send_for_others(self, sent: Sent, more: int) -> None:
+        event = sent.envelope.get_event()
         if event is not None and more:
             event["extra"] = {**(event.get("extra") or {}), "metricx.more_in_this_second": more}
-        self.put(envelope, EVENT_BYTES)
+        self.put(sent, EVENT_BYTES)
 
     def flush(self, timeout: float, callback: Any | None = None) -> None:  # noqa: ARG002
         self.burst.turn()
@@ -102,27 +120,27 @@ class SentryChannel:
         self._scrubber = scrubber
 
     def encode(self, record: Any) -> Sequence[Message]:
-        """An envelope, or a transaction that `Ended`, as messages."""
-        return [self._message(envelope) for envelope in self.portable(record)]
+        """An envelope that was sent, or a transaction that `Ended`, as messages."""
+        return [self._message(*sent) for sent in self.portable(record)]
 
-    def portable(self, record: Any) -> Sequence[Envelope]:
+    def portable(self, record: Any) -> Sequence[Sent]:
         """Envelopes: the client that makes them of a transaction is this process's."""
-        return [record] if isinstance(record, Envelope) else cast(Ended, record).envelopes()
+        return [record] if isinstance(record, Sent) else cast(Ended, record).envelopes()
 
-    def _message(self, envelope: Envelope) -> Message:
+    def _message(self, envelope: Envelope, rules: Rules) -> Message:
         lines = [_json(envelope.headers)]
         for item in envelope.items:
-            body = self._item(item)
+            body = self._item(item, rules)
             lines += [_json({**item.headers, "length": len(body)}), body]
         kind = envelope.items[0].data_category if envelope.items else "default"
         return Message(kind, b"\n".join(lines) + b"\n")
 
-    def _item(self, item: Item) -> bytes:
+    def _item(self, item: Item, rules: Rules) -> bytes:
         content: Any = item.payload.json
         if content is None:
             return item.get_bytes()  # an attachment: the application chose its bytes
         if isinstance(content, dict):
-            content = scrub_event(content, str(item.data_category), self._scrubber)
+            content = scrub_event(content, str(item.data_category), self._scrubber, rules)
         else:
             content = self._scrubber.scrub(content, str(item.data_category), "item")
         return _json(content)
@@ -156,6 +174,21 @@ class SentryChannel:
         values = (event.get("exception") or {}).get("values") or [{}]
         name = values[-1].get("type") or event.get("transaction") or kind
         return Described(str(header.get("event_id", "")), str(name), (event.get("user") or {}).get("id"))
+
+
+def _read_now(item: Item) -> int:
+    """Read the file that is attached: what it holds later is not what it held at the call. Returns its bytes.
+
+    Of a larger one than Sentry takes only that it was there.
+    """
+    if item.type != "attachment":
+        return 0
+    if isinstance(item.payload, PayloadRef) and item.payload.bytes is None and item.payload.path is not None:
+        with suppress(OSError):  # where there is none the SDK sends an empty one
+            size = os.path.getsize(item.payload.path)
+            if size > MAX_ATTACHMENT:
+                item.payload.bytes = b"[file of %d bytes, too large to be sent]" % size
+    return len(item.get_bytes())
 
 
 def _json(value: Any) -> bytes:

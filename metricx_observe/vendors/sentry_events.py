@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from typing import Any
 
 import orjson
 
-from metricx_observe.context import Context
+from metricx_observe.context import Context, RequestContext
 from metricx_observe.ids import one_line
-from metricx_observe.inbound import MAX_BODY, without_path_secrets
+from metricx_observe.inbound import MAX_BODY
 from metricx_observe.privacy import Personal, Scrubber
-from metricx_observe.request import RequestInfo
+from metricx_observe.request import Clean, RequestFacts, origin_of
 
 from .sentry_frames import frames
+from .sentry_rules import NO_RULES, Rules, without_secrets
 
 _DROPPED_HEADERS = frozenset({"authorization", "cookie", "proxy-authorization", "set-cookie"})
 _ADDRESS_HEADERS = frozenset({"x-forwarded-for", "x-real-ip", "forwarded", "cf-connecting-ip", "true-client-ip"})
@@ -24,8 +26,7 @@ _UNSCRUBBED = frozenset(
      "environment", "server_name", "transaction_info", "measurements", "_meta", "debug_meta"}
 )  # fmt: skip
 """What the SDK or we fill in ourselves, with nothing of the application's data."""
-_RULES = "metricx_rules"
-"""What `enrich` knows of a request and `scrub_event`, in another thread, needs: no part of the event that is sent."""
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://|/")
 
 
 def route_name(cell: Context) -> str:
@@ -34,13 +35,18 @@ def route_name(cell: Context) -> str:
     return route or "<unmatched>"
 
 
-def enrich(event: dict[str, Any], cell: Context, send_ip: bool) -> dict[str, Any]:
-    """Put user, workspace, request and ids of `cell` on an error or transaction, in Sentry's native places."""
-    state = cell.state
+def enrich(
+    event: dict[str, Any], state: RequestContext, llm_trace_id: str | None, request: RequestFacts | None, send_ip: bool,
+    scrubber: Scrubber,
+) -> Rules:  # fmt: skip
+    """Put user, workspace, request and ids on an error or transaction, in Sentry's native places.
+
+    Returns what the writer needs to scrub it.
+    """
     tags = {**(event.get("tags") or {}), **state.tags, "request_id": state.request_id}
     contexts = event.setdefault("contexts", {})
-    rules = event[_RULES] = {"refused": state.consent.analytics is False}
-    if rules["refused"]:
+    rules = Rules(refused=state.consent.analytics is False, bound=_bound(state))
+    if rules.refused:
         event.pop("user", None)
     elif state.user is not None:
         user = {"id": state.user.id, "email": state.user.email}
@@ -51,28 +57,36 @@ def enrich(event: dict[str, Any], cell: Context, send_ip: bool) -> dict[str, Any
         tags["workspace_id"] = state.workspace.id
         workspace = {"id": state.workspace.id, "name": state.workspace.name}
         contexts["workspace"] = {key: value for key, value in workspace.items() if value is not None}
-    if cell.llm_trace_id is not None:
-        tags["langfuse_trace_id"] = cell.llm_trace_id
-        contexts["langfuse"] = {"trace_id": cell.llm_trace_id}
+    if llm_trace_id is not None:
+        tags["langfuse_trace_id"] = llm_trace_id
+        contexts["langfuse"] = {"trace_id": llm_trace_id}
     given = ((str(key)[:_TAG_KEY], value) for key, value in tags.items() if value is not None)
     event["tags"] = {key: one_line(value)[:_TAG_VALUE] for key, value in given}
-    if cell.info is not None:
-        event["transaction"] = route_name(cell)  # inside an open transaction the SDK has put its provisional name
-        event["transaction_info"] = {"source": "route"}
-        _put_request(event, cell.info, send_ip and not rules["refused"])
-    return event
+    if request is None:
+        return rules
+    event["transaction"] = request.route or "<unmatched>"  # of an open transaction the SDK has put a provisional name
+    event["transaction_info"] = {"source": "route"}
+    send_ip = send_ip and not rules.refused
+    clean: Clean = partial(scrubber.scrub, signal="request", place="path", personal=policy(rules))
+    event["request"] = _request(request, send_ip, clean)
+    ip = request.client[0] if send_ip and request.client is not None else None  # in `user` the SDK would take it off
+    return rules._replace(ip=ip, secrets=request.secrets(clean))
 
 
-def _put_request(event: dict[str, Any], info: RequestInfo, send_ip: bool) -> None:
-    event["request"] = _request(info, send_ip)
-    if info.body and event.get("type") != "transaction":
-        event["request"]["data"] = _body(info.body)
-    event[_RULES]["params"] = info.params
-    if send_ip and info.client is not None:
-        event[_RULES]["ip"] = info.client[0]  # in `user` the SDK would take it off
+def policy(rules: Rules) -> Personal:
+    """What becomes of addresses in an event."""
+    return "drop" if rules.refused else "hash"
 
 
-def _body(body: bytes) -> Any:
+def _bound(state: RequestContext) -> frozenset[str]:
+    user, workspace = state.user, state.workspace
+    values = {state.request_id, state.trace_id, *state.tags.values()}
+    values |= {user.id, user.email or ""} if user is not None else set()
+    return frozenset(values | {workspace.id, workspace.name or ""} if workspace is not None else values)
+
+
+def body_of(body: bytes) -> Any:
+    """A request's body as it is put on an error."""
     if len(body) > MAX_BODY:
         return f"[body of more than {MAX_BODY} bytes]"
     try:
@@ -81,27 +95,39 @@ def _body(body: bytes) -> Any:
         return body.decode("utf-8", "replace")
 
 
-def _request(info: RequestInfo, send_ip: bool) -> dict[str, Any]:
+def _request(facts: RequestFacts, send_ip: bool, clean: Clean) -> dict[str, Any]:
     dropped = _DROPPED_HEADERS if send_ip else _DROPPED_HEADERS | _ADDRESS_HEADERS
-    headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in info.headers}
+    headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in facts.headers}
+    kept = {key: _pathless(value) for key, value in headers.items() if key not in dropped}
+    if "referer" in kept:
+        kept["referer"] = "".join(facts.referrer(clean)) + _query(headers["referer"])
     request: dict[str, Any] = {
-        "method": info.method,
-        "url": info.url,
-        "query_string": info.query.decode("latin-1").replace("%40", "@"),  # by it an address is told
-        "headers": {key: value for key, value in headers.items() if key not in dropped},
+        "method": facts.method,
+        "url": facts.url(clean),
+        "query_string": facts.query.decode("latin-1").replace("%40", "@"),  # by it an address is told
+        "headers": {key: value for key, value in kept.items() if value or not headers[key]},
     }
-    if send_ip and info.client is not None:
-        request["env"] = {"REMOTE_ADDR": info.client[0]}
+    if send_ip and facts.client is not None:
+        request["env"] = {"REMOTE_ADDR": facts.client[0]}
     return request
 
 
-def scrub_event(event: dict[str, Any], category: str, scrubber: Scrubber) -> dict[str, Any]:
+def _pathless(value: str) -> str:
+    """A header's value; of an address or a path no more than the origin, since nobody knows what is in the path."""
+    return value if _ADDRESS.match(value) is None else origin_of(value)
+
+
+def _query(address: str) -> str:
+    query = address.partition("#")[0].partition("?")[2]
+    return f"?{query}" if query else ""
+
+
+def scrub_event(event: dict[str, Any], category: str, scrubber: Scrubber, rules: Rules = NO_RULES) -> dict[str, Any]:
     """An event, transaction or other item as it may be stored: framework locals off, the rest scrubbed by place."""
     for frame in frames(event):
         if not frame.get("in_app"):
             frame.pop("vars", None)  # a framework frame's locals hold the raw request
-    rules = event.pop(_RULES, {})
-    personal: Personal = "drop" if rules.get("refused") else "hash"
+    personal = policy(rules)
     user = event.pop("user", None)
     scrubbed = {
         key: value if key in _UNSCRUBBED else scrubber.scrub({key: value}, category, key, personal=personal)[key]
@@ -110,10 +136,6 @@ def scrub_event(event: dict[str, Any], category: str, scrubber: Scrubber) -> dic
     if isinstance(user, dict):  # Sentry's own place for a person: who was bound stays, and as he was bound
         own = {"id": user["id"]} if "id" in user else {}
         scrubbed["user"] = {**scrubber.scrub(user, category, "user"), **own}
-    if "ip" in rules:
-        scrubbed["user"] = {**scrubbed.get("user", {}), "ip_address": rules["ip"]}
-    if not rules.get("params"):
-        return scrubbed
-    scrub = partial(scrubber.scrub, signal=category, place="request", personal=personal)
-    clean: dict[str, Any] = orjson.loads(without_path_secrets(orjson.dumps(scrubbed), rules["params"], scrub))
-    return clean
+    if rules.ip is not None:
+        scrubbed["user"] = {**scrubbed.get("user", {}), "ip_address": rules.ip}
+    return without_secrets(scrubbed, rules)
