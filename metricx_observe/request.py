@@ -68,8 +68,9 @@ class RequestFacts(NamedTuple):
         """What may not be sent of both paths, in each spelling, and what stands for it."""
         found: dict[str, str] = {}
         for _, name, spellings in (*(self.pieces or ()), *(self.page or ())):
-            if spellings and (kept := clean({name: spellings[0]})[name]) != spellings[0]:
-                for text in spellings:
+            kept = _kept(name, spellings, clean)
+            if spellings and kept != spellings[0]:
+                for text in filter(None, spellings):
                     found |= dict.fromkeys((text, quote(text), quote(text, safe=""), quote_plus(text)), kept)
         return found
 
@@ -80,8 +81,15 @@ def shown(pieces: Pieces | None, root: str, clean: Clean) -> str:
         return ""
     parts = [root]
     for before, name, spellings in pieces:
-        parts += before, clean({name: spellings[0]})[name] if spellings else f"{{{name}}}" if name else ""
+        parts += before, _kept(name, spellings, clean) if name else ""
     return "".join(parts)
+
+
+def _kept(name: str, spellings: tuple[str, ...], clean: Clean) -> str:
+    """What is sent of one part of a path; of the rest of a path its parameter's name."""
+    if spellings and spellings[0]:
+        return clean({name: spellings[0]})[name]
+    return f"{{{name}}}" if name else "*"
 
 
 def origin_of(url: str) -> str:
@@ -98,8 +106,8 @@ class RequestInfo:
     """One HTTP request or websocket, as far as it outlives its scope."""
 
     __slots__ = (
-        "_page", "_pieces", "_routed", "_scope", "_server", "body", "client", "ended", "first", "has_baggage",
-        "headers", "method", "path", "query", "scheme",
+        "_frozen", "_page", "_pieces", "_routed", "_scope", "_server", "body", "client", "ended", "first",
+        "has_baggage", "headers", "method", "path", "query", "scheme",
     )  # fmt: skip
 
     def __init__(self, scope: Mapping[str, Any], first: dict[bytes, bytes]) -> None:
@@ -110,6 +118,8 @@ class RequestInfo:
         """The endpoint that `_pieces` are of."""
         self._page: tuple[Pieces | None] | None = None
         """Of the page that the request came from, once it was looked up."""
+        self._frozen: dict[bool, RequestFacts] = {}
+        """The facts, as long as nothing more is known of the route: a request has several signals."""
         self.ended = False
         self.body = b""
         """As much of it as the application has read so far, with METRICX_SEND_BODIES and while the request runs."""
@@ -130,15 +140,19 @@ class RequestInfo:
 
     def facts(self, *, analytics: bool = False) -> RequestFacts:
         """As they are now, with all headers, or with those that analytics reads."""
+        pieces = self.pieces
+        if (frozen := self._frozen.get(analytics)) is not None:
+            return frozen
         headers = self.headers
         if analytics:
             if len(self.first) == len(headers):
                 headers = [(name, self.first[name]) for name in _ANALYTICS & self.first.keys()]
             else:  # in their order: HTTP/2 may split cookies
                 headers = [pair for pair in headers if pair[0] in _ANALYTICS]
-        return RequestFacts(
-            self.method, self.scheme, self.host, self._root, self.query, headers, self.client, self.pieces, self.page
+        facts = self._frozen[analytics] = RequestFacts(
+            self.method, self.scheme, self.host, self._root, self.query, headers, self.client, pieces, self.page
         )
+        return facts
 
     @property
     def pieces(self) -> Pieces | None:
@@ -146,6 +160,7 @@ class RequestInfo:
         endpoint = self._scope.get("endpoint")
         if endpoint is not self._routed:
             self._pieces, self._routed = None, endpoint
+            self._frozen.clear()
             with suppress(Exception):  # a route of the application's own making may be of any form
                 self._pieces = pieces_of(self._scope)
         return self._pieces

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 Pieces = tuple[tuple[str, str, tuple[str, ...]], ...]
 """A path as its template cuts it: a text of the application's, the name of the parameter behind it, and how that one's
-value is spelt: first as it stood in the path, then as the application got it. The last piece has no parameter. Without
-a spelling it is the rest of a path (`{name:path}`), in which nobody knows what is whose. Plain tuples, for marshal."""
+value is spelt: first as it stood in the path, then as the application got it. The last piece has no parameter. Of the
+rest of a path (`{name:path}`), in which nobody knows what is whose, the first spelling is empty. Plain tuples, for
+marshal."""
 
 ROUTING = ("app_root_path", "endpoint", "fastapi", "path", "path_params", "raw_path", "root_path", "route", "router")
 """What `pieces_of` reads of a scope."""
@@ -36,7 +38,7 @@ def pieces_of(scope: Mapping[str, Any]) -> Pieces | None:
     if "app_root_path" not in scope:  # not in a mount: what FastAPI kept is the route
         kept = _kept(scope)
         regex = getattr(kept, "path_regex", None)
-        if regex is not None and kept.endpoint is endpoint and (match := regex.match(path)) is not None:
+        if regex is not None and _target(kept) is endpoint and (match := regex.match(path)) is not None:
             return _pieces(kept, kept.path_format, match, params)
     routes = _routes_of(scope.get("router") or scope.get("app"))
     return _find(routes, path, lambda route: _target(route) is endpoint, params)
@@ -88,7 +90,7 @@ def _find(
         elif match is not None:  # a mount
             before, rest = _pieces(route, route.path_format.removesuffix("/{path}"), match, params), f"/{match['path']}"
             if not inside and wanted(route):
-                return _joined(before, (("/*", "", ()),))
+                return _joined(before, (("/*", "", ("", match["path"])),))
         if inside and (found := _find(inside, rest, wanted, params, depth + 1)) is not None:
             return _joined(before, found)
     return None
@@ -132,12 +134,17 @@ def _routes_of(app: Any) -> Sequence[Any]:
 def _pieces(route: Any, form: str, match: re.Match[str], params: Mapping[str, Any]) -> Pieces:
     """A path as one route's template cuts it, or the beginning of the path, as a mount's does."""
     pieces: list[tuple[str, str, tuple[str, ...]]] = []
-    start = 0
-    for found in _PARAMETER.finditer(form):
-        name = found[1]
-        raw, given = match[name], str(params.get(name, match[name]))
+    texts, names = _cut(form)
+    for before, name in zip(texts, names, strict=False):
+        raw = match[name]
+        given = str(params.get(name, raw))
         rest_of_path = "/" in raw or route.param_convertors[name].regex == ".*"
-        spellings = () if rest_of_path else tuple(dict.fromkeys((raw, given)))
-        pieces.append((form[start : found.start()], name, spellings))
-        start = found.end()
-    return *pieces, (form[start:], "", ())
+        pieces.append((before, name, ("", raw) if rest_of_path else (raw,) if given == raw else (raw, given)))
+    return *pieces, (texts[-1], "", ())
+
+
+@lru_cache(1_000)
+def _cut(form: str) -> tuple[list[str], list[str]]:
+    """The texts of a template and the names between them; an application has few templates."""
+    parts = _PARAMETER.split(form)
+    return parts[::2], parts[1::2]

@@ -365,6 +365,42 @@ async def test_a_client_cannot_erase_its_own_traces(
     assert crumb["data"] == {word: 1}
 
 
+@pytest.mark.parametrize(
+    ("path", "texts"),
+    [
+        ("/short/a1b2", ["a1b2 is wrong", "no /short/a1b2", "xa1b2x stays"]),
+        ("/short/x9", ["x9 stays", "no /short/x9"]),
+        ("/files/a/hunter2-0123", ["no a/hunter2-0123", "GET /files/a/hunter2-0123?b=1"]),
+        ("/static/a/hunter2-0123", ["GET /static/a/hunter2-0123"]),
+    ],
+)
+async def test_texts_that_repeat_a_part_of_the_path(
+    receiver: Receiver, observability: Observability, path: str, texts: list[str]
+) -> None:
+    """A short part as a word, a shorter one behind a slash, the rest of a path as a whole; the same in a tag."""
+
+    async def raises(scope: Scope, receive: Receive, send: Send) -> None:
+        sentry_sdk.set_tag("at", path)
+        raise RuntimeError("; ".join(texts))
+
+    async def raised(request: Request) -> None:
+        await raises(request.scope, request.receive, request._send)
+
+    app = FastAPI()
+    observability.install(app)
+    app.router.routes += [
+        Route("/short/{token}", raised), Route("/files/{name:path}", raised), Mount("/static", app=raises)
+    ]  # fmt: skip
+    run, part = uuid4().hex, path.partition("/")[2].partition("/")[2]
+    await call(app, path, headers={"x-request-id": run})
+    await asyncio.to_thread(observability.flush, 10)
+    (error,) = [signal["payload"] for signal in receiver.signals(request_id=run, kind="error")]
+    for text, shown in zip(texts, error["exception"]["values"][-1]["value"].split("; "), strict=True):
+        assert (part in shown) is text.endswith("stays"), shown
+    assert part not in error["tags"]["at"]
+    assert error["tags"]["request_id"] == run
+
+
 async def test_a_route_of_an_unknown_kind_costs_nothing_else(receiver: Receiver, observability: Observability) -> None:
     """A router of the application's own making: no path, and every signal arrives."""
 

@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterable, Mapping
 from threading import Lock
 from typing import Any, NamedTuple
 
-_TELLING = 8
-"""Characters from which on a part of a path is looked for everywhere; a shorter one only behind a `/`."""
+_TELLING, _WORD = 8, 4
+"""Characters from which on a part of a path is looked for everywhere, and as a word; a shorter one behind a `/`."""
 _MOST_KEPT = 1_000
 """Events that are made at once, and some that the application dropped meanwhile."""
-_END = r"(?![A-Za-z0-9_~%\-])"
+_BEGIN, _END = r"(?<![A-Za-z0-9_~%.\-])", r"(?![A-Za-z0-9_~%\-])"
 _UNMATCHED = "<unmatched>"
+_OUR_TAGS = frozenset({"request_id", "workspace_id", "langfuse_trace_id"})
 _NO_TEXTS = frozenset({"trace", "runtime", "workspace", "langfuse", "os", "device"})
 """Contexts that the SDK and we fill in."""
 
@@ -65,12 +66,19 @@ def without_secrets(event: dict[str, Any], rules: Rules) -> dict[str, Any]:
 
     Only texts that can repeat what the client sent: no key, no id, no name of code, nothing that the server bound.
     """
-    free = {text: kept for text, kept in rules.secrets.items() if text not in rules.bound}
-    if (replace := replacing(rules.secrets, rules.paths)) is not None and "request" in event:
+    if (replace := replacing(rules.secrets, rules.paths)) is None:
+        return event
+    if isinstance(event.get("request"), dict):
         url = event["request"].get("url")  # made of the template, and so without them
         event["request"] = replaced(event["request"], replace) | ({} if url is None else {"url": url})
-    if (replace := replacing(free, rules.paths)) is None:
-        return event
+    if isinstance(event.get("tags"), dict):  # the server sets them: only a path can be in one by itself
+        in_path = replacing({f"/{text}": f"/{kept}" for text, kept in rules.secrets.items()}, rules.paths) or replace
+        event["tags"] |= {key: in_path(value) for key, value in event["tags"].items() if key not in _OUR_TAGS}
+    replace = replacing({text: kept for text, kept in rules.secrets.items() if text not in rules.bound}, rules.paths)
+    return event if replace is None else _in_texts(event, replace)
+
+
+def _in_texts(event: dict[str, Any], replace: Callable[[str], str]) -> dict[str, Any]:
     for name in ("message", "logentry", "extra"):
         if name in event:
             event[name] = replaced(event[name], replace)
@@ -90,20 +98,24 @@ def without_secrets(event: dict[str, Any], rules: Rules) -> dict[str, Any]:
 
 def replacing(secrets: Mapping[str, str], paths: Iterable[str] = ()) -> Callable[[str], str] | None:
     """What replaces the secrets of a path in a text, and the path where all of it is one; None: there are none."""
-    stands_for = {f"/{text}" if len(text) < _TELLING else text: kept for text, kept in secrets.items() if text}
-    patterns = [re.escape(text) + (_END if len(text) <= _TELLING and text[0] == "/" else "") for text in stands_for]
+    stands_for = {text: kept for text, kept in secrets.items() if text}
+    patterns = {text: _pattern(text) for text in stands_for}
     for path in paths:
         if len(path) > 1:
-            patterns.append((r"(?<![\w/.\-])" if len(path) < _TELLING else "") + re.escape(path) + _END)
+            patterns[path] = (_BEGIN if len(path) < _TELLING else "") + re.escape(path) + _END
     if not patterns:
         return None
-    found = re.compile("|".join(sorted(patterns, key=len, reverse=True)))
+    found = re.compile("|".join(patterns[text] for text in sorted(patterns, key=len, reverse=True)))
+    return lambda text: found.sub(lambda match: stands_for.get(match[0], _UNMATCHED), text)
 
-    def stands(match: re.Match[str]) -> str:
-        kept = stands_for.get(match[0])
-        return _UNMATCHED if kept is None else f"/{kept}" if len(match[0]) <= _TELLING and match[0][0] == "/" else kept
 
-    return lambda text: found.sub(stands, text)
+def _pattern(text: str) -> str:
+    """Where a part of a path is taken for itself: a short one may stand in a text by chance."""
+    if text[0] == "/":
+        return re.escape(text) + _END
+    if len(text) >= _TELLING:
+        return re.escape(text)
+    return (_BEGIN if len(text) >= _WORD else "(?<=/)") + re.escape(text) + _END
 
 
 def replaced(value: Any, replace: Callable[[str], str]) -> Any:
