@@ -29,6 +29,7 @@ from .sentry_channel import EnvelopeTransport, Put
 from .sentry_events import enrich
 from .sentry_frames import Bypass, add_source, steps_of, tell_own
 from .sentry_scope import RequestScope
+from .sentry_targets import keep_from_redirects, propagation_targets
 from .sentry_transactions import Transactions
 
 logger = logging.getLogger(__name__)
@@ -74,6 +75,9 @@ class Sentry:
         self._transport = EnvelopeTransport(put, commit, settings.errors_max_per_second)
         given = {**self._options(web), **options}
         self._previous = self._take_over(given)
+        if "trace_propagation_targets" not in options:
+            given["trace_propagation_targets"] = propagation_targets(settings.trace_hosts)
+        keep_from_redirects()
         self._bypass = Bypass(options)
         # with `data_collection` the SDK takes no scrubber; a shorter length would cut the events' ids, too
         if not options.get("data_collection") and (options.get("max_value_length") or 32) >= 32:
