@@ -21,6 +21,7 @@ from sentry_sdk.utils import event_from_exception
 
 from metricx_observe.context import DETACHED, Context, current_cell, left_by
 from metricx_observe.exceptions import ConfigurationError
+from metricx_observe.privacy import Scrubber
 from metricx_observe.reporter import mark_reported, reported_as, was_reported
 from metricx_observe.settings import Settings, Vendor
 
@@ -28,7 +29,9 @@ from .burst import error_key
 from .sentry_channel import EnvelopeTransport, Put
 from .sentry_events import enrich
 from .sentry_frames import Bypass, add_source, steps_of, tell_own
-from .sentry_scope import RequestScope
+from .sentry_logs import ItemHooks
+from .sentry_messages import Messages, clean_crumb, clean_message
+from .sentry_scope import RequestScope, cell_of
 from .sentry_targets import keep_from_redirects, propagation_targets
 from .sentry_transactions import Transactions
 
@@ -62,6 +65,7 @@ class Sentry:
         commit: Callable[[float], bool],
         options: Mapping[str, Any],
         web: bool,
+        scrubber: Scrubber,
     ) -> None:
         """Become the process's Sentry client. `web`: with Sentry's own web integrations, where no middleware is.
 
@@ -84,9 +88,12 @@ class Sentry:
             given["event_scrubber"] = self._bypass
         if options.get("add_full_stack"):  # the SDK joins the stacks by their source
             given["include_source_context"] = True
+        self._messages = Messages(scrubber)
         with_source = bool(options.get("include_source_context", True))
         for hook in ("before_send", "before_send_transaction"):
             given[hook] = self._completing(options.get(hook), with_source)
+        given["before_breadcrumb"] = self._naming(options.get("before_breadcrumb"))
+        given |= ItemHooks(self._messages, _cell_now).options(given)
         sentry_sdk.init(dsn=target.url, transport=self._transport, **given)
         self._client: Any = sentry_sdk.get_client()
         self._transactions = Transactions(settings, put, self._client, options)
@@ -209,9 +216,24 @@ class Sentry:
                 add_source(event)
             if extra := hint.get(_EXTRA):  # the SDK would cut it to ten items
                 event["extra"] = {**(event.get("extra") or {}), **extra}
+            refused = _cell_now().state.consent.analytics is False
+            clean_message(event, hint.get("log_record"), self._messages, "drop" if refused else "hash")
             return event if before_send is None else before_send(event, hint)
 
         return complete
+
+    def _naming(self, before_breadcrumb: Any) -> Any:
+        """A hook that takes a message's secret parameters off its text, which is all that a breadcrumb has of it."""
+
+        def hook(crumb: Any, hint: Any) -> Any:
+            found = crumb
+            try:
+                found = crumb if before_breadcrumb is None else before_breadcrumb(crumb, hint)
+            finally:  # where the application's raises, the SDK keeps the crumb
+                clean_crumb(found, hint.get("log_record"), self._messages)
+            return found
+
+        return hook
 
     def _is_new_record(self, handler: Any, record: logging.LogRecord) -> bool:
         """Whether to make an event of a log record: not of an exception that was reported, or comes in a burst."""
@@ -280,6 +302,10 @@ class Sentry:
 def _is_no_servers_echo(handler: Any, record: logging.LogRecord) -> bool:  # noqa: ARG001
     error = record.exc_info[1] if record.exc_info else None
     return record.name not in _SERVER_LOGGERS or error is None or not was_reported(error)
+
+
+def _cell_now() -> Context:
+    return current_cell() or cell_of(sentry_sdk.get_isolation_scope()) or DETACHED
 
 
 def _text_key(event: Any) -> Hashable:

@@ -22,6 +22,7 @@ from metricx_observe.settings import Vendor
 
 from .burst import Burst
 from .sentry_events import scrub_event
+from .sentry_logs import scrub_items
 
 Put = Callable[[object, int], bool]
 """Hands a record and its approximate size in bytes to delivery."""
@@ -121,7 +122,9 @@ class SentryChannel:
         content: Any = item.payload.json
         if content is None:
             return item.get_bytes()  # an attachment: the application chose its bytes
-        if isinstance(content, dict):
+        if isinstance(content, dict) and isinstance(content.get("items"), list):
+            content = scrub_items(content, str(item.data_category), self._scrubber)
+        elif isinstance(content, dict):
             content = scrub_event(content, str(item.data_category), self._scrubber)
         else:
             content = self._scrubber.scrub(content, str(item.data_category), "item")

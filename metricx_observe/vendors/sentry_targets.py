@@ -1,7 +1,7 @@
 """Which hosts get `sentry-trace` and `baggage`: those of METRICX_TRACE_HOSTS, and nobody else.
 
-The SDK's own default is every host, and it looks for a target anywhere in a URL. What is given to it here matches a whole
-host only.
+The SDK's own default is every host, and it looks for a target anywhere in a URL. What is given to it here matches a
+whole host only.
 """
 
 from __future__ import annotations
