@@ -21,7 +21,8 @@ from metricx_observe.privacy import Scrubber
 from metricx_observe.settings import Vendor
 
 from .burst import Burst
-from .sentry_events import scrub_event
+from .sentry_events import request_rules, scrub_event
+from .sentry_headers import Clean, header_scrubber
 from .sentry_logs import scrub_items
 
 Put = Callable[[object, int], bool]
@@ -111,12 +112,18 @@ class SentryChannel:
         return [record] if isinstance(record, Envelope) else cast(Ended, record).envelopes()
 
     def _message(self, envelope: Envelope) -> Message:
-        lines = [_json(envelope.headers)]
-        for item in envelope.items:
-            body = self._item(item)
-            lines += [_json({**item.headers, "length": len(body)}), body]
+        clean, bodies = self._headers_of(envelope), [self._item(item) for item in envelope.items]
+        lines = [_json(clean(envelope.headers))]
+        for item, body in zip(envelope.items, bodies, strict=True):
+            lines += [_json({**clean(item.headers), "length": len(body)}), body]
         kind = envelope.items[0].data_category if envelope.items else "default"
         return Message(kind, b"\n".join(lines) + b"\n")
+
+    def _headers_of(self, envelope: Envelope) -> Clean:
+        """What makes its headers as they may be stored; asked for before the items are scrubbed."""
+        events = [event for item in envelope.items if isinstance(event := item.payload.json, dict)]
+        params, refused = request_rules(events[0]) if events else (None, False)
+        return header_scrubber(self._scrubber, params, "drop" if refused else "hash")
 
     def _item(self, item: Item) -> bytes:
         content: Any = item.payload.json

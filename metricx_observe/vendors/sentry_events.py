@@ -95,6 +95,12 @@ def _request(info: RequestInfo, send_ip: bool) -> dict[str, Any]:
     return request
 
 
+def request_rules(event: dict[str, Any]) -> tuple[dict[str, str] | None, bool]:
+    """The parameters of the path that an event was made in, and whether its user refused; before `scrub_event`."""
+    rules = event.get(_RULES) or {}
+    return rules.get("params"), bool(rules.get("refused"))
+
+
 def scrub_event(event: dict[str, Any], category: str, scrubber: Scrubber) -> dict[str, Any]:
     """An event, transaction or other item as it may be stored: framework locals off, the rest scrubbed by place."""
     for frame in frames(event):
