@@ -155,6 +155,26 @@ def plain(value: object, notes: Notes | None = None, max_bytes: int = MAX_BYTES)
     return found
 
 
+def named_fields(value: object) -> dict[str, Any] | None:
+    """The fields of a named tuple and its like by their names; None for anything else.
+
+    Also of the interpreter's own (`pwd.struct_passwd` has a password), and of rows that know their columns, as
+    SQLAlchemy's do.
+    """
+    kind: Any = type(value)
+    if not isinstance(value, tuple):
+        with suppress(Exception):  # somebody's own method
+            found = kind._asdict(value)
+            return dict(found) if isinstance(found, Mapping) else None
+        return None
+    names = getattr(kind, "__match_args__", ()) if hasattr(kind, "n_sequence_fields") else getattr(kind, "_fields", ())
+    if kind is tuple or not isinstance(names, tuple) or not names:
+        return None
+    items = list(tuple.__iter__(value))  # the tuple's own: a subclass may answer anything
+    unnamed = ((str(at), item) for at, item in enumerate(items) if at >= len(names))
+    return {**dict(zip(map(str, names), items, strict=False)), **dict(unnamed)}
+
+
 class _Walk:
     """One pass over one value, with what is left of its budget."""
 
@@ -229,6 +249,8 @@ class _Walk:
         return found
 
     def _simpler(self, value: Any) -> Any:
+        if (named := named_fields(value)) is not None:
+            return named
         for types, simpler in _SIMPLER:
             if isinstance(value, types):
                 return simpler(value)
@@ -273,7 +295,7 @@ _SIMPLER: tuple[tuple[type | tuple[type, ...], Callable[[Any], Any]], ...] = (
     ((bytes, bytearray, memoryview), _decoded),
     (BaseException, lambda error: f"{type(error).__name__}: {error}"),
     (BaseModel, _shown_fields),
-    (tuple, lambda value: value._asdict() if hasattr(value, "_asdict") else list(value)),
+    (tuple, list),
     (Set, list),
 )
 """What JSON does not know, and what stands for it."""

@@ -31,6 +31,7 @@ from .sentry_events import enrich
 from .sentry_frames import Bypass, add_source, steps_of, tell_own
 from .sentry_logs import ItemHooks
 from .sentry_messages import Messages, clean_crumb, clean_message
+from .sentry_named import name_fields, show_named_tuples
 from .sentry_scope import RequestScope, cell_of
 from .sentry_targets import keep_from_redirects, propagation_targets
 from .sentry_transactions import Transactions
@@ -82,6 +83,7 @@ class Sentry:
         if "trace_propagation_targets" not in options:
             given["trace_propagation_targets"] = propagation_targets(settings.trace_hosts)
         keep_from_redirects()
+        show_named_tuples()
         self._bypass = Bypass(options)
         # with `data_collection` the SDK takes no scrubber; a shorter length would cut the events' ids, too
         if not options.get("data_collection") and (options.get("max_value_length") or 32) >= 32:
@@ -191,6 +193,7 @@ class Sentry:
         A thread may have one without the other. An event under `detached()` belongs to no request. What ended a job is
         reported after it.
         """
+        name_fields(event)
         running = current_cell()
         error = (hint.get("exc_info") or (None, None, None))[1]
         if event.get("logger") in _SERVER_LOGGERS and error is not None and was_reported(error):
