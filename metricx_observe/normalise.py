@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Mapping, Set
 from contextlib import suppress
 from datetime import UTC, date, datetime, time, timedelta
@@ -31,6 +32,10 @@ _INT64 = 1 << 63
 _LONG, _FEW = 4_096, 200
 _ITEM_BYTES = 16
 """What a value takes in JSON beyond its text, about."""
+
+_LONGEST_NAME = 64
+_WORD = r"[A-Za-z]{1,24}\d{0,4}"
+_NAME = re.compile(rf"_{{0,2}}{_WORD}(?:[_.:/\-]{{1,2}}(?:{_WORD}|\d{{1,4}}[a-z]?)){{0,12}}_?", re.ASCII)
 
 Notes = list[str]
 """Kinds of fault that were found in what a call was given."""
@@ -115,6 +120,15 @@ def line(value: object, notes: Notes, limit: int = 200) -> str:
     if type(value) is str and value.isprintable():
         return value[:limit]
     return "" if value is None else one_line(as_text(value, notes, limit * 4))[:limit]
+
+
+def shown_name(name: str) -> str:
+    """A name that an application chose, for our own log and `status()`: as it is where it looks like one from code.
+
+    Words of letters with few digits, joined by `_ . : / -`. Anything else may be somebody's text (`search: ann smith`),
+    an address or a key, and only its length is shown.
+    """
+    return name if len(name) <= _LONGEST_NAME and _NAME.fullmatch(name) else f"[name of {len(name)} characters]"
 
 
 def identifier(value: object, notes: Notes) -> str | None:

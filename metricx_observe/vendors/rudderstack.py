@@ -21,7 +21,7 @@ from metricx_observe.context import Consent
 from metricx_observe.delivery.channel import Described, Importance, Message, Post
 from metricx_observe.events import ga4_parameter_faults
 from metricx_observe.inbound import without_path_secrets
-from metricx_observe.normalise import plain
+from metricx_observe.normalise import plain, shown_name
 from metricx_observe.privacy import Personal, Scrubber
 from metricx_observe.request import RequestInfo
 from metricx_observe.settings import Settings, Vendor
@@ -81,7 +81,7 @@ class RudderStackChannel:
         signal, body = record.type, record.body
         values = orjson.loads(body)
         if signal == "track" and (faults := ga4_parameter_faults(values)):
-            self._note(f"track {record.name}", faults)
+            self._note(f"track {shown_name(record.name or '')}", faults)
         if self._policy != "keep" and record.personal:
             values = self._personal(values, record.personal)
             body = orjson.dumps(values)
