@@ -7,9 +7,10 @@ from typing import Any
 
 import orjson
 
+from metricx_observe.bodies import shown_body
 from metricx_observe.context import Context
 from metricx_observe.ids import one_line
-from metricx_observe.inbound import MAX_BODY, without_path_secrets
+from metricx_observe.inbound import without_path_secrets
 from metricx_observe.privacy import Personal, Scrubber
 from metricx_observe.request import RequestInfo
 
@@ -66,19 +67,10 @@ def enrich(event: dict[str, Any], cell: Context, send_ip: bool) -> dict[str, Any
 def _put_request(event: dict[str, Any], info: RequestInfo, send_ip: bool) -> None:
     event["request"] = _request(info, send_ip)
     if info.body and event.get("type") != "transaction":
-        event["request"]["data"] = _body(info.body)
+        event["request"]["data"] = shown_body(info.body, info.header(b"content-type") or "")
     event[_RULES]["params"] = info.params
     if send_ip and info.client is not None:
         event[_RULES]["ip"] = info.client[0]  # in `user` the SDK would take it off
-
-
-def _body(body: bytes) -> Any:
-    if len(body) > MAX_BODY:
-        return f"[body of more than {MAX_BODY} bytes]"
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return body.decode("utf-8", "replace")
 
 
 def _request(info: RequestInfo, send_ip: bool) -> dict[str, Any]:
