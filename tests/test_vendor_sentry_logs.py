@@ -15,6 +15,7 @@ import pytest
 import sentry_sdk
 from fastapi import FastAPI
 from sentry_sdk import logger as sentry_logger
+from sentry_sdk.traces import start_span
 
 from metricx_observe import ContextDep, Observability
 
@@ -56,6 +57,11 @@ def sent(
     return items(vendor)
 
 
+def _with_attribute(secret: str) -> None:
+    sentry_sdk.get_isolation_scope().set_attribute("api_key", secret)
+    log.error("in")
+
+
 STYLES: dict[str, Callable[[str], object]] = {
     "positional": lambda s: log.error("failed: password=%s", s),
     "positional with spaces": lambda s: log.error("failed: password=%s, %d", f"correct horse {s}", 3),
@@ -66,7 +72,7 @@ STYLES: dict[str, Callable[[str], object]] = {
     "an attribute": lambda s: sentry_logger.error(f"failed: {s}", attributes={"password": s}),
     "a list": lambda s: sentry_logger.error("failed", attributes={"passwords": [s, s]}),
     "a vendor's key": lambda s: sentry_logger.error("{key}", key=f"sk-ant-api03-{s}{s}"),
-    "a scope's attribute": lambda s: (sentry_sdk.get_isolation_scope().set_attribute("api_key", s), log.error("in")),
+    "a scope's attribute": _with_attribute,
     "a metric": lambda s: sentry_sdk.metrics.count("sign-ins", 1, attributes={"password": s, "plan": "pro"}),
 }
 
@@ -218,7 +224,7 @@ def test_streamed_spans_are_items_too(vendor: FaultyVendor, receiver: Receiver) 
     def do(observability: Observability) -> None:
         with observability.context() as cell:
             cell.set_consent(analytics=False)
-            with sentry_sdk.traces.start_span(name=f"mail to {EMAIL}", attributes={"password": secret}):
+            with start_span(name=f"mail to {EMAIL}", attributes={"password": secret}):
                 pass
 
     found = sent(vendor, receiver, do, trace_lifecycle="stream", traces_sample_rate=1.0)

@@ -30,7 +30,7 @@ from .sentry_channel import EnvelopeTransport, Put
 from .sentry_events import enrich
 from .sentry_frames import Bypass, add_source, steps_of, tell_own
 from .sentry_logs import ItemHooks
-from .sentry_messages import Messages, clean_crumb, clean_message
+from .sentry_messages import Messages, clean_message, crumb_hook
 from .sentry_named import name_fields, show_named_tuples
 from .sentry_scope import RequestScope, cell_of
 from .sentry_targets import keep_from_redirects, propagation_targets
@@ -94,7 +94,7 @@ class Sentry:
         with_source = bool(options.get("include_source_context", True))
         for hook in ("before_send", "before_send_transaction"):
             given[hook] = self._completing(options.get(hook), with_source)
-        given["before_breadcrumb"] = self._naming(options.get("before_breadcrumb"))
+        given["before_breadcrumb"] = crumb_hook(options.get("before_breadcrumb"), self._messages)
         given |= ItemHooks(self._messages, _cell_now).options(given)
         sentry_sdk.init(dsn=target.url, transport=self._transport, **given)
         self._client: Any = sentry_sdk.get_client()
@@ -224,19 +224,6 @@ class Sentry:
             return event if before_send is None else before_send(event, hint)
 
         return complete
-
-    def _naming(self, before_breadcrumb: Any) -> Any:
-        """A hook that takes a message's secret parameters off its text, which is all that a breadcrumb has of it."""
-
-        def hook(crumb: Any, hint: Any) -> Any:
-            found = crumb
-            try:
-                found = crumb if before_breadcrumb is None else before_breadcrumb(crumb, hint)
-            finally:  # where the application's raises, the SDK keeps the crumb
-                clean_crumb(found, hint.get("log_record"), self._messages)
-            return found
-
-        return hook
 
     def _is_new_record(self, handler: Any, record: logging.LogRecord) -> bool:
         """Whether to make an event of a log record: not of an exception that was reported, or comes in a burst."""

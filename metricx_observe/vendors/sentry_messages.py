@@ -7,7 +7,7 @@ text alone. So the values are looked up while both are at hand: at the call.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from itertools import islice
 from typing import Any
@@ -84,7 +84,21 @@ class Messages:
         return [before != after for before, after in zip(filled, scrubbed, strict=False)]
 
 
-def clean_crumb(crumb: Any, record: Any, messages: Messages) -> None:
+def crumb_hook(theirs: Callable[[Any, Any], Any] | None, messages: Messages) -> Callable[[Any, Any], Any]:
+    """A `before_breadcrumb` that runs the application's, and then cleans the text, all that a breadcrumb has."""
+
+    def hook(crumb: Any, hint: Any) -> Any:
+        found = crumb
+        try:
+            found = crumb if theirs is None else theirs(crumb, hint)
+        finally:  # where the application's raises, the SDK keeps the crumb
+            _clean_crumb(found, hint.get("log_record"), messages)
+        return found
+
+    return hook
+
+
+def _clean_crumb(crumb: Any, record: Any, messages: Messages) -> None:
     """Take off a breadcrumb's message what the log record, or its own data, holds under a secret name."""
     if isinstance(crumb, dict) and isinstance(text := crumb.get("message"), str):
         found = messages.secrets(None, None, _items(crumb.get("data")))
