@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Final
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidatorFunctionWrapHandler, field_validator
 
 from .exceptions import ConfigurationError
+from .normalise import shown_name
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}")
 _PREFIXES = ("_", "ga_", "google_", "firebase_", "gtag.")
@@ -88,7 +89,7 @@ def ga4_parameter_faults(properties: Mapping[str, Any]) -> list[str]:
     long = [name for name, value in properties.items() if type(value) is str and len(value) > MAX_VALUE]
     if not (faults or long):
         return []
-    too_long = (f"GA4 takes {MAX_VALUE} characters a value, {str(name)[:MAX_NAME]!r} is longer" for name in long)
+    too_long = (f"GA4 takes {MAX_VALUE} characters a value, {shown_name(str(name))} is longer" for name in long)
     return [*faults, *too_long]
 
 
@@ -96,7 +97,7 @@ def ga4_parameter_faults(properties: Mapping[str, Any]) -> list[str]:
 def _ga4_names_faults(names: tuple[object, ...]) -> tuple[str, ...]:
     faults = [f"GA4 takes {MAX_PARAMETERS} parameters an event"] if len(names) > MAX_PARAMETERS else []
     return *faults, *(
-        f"GA4 drops the parameter {name[:MAX_NAME]!r}: at most {MAX_NAME} characters, no reserved prefix"
+        f"GA4 drops the parameter {shown_name(name)}: at most {MAX_NAME} characters, no reserved prefix"
         for name in names
         if isinstance(name, str) and (len(name) > MAX_NAME or name.startswith(_PREFIXES))
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Mapping, Set
 from contextlib import suppress
 from datetime import UTC, date, datetime, time, timedelta
@@ -31,6 +32,10 @@ _INT64 = 1 << 63
 _LONG, _FEW = 4_096, 200
 _ITEM_BYTES = 16
 """What a value takes in JSON beyond its text, about."""
+
+_LONGEST_NAME = 64
+_WORD = r"[A-Za-z]{1,24}\d{0,4}"
+_NAME = re.compile(rf"_{{0,2}}{_WORD}(?:[_.:/\-]{{1,2}}(?:{_WORD}|\d{{1,4}}[a-z]?)){{0,12}}_?", re.ASCII)
 
 Notes = list[str]
 """Kinds of fault that were found in what a call was given."""
@@ -117,6 +122,15 @@ def line(value: object, notes: Notes, limit: int = 200) -> str:
     return "" if value is None else one_line(as_text(value, notes, limit * 4))[:limit]
 
 
+def shown_name(name: str) -> str:
+    """A name that an application chose, for our own log and `status()`: as it is where it looks like one from code.
+
+    Words of letters with few digits, joined by `_ . : / -`. Anything else may be somebody's text (`search: ann smith`),
+    an address or a key, and only its length is shown.
+    """
+    return name if len(name) <= _LONGEST_NAME and _NAME.fullmatch(name) else f"[name of {len(name)} characters]"
+
+
 def identifier(value: object, notes: Notes) -> str | None:
     """`value` as an id; None for None, and for what is no id."""
     found = text_id(value)
@@ -153,6 +167,26 @@ def plain(value: object, notes: Notes | None = None, max_bytes: int = MAX_BYTES)
     if notes is not None:
         notes += walk.notes
     return found
+
+
+def named_fields(value: object) -> dict[str, Any] | None:
+    """The fields of a named tuple and its like by their names; None for anything else.
+
+    Also of the interpreter's own (`pwd.struct_passwd` has a password), and of rows that know their columns, as
+    SQLAlchemy's do.
+    """
+    kind: Any = type(value)
+    if not isinstance(value, tuple):
+        with suppress(Exception):  # somebody's own method
+            found = kind._asdict(value)
+            return dict(found) if isinstance(found, Mapping) else None
+        return None
+    names = getattr(kind, "__match_args__", ()) if hasattr(kind, "n_sequence_fields") else getattr(kind, "_fields", ())
+    if kind is tuple or not isinstance(names, tuple) or not names:
+        return None
+    items = list(tuple.__iter__(value))  # the tuple's own: a subclass may answer anything
+    unnamed = ((str(at), item) for at, item in enumerate(items) if at >= len(names))
+    return {**dict(zip(map(str, names), items, strict=False)), **dict(unnamed)}
 
 
 class _Walk:
@@ -229,6 +263,8 @@ class _Walk:
         return found
 
     def _simpler(self, value: Any) -> Any:
+        if (named := named_fields(value)) is not None:
+            return named
         for types, simpler in _SIMPLER:
             if isinstance(value, types):
                 return simpler(value)
@@ -273,7 +309,7 @@ _SIMPLER: tuple[tuple[type | tuple[type, ...], Callable[[Any], Any]], ...] = (
     ((bytes, bytearray, memoryview), _decoded),
     (BaseException, lambda error: f"{type(error).__name__}: {error}"),
     (BaseModel, _shown_fields),
-    (tuple, lambda value: value._asdict() if hasattr(value, "_asdict") else list(value)),
+    (tuple, list),
     (Set, list),
 )
 """What JSON does not know, and what stands for it."""

@@ -219,8 +219,9 @@ class Observability:
         elif name == "sentry":
             from .vendors.sentry import Sentry
 
-            options, scrubber = self._sentry_options, self.scrubber
-            sentry = Sentry(self.settings, target, put, delivery.commit, options, self._web, scrubber)
+            sentry = Sentry(
+                self.settings, target, put, delivery.commit, self._sentry_options, self._web, self.scrubber
+            )
             self._sentry, self._errors = sentry, ErrorReporter(sentry, self.boundary)
             contexts.vendor_scope = sentry.scope
             if not self._web:

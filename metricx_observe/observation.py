@@ -19,7 +19,7 @@ import orjson
 
 from .ids import new_id, new_span_id
 from .llm_records import ObservationRecord, ScoreRecord, TraceFacts
-from .normalise import Notes, Texts, as_text, content, identifier, line, mapping, moment, plain, snapshot
+from .normalise import Notes, Texts, as_text, content, identifier, line, mapping, moment, plain, shown_name, snapshot
 from .usage import cost_details, read_response, usage_details
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class Observation:
                     elif key in _READ and (found := _READ[key](value, notes)) is not None:
                         fields[key] = found
                     else:
-                        notes.append(f"unusable {key[:40]}")
+                        notes.append(f"unusable {shown_name(key)}")
                 except Exception as error:  # counted below: it costs no other field
                     failed = error
             if failed is not None:
@@ -168,7 +168,9 @@ class Observation:
         record, size = ObservationRecord.packed(root._trace_facts or (root.name,), state, values, fields)
         if sink.put(record, size + 200) and cell is not None:
             cell.put = True
-        logger.info("%s %s trace_id=%s level=%s", self.type, self.name, self.trace_id, fields.get("level", ""))
+        if logger.isEnabledFor(logging.INFO):
+            level = fields.get("level", "")
+            logger.info("%s %s trace_id=%s level=%s", self.type, shown_name(self.name), self.trace_id, level)
 
     def _facts(self) -> TraceFacts:
         cell = self._tracer._cell

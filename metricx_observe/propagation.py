@@ -14,7 +14,7 @@ from .ids import new_span_id
 _PUT = "metricx_observe.put"
 """Among a request's extensions, which httpx hands on to where a redirect leads: the headers that are ours."""
 _HOST = re.compile(r"(\*\.)?[^\s*/?#@]+")
-_DEFAULT_PORTS = {"http": 80, "https": 443}
+DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class _Done:
@@ -40,7 +40,7 @@ class Propagate:
         Raises:
             ConfigurationError: Something is no host.
         """
-        self._hosts = frozenset(_parsed(host) for host in ([hosts] if isinstance(hosts, str) else hosts))
+        self._hosts = frozenset(host_and_port(host) for host in ([hosts] if isinstance(hosts, str) else hosts))
 
     def __call__(self, request: httpx.Request) -> _Done:
         for name in request.extensions.pop(_PUT, ()):
@@ -56,11 +56,12 @@ class Propagate:
     def _names(self, url: httpx.URL) -> bool:
         labels = url.host.split(".")
         domains = ("*." + ".".join(labels[n:]) for n in range(1, len(labels)))
-        ports = (None, url.port or _DEFAULT_PORTS.get(url.scheme))
+        ports = (None, url.port or DEFAULT_PORTS.get(url.scheme))
         return any((name, port) in self._hosts for name in (url.host, *domains) for port in ports)
 
 
-def _parsed(host: str) -> tuple[str, int | None]:
+def host_and_port(host: str) -> tuple[str, int | None]:
+    """The host, which may be `*.domain`, and its port, where one is named. Raises ConfigurationError."""
     try:
         if _HOST.fullmatch(host):
             url = httpx.URL(f"//{host}")

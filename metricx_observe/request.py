@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -15,6 +16,8 @@ Clean = Callable[[dict[str, str]], Mapping[str, str]]
 
 _ANALYTICS = frozenset({b"accept-language", b"cookie", b"host", b"referer", b"sec-fetch-mode", b"user-agent"})
 """What analytics reads of a browser's request."""
+_TELLING, _DIGIT = 8, re.compile(r"\d")
+"""A part of an unknown path of so many characters, and with a digit, may be a secret."""
 
 
 def first_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
@@ -208,10 +211,14 @@ class RequestInfo:
         found = self.first.get(name)
         return None if found is None else found.decode("latin-1")
 
-    def paths(self) -> list[str]:
-        """The path in each spelling in which it may stand in a text."""
-        raw = self._scope.get("raw_path") or b""
-        return [*dict.fromkeys(filter(None, (self.path, quote(self.path), raw.decode("latin-1"))))]
+    def paths(self) -> tuple[str, ...]:
+        """Where no route took the request, its path as it may stand in a text, and those parts that may be secrets."""
+        if self.pieces is not None:
+            return ()
+        raw = (self._scope.get("raw_path") or b"").decode("latin-1")
+        parts = [part for part in f"{self.path}/{raw}".split("/") if len(part) >= _TELLING and _DIGIT.search(part)]
+        found = (self.path, raw, *parts)
+        return tuple(dict.fromkeys(filter(None, (*found, *map(quote, found)))))
 
     def release(self) -> None:
         """Let go of the scope: the request has ended. What says which route it took stays."""

@@ -154,6 +154,7 @@ class Settings(BaseSettings):
     scrub_safe_names: Words = ()
     scrub_patterns: Words = ()
     trusted_proxies: Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_words)] = ()
+    trace_hosts: Words = ()
     strict: bool = False
     carry_secret: SecretStr | None = None
 

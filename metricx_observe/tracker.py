@@ -12,7 +12,7 @@ from .boundary import Facade
 from .context import Context, RequestContext, User
 from .events import DOCUMENTED, Event, ga4_name_faults, ga4_parameter_faults
 from .ids import new_id
-from .normalise import Notes, identifier, line, mapping, moment, snapshot
+from .normalise import Notes, identifier, line, mapping, moment, shown_name, snapshot
 from .packing import pack, plain_state, state_of, unpack
 from .request import RequestFacts
 
@@ -92,8 +92,8 @@ class Tracker(Facade[Callable[[Waiting, int], bool]]):
             timestamp: When it happened; naive means UTC. GA4 refuses what is over 72 h old.
         """
         known = _KNOWN.get(event) if type(event) is str else None
-        name, faults, personal = known or _read_event(event)
-        with self._boundary(f"track {name}" if name else "track") as notes:
+        name, faults, personal, shown = known or _read_event(event)
+        with self._boundary(f"track {shown}" if name else "track") as notes:
             if not name:
                 notes.append("no event name")
                 return None
@@ -105,7 +105,7 @@ class Tracker(Facade[Callable[[Waiting, int], bool]]):
                 notes += ga4_parameter_faults(values)
             return self._send(
                 notes, "track", values, name=name, user_id=user_id, anonymous_id=anonymous_id, timestamp=timestamp,
-                personal=personal,
+                personal=personal, shown=shown,
             )  # fmt: skip
         return None
 
@@ -152,7 +152,8 @@ class Tracker(Facade[Callable[[Waiting, int], bool]]):
         """Send a page view; the page is the request's."""
         with self._boundary("page") as notes:
             label, group = line(name, notes) or None, line(category, notes) or None
-            return self._send(notes, "page", _values(properties, notes), name=label, target=group)
+            shown = shown_name(label) if label else ""
+            return self._send(notes, "page", _values(properties, notes), name=label, target=group, shown=shown)
         return None
 
     def _user(self) -> User | None:
@@ -171,6 +172,7 @@ class Tracker(Facade[Callable[[Waiting, int], bool]]):
         anonymous_id: object = None,
         timestamp: object = None,
         personal: tuple[str, ...] = (),
+        shown: str = "",
     ) -> str | None:
         cell = self._cell_now()
         state = None if cell is None else cell.state
@@ -191,22 +193,26 @@ class Tracker(Facade[Callable[[Waiting, int], bool]]):
             return None
         if cell is not None:
             cell.put = True
-        logger.info("%s %s id=%s", type, name or "", id)
+        logger.info("%s %s id=%s", type, shown, id)
         return id
 
 
-_Known = tuple[str, tuple[str, ...], tuple[str, ...]]
+_Known = tuple[str, tuple[str, ...], tuple[str, ...], str]
 _KNOWN: dict[str, _Known] = {}
-"""Names that were tracked, what GA4 has against them and which of their fields are personal; an application has few."""
+"""Names that were tracked, what GA4 has against them, which of their fields are personal, and what our own log says.
+
+An application has few.
+"""
 _MOST_KNOWN = 1_000
 
 
 def _read_event(event: object) -> _Known:
     if isinstance(event, Event):
-        return event.name, (), tuple(event.personal)
+        return event.name, (), tuple(event.personal), event.name
     name = line(event, [], 256).strip()
     documented = DOCUMENTED.get(name)
-    known = name, () if documented else tuple(ga4_name_faults(name)), tuple(documented.personal) if documented else ()
+    faults, personal = ((), documented.personal) if documented else (ga4_name_faults(name), ())
+    known = name, tuple(faults), tuple(personal), shown_name(name)
     if name and type(event) is str and name == event and len(_KNOWN) < _MOST_KNOWN:
         _KNOWN[name] = known
     return known

@@ -153,7 +153,7 @@ def test_what_is_no_host_is_said_at_once(host: str) -> None:
 
 @pytest.fixture
 def running(receiver: Receiver) -> Iterator[Observability]:
-    with observed(receiver) as observability:
+    with observed(receiver, trace_hosts="127.0.0.1") as observability:
         yield observability
 
 

@@ -202,7 +202,7 @@ def check(found: list[dict[str, Any]], values: Marked, kind: str, send_bodies: b
     if send_bodies and kind == "json":
         assert raised["request"]["data"]["people"][0]["name"] == "Ann"
     elif send_bodies:
-        assert all(name in raised["request"]["data"] for name in ("Ann", *BODY))
+        assert all(name in json.dumps(raised["request"]["data"]) for name in ("Ann", *BODY))
     assert values.arrived(json.dumps(found)) == {}
 
 
@@ -294,9 +294,9 @@ async def test_a_page_view_tells_no_secret_of_its_path(receiver: Receiver) -> No
     ("body", "shown"),
     [
         (b'{"name": "Ann"}', {"name": "Ann"}),
-        (b"name=Ann&password=hunter22", "name=Ann&password=[scrubbed"),
-        (b"\xff\xfe", "\ufffd\ufffd"),
-        (b"x" * (16 << 10), "x" * 100),
+        (b"name=Ann&age=7", [{"name": "name", "value": "Ann"}, {"name": "age", "value": "7"}]),
+        (b"\xff\xfe", {"content_type": None, "size": 2}),
+        (b"x" * (16 << 10), {"content_type": None, "size": 16384}),
         (b"x" * (16 << 10) + b"y", "[body of more than 16384 bytes]"),
         (b"", None),
     ],

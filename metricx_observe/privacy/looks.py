@@ -29,7 +29,9 @@ _SECRETS = (
     # Prose has `bearer tokens` and `basic understanding`: a credential has a digit, a capital inside, or is long.
     ("credentials", rf"{_ALONE}(?i:bearer|basic)[ ]{{1,3}}+(?=[A-Za-z0-9._~+/\-]{{6}})"
      r"((?:[A-Za-z._~+/=\-]*+\d|[a-z]*+[A-Z]+[a-z]|[A-Za-z0-9._~+/]{20})[A-Za-z0-9._~+/\-]*+=*+)"),
-    ("url_password", r":\\{0,2}+/\\{0,2}+/(?:[^\s:/?#@'\"]{0,256}+:([^\s/?#'\"]{1,256})|([A-Za-z0-9_\-.%]{16,256}+))@"),
+    # `netloc` is what `urlsplit` calls an address without its scheme.
+    ("url_password", r"(?::\\{0,2}+/\\{0,2}+/|\bnetloc['\"\\]{0,3}+\s?[=:]\s?b?['\"\\]{0,3}+)"
+     r"(?:[^\s:/?#@'\"]{0,256}+:([^\s/?#'\"]{1,256})|([A-Za-z0-9_\-.%]{16,256}+))@"),
     ("card", r"(?:(?<![\w.])|(?<=\\[nrt]))[2-6]\d{3}(?:[ \-\xa0]?\d){10,15}+(?!\w)"),
     # A JWT without its dots is matched and let go: to demand them could backtrack.
     ("vendor_key", rf"{_ALONE}(?:(eyJ{_T}{{8,}}+(?:\.{_T}*+=*+){{1,4}}+)|eyJ{_T}++)"),

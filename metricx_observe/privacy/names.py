@@ -14,7 +14,7 @@ Verdict = int
 HARMLESS = 0
 ID = 1  # a number of 16 digits is no card's
 SOURCE = 2  # lines of Python, where only literals can be secrets
-SIBLINGS = 3  # it depends on what stands beside it: `{"name": "password", "value": …}`
+SIBLINGS = 3  # it depends on what stands beside it or inside: `{"name": "password", "value": …}`, `netloc`
 PERSONAL = 4  # an e-mail address, a phone number or an IP address: left to the destination's policy
 IN_QUERY = 5  # a secret when it is random and in an address: `?key=`
 IF_RANDOM = 6  # a secret when the value is random: `code`, `state`, `session_id` (GA4's has digits)
@@ -85,7 +85,7 @@ _PLAIN_TOKENS = _set("page pad eos bos unk cls sep mask stop special per continu
 _PERSONAL = _set("email emails mail phone mobile msisdn telephone ip")
 _PERSONAL_PAIRS = _set("ip_address remote_addr forwarded_for real_ip e_mail phone_number")
 _SOURCE = _set("context_line pre_context post_context")
-_SIBLINGS = _set("value val v input params")
+_SIBLINGS = _set("value val v input params netloc")
 _IF_RANDOM = _set("code state sid session sig signature hmac")
 _STEMS = {"cookie", "input", "key", *_SECRET, *_SECRET_ENDS, *_IF_RANDOM}
 _STEMS |= {max(pair.split("_"), key=len) for pair in _PAIRS}

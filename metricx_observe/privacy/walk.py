@@ -90,6 +90,8 @@ class Pass:
         """The value of a name that says something of it, alone or with what stands beside it."""
         if name == "params" and type(siblings.get("message")) is str and type(item) in (list, tuple):
             return self._parameters(siblings["message"], item, depth)
+        if name == "netloc" and type(item) is str:  # as `urlsplit` names it, without the scheme that tells an address
+            return self._text(f"netloc={item}").removeprefix("netloc=")
         if name == "token" and "logprob" in siblings:  # a language model's
             says = HARMLESS
         elif says == SIBLINGS:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
+from weakref import WeakValueDictionary
 
 from langfuse import Langfuse as Client
 from langfuse._client.resource_manager import LangfuseResourceManager
@@ -171,16 +172,44 @@ class _Exporter(SpanExporter):
 
 
 class _Identify(SpanProcessor):
-    """Puts our user, session and trace fields on the application's own spans when they start."""
+    """Puts our user, session and trace fields on the application's own spans, and whether their content may be sent.
+
+    When they start, for whoever reads them meanwhile, and again when they end: who is bound and what is allowed then
+    counts, as it does for our own observations.
+    """
+
+    def __init__(self) -> None:
+        self._open = WeakValueDictionary[int, _Whose]()
+        """By span id. A span may end on another thread, or in another request; one may never end."""
 
     def on_start(self, span: Span, parent_context: OtelContext | None = None) -> None:  # noqa: ARG002
         observation, cell = current_observation(), current_cell()
         if observation is not None and int(observation.trace_id, 16) == span.get_span_context().trace_id:
-            facts = observation._facts()
+            whose = _Whose(observation._facts)
         elif cell is not None and cell is not DETACHED:
-            facts = TraceFacts().within(cell.state)
+            whose = _Whose(lambda: TraceFacts().within(cell.state))
         else:
             return
-        span.set_attributes(trace_attributes(facts, None))
-        if facts.state is not None and facts.state.consent.llm_content is False:
-            span.set_attribute(NO_CONTENT, True)
+        setattr(span, _WHOSE, whose)  # lives as long as the span does
+        self._open[span.get_span_context().span_id] = whose
+        span.set_attributes(trace_attributes(whose.facts(), None))
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Before the exporter gets this copy of the span: the span itself takes no attribute any more."""
+        context = span.get_span_context()
+        whose = None if context is None else self._open.pop(context.span_id, None)
+        if whose is not None:
+            facts = whose.facts()
+            refused = facts.state is not None and facts.state.consent.llm_content is False
+            found = {**(span.attributes or {}), **trace_attributes(facts, None)}
+            span._attributes = {**found, NO_CONTENT: True} if refused else found
+
+
+_WHOSE = "_metricx_whose"
+
+
+class _Whose:
+    """What tells whose a span is. An object of its own, since a bound method cannot be kept by a weak reference."""
+
+    def __init__(self, facts: Callable[[], TraceFacts]) -> None:
+        self.facts = facts

@@ -51,9 +51,16 @@ _COUNTS = [
 _FEW_TAGS = 5  # of a trace that is remembered
 _CONTENT = frozenset({"input", "output"})
 _CONTENT_KEYS = (
-    Key.OBSERVATION_INPUT, Key.OBSERVATION_OUTPUT, "gen_ai.prompt", "gen_ai.completion", "gen_ai.input.messages",
-    "gen_ai.output.messages",
+    Key.OBSERVATION_INPUT, Key.OBSERVATION_OUTPUT, Key.EXPERIMENT_ITEM_EXPECTED_OUTPUT,
+    "langfuse.trace.input", "langfuse.trace.output", "gen_ai.prompt", "gen_ai.completion", "gen_ai.content",
+    "gen_ai.input.messages", "gen_ai.output.messages", "gen_ai.system_instructions",
+    "gen_ai.tool.call.arguments", "gen_ai.tool.call.result", "input.value", "output.value",
+    "llm.input_messages", "llm.output_messages", "llm.prompts", "llm.completions",
+    "traceloop.entity.input", "traceloop.entity.output", "ai.prompt", "ai.response.text", "mcp.request.argument",
 )  # fmt: skip
+"""Of Langfuse, OpenTelemetry's GenAI conventions, OpenInference, OpenLLMetry and the AI SDK."""
+_EXCEPTION = "exception"
+"""The one event whose attributes are no content: what `record_exception` adds."""
 NO_CONTENT = "metricx.no_content"
 """Marks a span of the application's own Langfuse code whose user did not allow content; never sent."""
 _INT64 = 1 << 63
@@ -174,7 +181,8 @@ class LangfuseChannel(_Channel):
     def _theirs(self, span: ReadableSpan) -> dict[str, Any]:
         context = span.get_span_context() or otel_trace.INVALID_SPAN_CONTEXT
         given = dict(span.attributes or {})
-        dropped = _CONTENT_KEYS if given.pop(NO_CONTENT, False) else ()
+        no_content = given.pop(NO_CONTENT, False)
+        dropped = _CONTENT_KEYS if no_content else ()
         kept = {key: value for key, value in given.items() if not key.startswith(dropped)}
         return {
             "traceId": format_trace_id(context.trace_id),
@@ -185,16 +193,20 @@ class LangfuseChannel(_Channel):
             "startTimeUnixNano": str(span.start_time or 0),
             "endTimeUnixNano": str(span.end_time or 0),
             "attributes": _listed(self._scrubbed(kept, "attributes"), self._base),
-            "events": [self._event(event) for event in span.events],
+            "events": [self._event(event, no_content) for event in span.events],
             "status": {
                 "code": span.status.status_code.value,
                 "message": self._scrubber.text(span.status.description or "", "observation", "status"),
             },
         }
 
-    def _event(self, event: Event) -> dict[str, Any]:
-        attributes = self._scrubbed(event.attributes, "events")
-        return {"name": event.name, "timeUnixNano": str(event.timestamp), "attributes": _listed(attributes)}
+    def _event(self, event: Event, no_content: object) -> dict[str, Any]:
+        kept = None if no_content and event.name != _EXCEPTION else event.attributes
+        return {
+            "name": self._scrubber.text(event.name, "observation", "events"),
+            "timeUnixNano": str(event.timestamp),
+            "attributes": _listed(self._scrubbed(kept, "events")),
+        }
 
     def _scrubbed(self, attributes: Mapping[str, Any] | None, place: str) -> bytes:
         return _encoded(self._scrubber.scrub(dict(attributes or {}), "observation", place))

@@ -20,7 +20,7 @@ from rudderstack.analytics.client import Client
 from metricx_observe.context import Consent
 from metricx_observe.delivery.channel import Described, Importance, Message, Post
 from metricx_observe.events import ga4_parameter_faults
-from metricx_observe.normalise import plain
+from metricx_observe.normalise import plain, shown_name
 from metricx_observe.privacy import Personal, Scrubber
 from metricx_observe.settings import Settings, Vendor
 from metricx_observe.tracker import TrackRecord
@@ -79,7 +79,7 @@ class RudderStackChannel:
         signal, body = record.type, record.body
         values = orjson.loads(body)
         if signal == "track" and (faults := ga4_parameter_faults(values)):
-            self._note(f"track {record.name}", faults)
+            self._note(f"track {shown_name(record.name or '')}", faults)
         if self._policy != "keep" and record.personal:
             values = self._personal(values, record.personal)
             body = orjson.dumps(values)

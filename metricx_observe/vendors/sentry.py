@@ -19,6 +19,7 @@ from sentry_sdk.integrations.logging import LoggingIntegration, ignore_logger
 from sentry_sdk.integrations.starlette import StarletteIntegration
 from sentry_sdk.utils import event_from_exception
 
+from metricx_observe.bodies import shown_body
 from metricx_observe.context import DETACHED, Context, current_cell, left_by
 from metricx_observe.exceptions import ConfigurationError
 from metricx_observe.privacy import Scrubber
@@ -27,9 +28,13 @@ from metricx_observe.settings import Settings, Vendor
 
 from .burst import error_key
 from .sentry_channel import EnvelopeTransport, Put
-from .sentry_events import body_of, enrich
+from .sentry_events import enrich
 from .sentry_frames import Bypass, add_source, steps_of, tell_own
-from .sentry_scope import RequestScope
+from .sentry_logs import ItemHooks
+from .sentry_messages import Messages, clean_message, crumb_hook
+from .sentry_named import name_fields, show_named_tuples
+from .sentry_scope import RequestScope, cell_of
+from .sentry_targets import keep_from_redirects, propagation_targets
 from .sentry_transactions import Transactions
 
 logger = logging.getLogger(__name__)
@@ -77,15 +82,22 @@ class Sentry:
         self._transport = EnvelopeTransport(put, commit, settings.errors_max_per_second)
         given = {**self._options(web), **options}
         self._previous = self._take_over(given)
+        if "trace_propagation_targets" not in options:
+            given["trace_propagation_targets"] = propagation_targets(settings.trace_hosts)
+        keep_from_redirects()
+        show_named_tuples()
         self._bypass = Bypass(options)
         # with `data_collection` the SDK takes no scrubber; a shorter length would cut the events' ids, too
         if not options.get("data_collection") and (options.get("max_value_length") or 32) >= 32:
             given["event_scrubber"] = self._bypass
         if options.get("add_full_stack"):  # the SDK joins the stacks by their source
             given["include_source_context"] = True
+        self._messages = Messages(scrubber)
         with_source = bool(options.get("include_source_context", True))
         for hook in ("before_send", "before_send_transaction"):
             given[hook] = self._completing(options.get(hook), with_source)
+        given["before_breadcrumb"] = crumb_hook(options.get("before_breadcrumb"), self._messages)
+        given |= ItemHooks(self._messages, _cell_now, scrubber).options(given)
         sentry_sdk.init(dsn=target.url, transport=self._transport, **given)
         self._client: Any = sentry_sdk.get_client()
         self._transactions = Transactions(settings, put, self._client, options, scrubber)
@@ -183,6 +195,7 @@ class Sentry:
         A thread may have one without the other. An event under `detached()` belongs to no request. What ended a job is
         reported after it.
         """
+        name_fields(event)
         running = current_cell()
         error = (hint.get("exc_info") or (None, None, None))[1]
         if event.get("logger") in _SERVER_LOGGERS and error is not None and was_reported(error):
@@ -203,12 +216,10 @@ class Sentry:
     def _enrich(self, event: Any, cell: Context) -> None:
         """Put on what is known of the request or job now: what is bound later is of later events."""
         info, send_ip = cell.info, self._settings.send_client_ip
-        request = None if info is None else info.facts()
-        rules = enrich(event, cell.state, cell.llm_trace_id, request, send_ip, self._scrubber)
+        request, paths = (None, ()) if info is None else (info.facts(), info.paths())
+        rules = enrich(event, cell.state, cell.llm_trace_id, request, send_ip, self._scrubber, paths)
         if info is not None and info.body and event.get("type") != "transaction":
-            event["request"]["data"] = body_of(info.body)
-        if info is not None and request is not None and request.pieces is None:
-            rules = rules._replace(paths=tuple(info.paths()))
+            event["request"]["data"] = shown_body(info.body, info.header(b"content-type") or "")
         self._transport.rules.keep(event["event_id"], rules)
 
     def _completing(self, before_send: Any, with_source: bool) -> Any:
@@ -221,6 +232,8 @@ class Sentry:
                 add_source(event)
             if extra := hint.get(_EXTRA):  # the SDK would cut it to ten items
                 event["extra"] = {**(event.get("extra") or {}), **extra}
+            refused = _cell_now().state.consent.analytics is False
+            clean_message(event, hint.get("log_record"), self._messages, "drop" if refused else "hash")
             return event if before_send is None else self._sent(before_send, event, hint)
 
         return complete
@@ -301,6 +314,10 @@ class Sentry:
 def _is_no_servers_echo(handler: Any, record: logging.LogRecord) -> bool:  # noqa: ARG001
     error = record.exc_info[1] if record.exc_info else None
     return record.name not in _SERVER_LOGGERS or error is None or not was_reported(error)
+
+
+def _cell_now() -> Context:
+    return current_cell() or cell_of(sentry_sdk.get_isolation_scope()) or DETACHED
 
 
 def _text_key(event: Any) -> Hashable:

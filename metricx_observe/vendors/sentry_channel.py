@@ -23,6 +23,8 @@ from metricx_observe.settings import Vendor
 
 from .burst import Burst
 from .sentry_events import scrub_event
+from .sentry_headers import header_scrubber
+from .sentry_logs import scrub_items
 from .sentry_rules import NO_RULES, Rules, RulesById
 
 Put = Callable[[object, int], bool]
@@ -128,10 +130,11 @@ class SentryChannel:
         return [record] if isinstance(record, Sent) else cast(Ended, record).envelopes()
 
     def _message(self, envelope: Envelope, rules: Rules) -> Message:
-        lines = [_json(envelope.headers)]
+        clean = header_scrubber(self._scrubber, rules)
+        lines = [_json(clean(envelope.headers))]
         for item in envelope.items:
             body = self._item(item, rules)
-            lines += [_json({**item.headers, "length": len(body)}), body]
+            lines += [_json({**clean(item.headers), "length": len(body)}), body]
         kind = envelope.items[0].data_category if envelope.items else "default"
         return Message(kind, b"\n".join(lines) + b"\n")
 
@@ -139,7 +142,9 @@ class SentryChannel:
         content: Any = item.payload.json
         if content is None:
             return item.get_bytes()  # an attachment: the application chose its bytes
-        if isinstance(content, dict):
+        if isinstance(content, dict) and isinstance(content.get("items"), list):
+            content = scrub_items(content, str(item.data_category), self._scrubber)
+        elif isinstance(content, dict):
             content = scrub_event(content, str(item.data_category), self._scrubber, rules)
         else:
             content = self._scrubber.scrub(content, str(item.data_category), "item")

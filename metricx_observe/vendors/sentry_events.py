@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
-import orjson
-
 from metricx_observe.context import Context, RequestContext
 from metricx_observe.ids import one_line
-from metricx_observe.inbound import MAX_BODY
-from metricx_observe.privacy import Personal, Scrubber
+from metricx_observe.privacy import Scrubber
 from metricx_observe.request import Clean, RequestFacts, origin_of
 
 from .sentry_frames import frames
-from .sentry_rules import NO_RULES, Rules, without_secrets
+from .sentry_rules import NO_RULES, Rules, policy, without_secrets
 
 _DROPPED_HEADERS = frozenset({"authorization", "cookie", "proxy-authorization", "set-cookie"})
 _ADDRESS_HEADERS = frozenset({"x-forwarded-for", "x-real-ip", "forwarded", "cf-connecting-ip", "true-client-ip"})
@@ -37,15 +35,15 @@ def route_name(cell: Context) -> str:
 
 def enrich(
     event: dict[str, Any], state: RequestContext, llm_trace_id: str | None, request: RequestFacts | None, send_ip: bool,
-    scrubber: Scrubber,
+    scrubber: Scrubber, paths: Iterable[str] = (),
 ) -> Rules:  # fmt: skip
     """Put user, workspace, request and ids on an error or transaction, in Sentry's native places.
 
-    Returns what the writer needs to scrub it.
+    `paths`: of a request that no route took. Returns what the writer needs to scrub the event.
     """
     tags = {**(event.get("tags") or {}), **state.tags, "request_id": state.request_id}
     contexts = event.setdefault("contexts", {})
-    rules = Rules(refused=state.consent.analytics is False, bound=_bound(state))
+    rules = rules_of(state, request, scrubber, paths)
     if rules.refused:
         event.pop("user", None)
     elif state.user is not None:
@@ -67,15 +65,24 @@ def enrich(
     event["transaction"] = request.route or "<unmatched>"  # of an open transaction the SDK has put a provisional name
     event["transaction_info"] = {"source": "route"}
     send_ip = send_ip and not rules.refused
-    clean: Clean = partial(scrubber.scrub, signal="request", place="path", personal=policy(rules))
-    event["request"] = _request(request, send_ip, clean)
+    event["request"] = _request(request, send_ip, _clean_path(rules, scrubber))
     ip = request.client[0] if send_ip and request.client is not None else None  # in `user` the SDK would take it off
-    return rules._replace(ip=ip, secrets=request.secrets(clean))
+    return rules._replace(ip=ip)
 
 
-def policy(rules: Rules) -> Personal:
-    """What becomes of addresses in an event."""
-    return "drop" if rules.refused else "hash"
+def rules_of(
+    state: RequestContext, request: RequestFacts | None, scrubber: Scrubber, paths: Iterable[str] = ()
+) -> Rules:
+    """What a signal of a request or job is to be scrubbed by, as things are now."""
+    bound = _bound(state)
+    rules = Rules(
+        refused=state.consent.analytics is False, bound=bound, paths=tuple(path for path in paths if path not in bound)
+    )
+    return rules if request is None else rules._replace(secrets=request.secrets(_clean_path(rules, scrubber)))
+
+
+def _clean_path(rules: Rules, scrubber: Scrubber) -> Clean:
+    return partial(scrubber.scrub, signal="request", place="path", personal=policy(rules))
 
 
 def _bound(state: RequestContext) -> frozenset[str]:
@@ -83,16 +90,6 @@ def _bound(state: RequestContext) -> frozenset[str]:
     values = {state.request_id, state.trace_id, *state.tags.values()}
     values |= {user.id, user.email or ""} if user is not None else set()
     return frozenset(values | {workspace.id, workspace.name or ""} if workspace is not None else values)
-
-
-def body_of(body: bytes) -> Any:
-    """A request's body as it is put on an error."""
-    if len(body) > MAX_BODY:
-        return f"[body of more than {MAX_BODY} bytes]"
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return body.decode("utf-8", "replace")
 
 
 def _request(facts: RequestFacts, send_ip: bool, clean: Clean) -> dict[str, Any]:

@@ -63,7 +63,7 @@ class Bypass:
         plain = {key: value for key in event.keys() - _CUT if (value := self._json(event[key])) is not None}
         taken = {key: event.pop(key) for key in plain}
         # not where the application's scrubber has left marks of the SDK's own kind
-        whole = [_has_stack(value) and bool(_is_json(value)) for value in _values(event)]
+        whole = [_has_stack(value) and bool(is_json(value)) for value in _values(event)]
         stacks = [value.pop("stacktrace") if mine else None for value, mine in zip(_values(event), whole, strict=True)]
         self._held[event["event_id"]] = event, taken, plain, stacks
 
@@ -80,11 +80,12 @@ class Bypass:
 
     def _json(self, value: object) -> Any:
         """A copy of what is JSON; None for what is not, and for what is so large that the serialiser might cut it."""
-        data = _is_json(value)
+        data = is_json(value)
         return orjson.loads(data) if 0 < len(data) <= self._largest else None
 
 
-def _is_json(value: object) -> bytes:
+def is_json(value: object) -> bytes:
+    """`value` as JSON where it is nothing else; empty where it is."""
     try:
         return orjson.dumps(value, option=orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS)
     except TypeError:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from threading import Lock
 from typing import Any, NamedTuple
 
+from metricx_observe.privacy import Personal
+
 _TELLING, _WORD = 8, 4
 """Characters from which on a part of a path is looked for everywhere, and as a word; a shorter one behind a `/`."""
 _MOST_KEPT = 1_000
@@ -34,10 +36,21 @@ class Rules(NamedTuple):
     bound: frozenset[str] = frozenset()
     """What the server bound itself: a client that puts it into the path must not take it off the event."""
     paths: tuple[str, ...] = ()
-    """Spellings of the path, where no route took the request: all of it may be secret."""
+    """Spellings of the path and of its parts, where no route took the request: all of it may be secret."""
+
+
+    @property
+    def free(self) -> dict[str, str]:
+        """Of the secrets those that the server did not bind itself."""
+        return {text: kept for text, kept in self.secrets.items() if text not in self.bound}
 
 
 NO_RULES = Rules()
+
+
+def policy(rules: Rules) -> Personal:
+    """What becomes of addresses in a signal."""
+    return "drop" if rules.refused else "hash"
 
 
 class RulesById:
@@ -74,7 +87,7 @@ def without_secrets(event: dict[str, Any], rules: Rules) -> dict[str, Any]:
     if isinstance(event.get("tags"), dict):  # the server sets them: only a path can be in one by itself
         in_path = replacing({f"/{text}": f"/{kept}" for text, kept in rules.secrets.items()}, rules.paths) or replace
         event["tags"] |= {key: in_path(value) for key, value in event["tags"].items() if key not in _OUR_TAGS}
-    replace = replacing({text: kept for text, kept in rules.secrets.items() if text not in rules.bound}, rules.paths)
+    replace = replacing(rules.free, rules.paths)
     return event if replace is None else _in_texts(event, replace)
 
 

@@ -74,6 +74,12 @@ class _LazyScope(_Scope):
                 self.filled(self)
 
 
+def cell_of(scope: Scope) -> Context | None:
+    """The cell of the request or job that an isolation scope, or a fork of one, belongs to."""
+    owners = (getattr(each, "__self__", None) for each in scope._event_processors)
+    return next((owner._cell for owner in owners if isinstance(owner, RequestScope)), None)
+
+
 class _Outside:
     """A block in other scopes. A class: it costs a microsecond less than a generator."""
 
