@@ -35,7 +35,7 @@ _LONGEST = 200  # characters of what that reads
 def formats() -> list[tuple[str, str, str]]:
     """By rule: a pattern of all its formats, and what occurs wherever one of them does. Read at the first use."""
     found: defaultdict[str, list[str]] = defaultdict(list)
-    for line in (get_data(__package__, "issuers.tsv") or b"").decode().splitlines():
+    for line in (get_data(__name__, "issuers.tsv") or b"").decode().splitlines():
         if not line.startswith("#"):
             rule, _, pattern, *_ = line.split("\t")
             found[rule].append(pattern)
