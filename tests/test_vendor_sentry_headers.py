@@ -17,7 +17,7 @@ from sentry_sdk.envelope import Envelope, Item
 from metricx_observe import ContextDep, ErrorReporterDep
 from metricx_observe.privacy import Scrubber
 from metricx_observe.settings import Vendor
-from metricx_observe.vendors.sentry_channel import SentryChannel, Sent
+from metricx_observe.vendors.sentry_channel import Sent, SentryChannel
 
 from .faults import FaultyVendor
 from .receiver_server import Receiver

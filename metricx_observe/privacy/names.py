@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from itertools import pairwise
 from urllib.parse import unquote
 
+from .cards import numbers_something_else
 from .looks import MARKER
 
 Verdict = int
@@ -162,7 +163,7 @@ class Names:
             (PERSONAL, (last in _PERSONAL or pairs & _PERSONAL_PAIRS) and "ch_ua" not in pairs),
             (IF_RANDOM, joined in _IF_RANDOM or last in ("sid", "session") or whole.endswith("session_id")),
             (IN_QUERY, whole == "key"),
-            (ID, last == "id"),
+            (ID, last == "id" or numbers_something_else(words)),
         ):
             if applies:
                 return verdict

@@ -14,6 +14,7 @@ from base64 import b64decode
 from collections.abc import Iterator
 from urllib.parse import unquote
 
+from .issuers import ALONE
 from .looks import MARK, Finding
 from .names import COOKIE, IF_RANDOM, IN_QUERY, SECRET, Names, name_before
 
@@ -50,7 +51,7 @@ _FIELD = re.compile(
 _ATTRIBUTE = re.compile(r"""\b(?:name|key)=\\*+["']([\w.\-]{1,64}+)\\*+["']\s++value=\\*+["']([^"'\\<>]++)""")
 _SQL = re.compile(rf"\[SQL: ([^\[]++)\[parameters: ({_IN_LINE}++)")  # how SQLAlchemy ends its errors
 # What stands in other clothes: percent-encoded, once or twice, or in base64 as JSON.
-_BASE64, _RUN = re.compile(r"eyJ[\w+/\-]{8,}+", re.A), re.compile(r"[^\s\"'<>&]++")
+_BASE64, _RUN = re.compile(rf"{ALONE}eyJ[\w+/\-]{{8,}}+", re.A), re.compile(r"[^\s\"'<>&]++")
 _PERCENT = re.compile(r"%(?:25)?3[AaDd]")
 _LINE = re.compile(r"""[^\r\n'"\\]*+""")
 says_nothing = re.compile(

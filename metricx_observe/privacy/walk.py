@@ -135,6 +135,8 @@ class Pass:
             if says == PERSONAL and self._personal != "keep" and not _HASH.fullmatch(bare):
                 return self._mark(value, "personal")
         if isinstance(value, str):
+            if says == ID and len(value) < LONGEST_REMEMBERED and value.isdecimal() and not self._scrubber.patterns:
+                return value
             return self._text(value, says == SOURCE and len(value) <= _LONGEST_LINE)
         if SMALLEST_CARD <= value < _LARGEST_CARD and says != ID and by_look(str(int(value))):
             return self._mark(value, "card")
