@@ -109,10 +109,11 @@ def test_bodies_over_the_limits_are_refused() -> None:
 
 
 def test_too_many_signals_a_second_are_a_429_that_says_when_to_come_back() -> None:
-    """The rate of stored rows is bounded; a single batch over the bound is still taken, or it never would be."""
-    with running_receiver(limits=Limits(rows_per_s=3)) as receiver:
-        batch = {"batch": [{"type": "track", "event": "e", "messageId": str(n)} for n in range(1_000)]}
-        statuses = [post(receiver, RUDDERSTACK, batch) for _ in range(5)]
+    """The rate of stored rows is bounded; a single batch over the bound is a 413, since no second has room for it."""
+    with running_receiver(limits=Limits(rows_per_s=1_000)) as receiver:
+        batch = [{"type": "track", "event": "e", "messageId": str(n)} for n in range(1_001)]
+        assert "1000 signals" in refusal(post(receiver, RUDDERSTACK, {"batch": batch}), 413)
+        statuses = [post(receiver, RUDDERSTACK, {"batch": batch[:1_000]}) for _ in range(9)]
         refused = [each for each in statuses if each.status_code == 429]
         assert refused
         assert refused[0].headers["retry-after"] == "1"
