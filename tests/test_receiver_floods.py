@@ -215,7 +215,7 @@ def langfuse_batch(*, protobuf: bool = False) -> bytes:
     ],
 )
 def test_the_largest_batches_of_sdks_and_couriers_pass(
-    fresh_server: Running, path: str, body: bytes, media_type: str
+    fresh_server: Running, path: str, body: Callable[[], bytes], media_type: str
 ) -> None:
     """Bounds against floods refuse nothing that a real SDK sends."""
     assert fresh_server.post(path, body(), **{"Content-Type": media_type}).status_code == 200
