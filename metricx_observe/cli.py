@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,7 @@ except ImportError as error:  # the console script exists without the extra
 
 from . import cli_outbox as outbox
 from .cli_forget import forget
+from .cli_text import harmless
 from .exceptions import ObserveError
 
 app = typer.Typer(name="metricx-observe", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -67,7 +69,7 @@ def scrub(
         scrubbed = scrubber.scrub(orjson.loads(data), "file", "content")
     except orjson.JSONDecodeError as error:
         raise ObserveError(f"this is no JSON: line {error.lineno}, column {error.colno}") from None
-    typer.echo(orjson.dumps(scrubbed, option=orjson.OPT_INDENT_2))
+    typer.echo(harmless(orjson.dumps(scrubbed, option=orjson.OPT_INDENT_2).decode(), keep="\n"))
     for rules in scrubber.report.as_dict().get("file", {}).values():
         for rule, count in rules.items():
             typer.echo(f"{rule}: {count}", err=True)
@@ -82,10 +84,13 @@ def _read(file: Path) -> bytes:
 
 def main() -> None:
     """The entry point. Our own errors are one line on stderr and exit status 1."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a name that a terminal's encoding does not have ends no command
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except ObserveError as error:
-        typer.echo(f"metricx-observe: {error}", err=True)
+        typer.echo(f"metricx-observe: {harmless(str(error), keep=chr(10))}", err=True)
         raise SystemExit(1) from None
 
 

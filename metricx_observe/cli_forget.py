@@ -7,11 +7,13 @@ import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import httpx
 import typer
 
 from .cli_outbox import _opened
+from .cli_text import harmless
 from .exceptions import ObserveError
 from .settings import Settings, load_settings
 
@@ -110,9 +112,9 @@ curl -X POST {rudderstack_api}/v2/regulations -H "Authorization: Bearer $RUDDERS
   {json_type} -d {shlex.quote(json.dumps(suppression))}
 # Langfuse: the user's traces (go on with the cursor of the answer), then their deletion
 curl -G {base}/api/public/v2/observations {keys} -d fields=core -d limit=1000 \\
-  --data-urlencode {shlex.quote(f"userId={user_id}")}
+  -d userId={quote(user_id, safe="", errors="replace")}
 curl -X DELETE {base}/api/public/traces {keys} {json_type} -d '{{"traceIds": ["…"]}}'
-# Sentry deletes issues, not users: search {shlex.quote(f'user.id:"{user_id}"')} there
+# Sentry deletes issues, not users: search {shlex.quote(harmless(f'user.id:"{user_id}"'))} there
 """
     )
 

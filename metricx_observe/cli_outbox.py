@@ -6,7 +6,7 @@ Reads the same settings as the application, so it must run where the application
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+from .cli_text import harmless
 from .delivery import Channel
 from .delivery.outbox import Outbox, OutboxError
 from .exceptions import ObserveError
@@ -53,17 +54,15 @@ def _opened() -> Iterator[tuple[Outbox, list[Channel]]]:
 @app.command()
 def status() -> None:
     """What waits, by vendor and kind, what is dead, and rows whose destination is gone (rotated keys)."""
-    from rich.table import Table
-
     with _opened() as (outbox, channels):
         known = {channel.destination for channel in channels}
-        table = Table("Vendor", "Kind", "Messages", "", "Bytes", "Oldest", "Destination")
+        rows: list[Sequence[str]] = []
         for stream, depth in outbox.depths():
             state = "dead: outbox list" if depth.dead else "waiting"
             gone = "" if stream.destination in known else " (gone: outbox retry --to-current)"
             numbers = str(depth.messages), state, str(depth.size), f"{depth.oldest_s:.0f} s"
-            table.add_row(stream.vendor, stream.kind, *numbers, stream.destination + gone)
-        _show(table)
+            rows.append((stream.vendor, stream.kind, *numbers, stream.destination + gone))
+        _show(("Vendor", "Kind", "Messages", "", "Bytes", "Oldest", "Destination"), rows)
 
 
 @app.command("list")
@@ -73,17 +72,15 @@ def list_messages(
     """Dead letters, then what waits: ids and names, never contents."""
     from itertools import islice
 
-    from rich.table import Table
-
     from .delivery.upkeep import listed
 
     with _opened() as (outbox, channels):
-        table = Table("Letter", "Vendor", "Kind", "Time (UTC)", "Id", "Name", "User", "Status")
+        rows: list[Sequence[str]] = []
         for stream, row, shown in islice(listed(outbox, channels, vendor), limit):
             letter, status = ("", "") if row.status is None else (str(row.id), str(row.status))
             at = f"{datetime.fromtimestamp(row.at, UTC):%Y-%m-%d %H:%M:%S}"
-            table.add_row(letter, stream.vendor, row.kind, at, shown.id, shown.name, shown.user_id or "", status)
-        _show(table)
+            rows.append((letter, stream.vendor, row.kind, at, shown.id, shown.name, shown.user_id or "", status))
+        _show(("Letter", "Vendor", "Kind", "Time (UTC)", "Id", "Name", "User", "Status"), rows)
 
 
 @app.command()
@@ -126,8 +123,14 @@ def export(vendor: VendorOption = None) -> None:
             typer.echo(json.dumps(message))
 
 
-def _show(table: object) -> None:
+def _show(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """As a table. The cells are text as it is: Rich would read `[...]` in them as markup, and `:name:` as an emoji."""
     from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*(Text(harmless(cell)) for cell in row))
     terminal = Console().is_terminal
     Console(width=None if terminal else 400).print(table)  # a pipe has no width: nothing is cut there

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from metricx_observe import cli
+from metricx_observe.delivery.upkeep import opened
 from metricx_observe.observability import Observability
 from metricx_observe.settings import load_settings
 
@@ -48,6 +49,28 @@ def test_status_and_list_show_what_waits_and_no_content(left: Path) -> None:
     listed = run("list")
     assert all(f"event_{n}" in listed and f"user-{n}" in listed for n in range(3))
     assert "own words" not in listed + run("status")
+
+
+NAMES = [
+    "[/x]", "[bold red]a[/]", "[link=https://example.org]b", ":smile:", "\x1b[2Jc", "\x1b]0;d\x07", "e\nf", "\r\tg",
+    "\u202eh", "\u2066i", "\x9b31mj", "\x00k", "\u2028l", "[", "\\[m]", "\U000e0041n", "\u200bo",
+]  # fmt: skip
+"""Rich markup, an emoji code, control sequences, ends of lines and changes of direction."""
+
+
+def test_names_are_shown_as_they_are_and_control_nothing(left: Path) -> None:
+    """What a user's text says is text: no markup, no escape sequence, no new row, whatever it holds."""
+    with opened(f"sqlite://{left}") as outbox:
+        stream = next(stream for stream, _ in outbox.scan())
+        fields = ({key: f"{key} {name}" for key in ("event", "userId", "messageId")} for name in NAMES)
+        outbox.add([(stream, json.dumps({"type": "track", **each}).encode()) for each in fields])
+    listed = run("list", "--limit", "1000")
+    assert "[/x]" in listed
+    assert ":smile:" in listed
+    assert r"\u001b[2Jc" in listed
+    assert r"\u202eh" in listed
+    assert all(each.isprintable() for each in listed.replace("\n", ""))
+    assert len([row for row in listed.splitlines() if "user" in row]) == 3 + len(NAMES)
 
 
 def test_rows_of_a_rotated_key_are_shown_and_moved_to_the_current_one(

@@ -124,7 +124,7 @@ def test_status_shows_counters_without_secrets(open_delivery: Open, vendor: Faul
         "breaker": "closed",
         "last_error": None,
     }
-    assert shown["outbox"] == {"kind": "sqlite", "fallback": "", "stranded": {}, "unacknowledged": 0}
+    assert shown["outbox"] == {"kind": "sqlite", "fallback": "", "healed": "", "stranded": {}, "unacknowledged": 0}
     assert "secret" not in json.dumps(shown)
 
 
@@ -367,7 +367,7 @@ def test_a_file_system_without_locks_means_memory(
     delivery = open_delivery()
     put(delivery, 5)
     assert delivery.flush(5)
-    monkeypatch.setattr("metricx_observe.delivery.sqlite_file.fcntl", None)
+    monkeypatch.setattr("metricx_observe.delivery.owner_lock.fcntl", None)
     other = open_delivery()
     put(other, 5, first=5)
     assert other.flush(5)

@@ -247,3 +247,12 @@ def test_scores_of_the_user_go_too(environment: Path) -> None:
     observability.close(deadline_s=0.0)
     forget("ann")
     assert "ann" not in waiting(environment)
+
+
+@pytest.mark.usefixtures("environment")
+def test_what_is_printed_to_be_pasted_runs_nothing_of_the_user_id() -> None:
+    """An id with the end of a line would end the comment that it stands in, and what follows would be a command."""
+    printed = CliRunner().invoke(cli.app, ["forget", "ann\nrm -rf x\x1b[2J' \u202e"]).output
+    assert "/v2/regulations" in printed
+    assert not [each for each in printed.splitlines() if each.startswith("rm")]
+    assert printed.replace("\n", "").isprintable()

@@ -9,11 +9,13 @@ import socket
 import sys
 import zlib
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import httpx
 import pytest
 
 from metricx_observe.receiver import Limits
+from tests.faults import until
 from tests.receiver_server import GENEROUS, Receiver, running_receiver
 from tests.receiver_wire import INGESTION, MEDIA, OTLP, RUDDERSTACK, SCORES, SENTRY, post, refusal
 
@@ -109,10 +111,11 @@ def test_bodies_over_the_limits_are_refused() -> None:
 
 
 def test_too_many_signals_a_second_are_a_429_that_says_when_to_come_back() -> None:
-    """The rate of stored rows is bounded; a single batch over the bound is still taken, or it never would be."""
-    with running_receiver(limits=Limits(rows_per_s=3)) as receiver:
-        batch = {"batch": [{"type": "track", "event": "e", "messageId": str(n)} for n in range(1_000)]}
-        statuses = [post(receiver, RUDDERSTACK, batch) for _ in range(5)]
+    """The rate of stored rows is bounded; a single batch over the bound is a 413, since no second has room for it."""
+    with running_receiver(limits=Limits(rows_per_s=1_000)) as receiver:
+        batch = [{"type": "track", "event": "e", "messageId": str(n)} for n in range(1_001)]
+        assert "1000 signals" in refusal(post(receiver, RUDDERSTACK, {"batch": batch}), 413)
+        statuses = [post(receiver, RUDDERSTACK, {"batch": batch[:1_000]}) for _ in range(9)]
         refused = [each for each in statuses if each.status_code == 429]
         assert refused
         assert refused[0].headers["retry-after"] == "1"
@@ -126,6 +129,33 @@ def test_a_client_that_hangs_up_in_the_body_leaves_no_trace(receiver: Receiver) 
         connection.sendall(b"POST /v1/batch HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n\r\n" + BATCH)
     assert post(receiver, RUDDERSTACK, BATCH).status_code == 200
     assert len(receiver.signals()) == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "status"),
+    [
+        (b'"' + b'[,{\\"\\\\' * 200_000 + b'"', 200),
+        (b"[" + b"0," * 600_000 + b"0]", 413),
+        (b"[" + b'"a",' * 1_100_000 + b"0]", 413),
+    ],
+)
+def test_values_are_bounded_and_what_stands_in_a_text_is_none(receiver: Receiver, value: bytes, status: int) -> None:
+    """Separators and escaped quotes inside of a text are text; outside of it each is a value."""
+    answer = post(receiver, RUDDERSTACK, b'{"batch":[{"type":"track","x":' + value + b"}]}")
+    assert answer.status_code == status, answer.text
+    assert len(receiver.signals()) == (status == 200)
+
+
+def test_bodies_that_are_held_at_the_same_time_are_bounded() -> None:
+    """Clients that send large bodies and never end them cost four of the largest; others are told to come back."""
+    head = b"POST /v1/batch HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n\r\n" + b"x" * 999
+    with running_receiver(limits=Limits(body_bytes=1000)) as receiver, ExitStack() as held:
+        host, port = receiver.url.removeprefix("http://").split(":")
+        for _ in range(4):
+            held.enter_context(socket.create_connection((host, int(port)), timeout=10)).sendall(head)
+        until(lambda: post(receiver, RUDDERSTACK, BATCH).status_code == 429)
+        held.close()
+        until(lambda: post(receiver, RUDDERSTACK, BATCH).status_code == 200)
 
 
 @pytest.mark.parametrize("path", [SENTRY, RUDDERSTACK, OTLP, SCORES, INGESTION])

@@ -48,7 +48,7 @@ class Delivery:
         """Make what belongs to one process; again in a forked child, where the parent's may be half locked."""
         from .sqlite import SqliteOutbox  # sqlite3 is loaded with the first Delivery, not with the package
 
-        self._tally, self._fallback = Tally(), ""
+        self._tally, self._fallback, self._healed = Tally(), "", ""
         self._outbox: Outbox = SqliteOutbox(self._path, self._fell_back)
         common = self._outbox, self._tally, self._limits, self._isolate
         self._couriers = [Courier(channel, *common) for channel in self._channels.values() if self._deliver]
@@ -136,6 +136,7 @@ class Delivery:
         status["outbox"] = {
             "kind": self._outbox.kind if self._writer.thread else "not opened",
             "fallback": self._fallback,
+            "healed": self._healed,
             "stranded": dict(stranded),
             "unacknowledged": self._tally.counters["outbox", "unacknowledged", ""],
         }
@@ -152,6 +153,9 @@ class Delivery:
                 courier.wake(linger=True)
 
     def _tick(self) -> None:
+        if healed := self._outbox.check():
+            self._fallback, self._healed = "", healed
+            self._tally.say(logging.WARNING, ("healed", healed), "The outbox was put right: %s", healed)
         for courier in self._couriers:
             courier.check(time.monotonic())
         limits = self._limits

@@ -105,6 +105,10 @@ class Outbox(Store, Protocol):
         """Take over the rows that dead processes left for these destinations. Returns how many messages."""
         ...
 
+    def check(self) -> str:
+        """Put right what somebody did to what the outbox stands on; called at each tick. Returns what it was, once."""
+        ...
+
     def depths(self) -> list[tuple[Stream, Depth]]:
         """What waits and what is dead, of all processes that share this outbox."""
         ...

@@ -18,7 +18,8 @@ from itertools import chain, groupby, repeat
 
 from .channel import Limits
 from .outbox import Depth, Row, Stream
-from .sqlite_file import DEAD, ROW_BITS, SqliteFile
+from .sqlite_carry import DEAD, ROW_BITS
+from .sqlite_file import SqliteFile
 
 JOIN_BYTES = 16
 """What joining a payload to others may add to a post."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from importlib import import_module
 from typing import Any
 
@@ -17,17 +18,30 @@ CHUNK = 1 << 20
 """Bytes that are decompressed at a time, so that a bomb is noticed before it is large."""
 
 
-async def read_body(request: Request, limit: int) -> bytes:
-    """The body as it was sent. Raises Refused(413) as soon as it is longer than `limit` bytes."""
-    body = bytearray()
-    try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > limit:
-                raise Refused(413, f"the body is over {limit} bytes")
-    except ClientDisconnect:
-        raise Refused(400, "the body is shorter than its Content-Length") from None
-    return bytes(body)
+class BodyReader:
+    """Reads bodies as they are sent, within a bound for each and one for all that are held at the same time."""
+
+    def __init__(self, limit: int) -> None:
+        """`limit`: bytes of one body. Four of that size may be held at once."""
+        self._limit, self._held = limit, 0
+
+    @asynccontextmanager
+    async def read(self, request: Request) -> AsyncIterator[bytes]:
+        """The body, held for a block. Raises Refused: 413 over the limit, 429 while others hold too much."""
+        body = bytearray()
+        try:
+            async for chunk in request.stream():
+                body += chunk
+                self._held += len(chunk)
+                if len(body) > self._limit:
+                    raise Refused(413, f"the body is over {self._limit} bytes")
+                if self._held > 4 * self._limit:
+                    raise Refused(429, "too many large posts at once", {"Retry-After": "1"})
+            yield bytes(body)
+        except ClientDisconnect:
+            raise Refused(400, "the body is shorter than its Content-Length") from None
+        finally:
+            self._held -= len(body)
 
 
 def decompress(body: bytes, coding: str, limit: int) -> bytes:

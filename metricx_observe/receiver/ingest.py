@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from starlette.concurrency import run_in_threadpool
+from anyio import CapacityLimiter, to_thread
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from .body import decompress, read_body
+from .body import BodyReader, decompress
 from .langfuse import decode_ingestion, decode_scores, decode_traces
 from .rudderstack import decode_batch
 from .sentry import decode_envelope
@@ -22,7 +23,9 @@ class Ingest:
     """Reads a post, decodes and stores it in a thread, answers as the vendor does. Raises Refused for a bad one."""
 
     def __init__(self, store: Store) -> None:
-        self._store = store
+        self._store, self._bodies = store, BodyReader(store.limits.body_bytes)
+        self._one_at_a_time = CapacityLimiter(1)
+        """Decoding holds a multiple of the body, and two threads would only wait for each other's GIL."""
 
     def routes(self) -> list[Route]:
         """The paths that the SDKs know."""
@@ -36,19 +39,25 @@ class Ingest:
             Route("/api/public/projects", self._langfuse_projects, methods=["GET"]),
         ]
 
-    async def _take(self, request: Request, decode: Callable[[bytes], Decoded]) -> Any:
+    async def _take(self, request: Request, decode: Callable[[bytes, int], Decoded]) -> Any:
         """Store what was posted; gives the decoder's answer."""
         limits = self._store.limits
-        body = await read_body(request, limits.body_bytes)
         coding = request.headers.get("content-encoding", "")
 
-        def work() -> Any:
-            decoded = decode(decompress(body, coding, limits.decoded_bytes))
+        def work(body: bytes) -> Any:
+            try:
+                decoded = decode(decompress(body, coding, limits.decoded_bytes), limits.rows_per_s)
+            except Refused as refused:  # its traceback holds the body, and the pool's thread what it raised last
+                return refused.with_traceback(None)
             if not self._store.put(decoded):
-                raise Refused(429, f"more than {limits.rows_per_s} signals a second", {"Retry-After": "1"})
+                return Refused(429, f"more than {limits.rows_per_s} signals a second", {"Retry-After": "1"})
             return decoded.answer
 
-        return await run_in_threadpool(work)
+        async with self._bodies.read(request) as body:
+            answer = await to_thread.run_sync(work, body, limiter=self._one_at_a_time)
+        if isinstance(answer, Refused):
+            raise answer
+        return answer
 
     async def _sentry(self, request: Request) -> Response:
         return JSONResponse(await self._take(request, decode_envelope))
@@ -59,7 +68,7 @@ class Ingest:
     async def _langfuse_traces(self, request: Request) -> Response:
         """Answers an empty ExportTraceServiceResponse in the form of the request."""
         media_type = request.headers.get("content-type", "")
-        await self._take(request, lambda body: decode_traces(body, media_type))
+        await self._take(request, partial(decode_traces, content_type=media_type))
         return Response(b"{}" if "json" in media_type else b"", media_type=media_type.partition(";")[0])
 
     async def _langfuse_scores(self, request: Request) -> Response:
@@ -71,7 +80,8 @@ class Ingest:
 
     async def _langfuse_media(self, request: Request) -> Response:
         """Says that the file is already there, so that none is uploaded: the receiver keeps no media."""
-        body = expect(load(await read_body(request, self._store.limits.body_bytes), "the body"), dict, "the body")
+        async with self._bodies.read(request) as posted:
+            body = expect(load(posted, "the body"), dict, "the body")
         media_id = str(body.get("sha256Hash")).replace("+", "-").replace("/", "_")[:22]
         return JSONResponse({"mediaId": media_id, "uploadUrl": None})
 

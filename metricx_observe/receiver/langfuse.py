@@ -7,15 +7,18 @@ from typing import Any
 import orjson
 
 from .otlp import read_spans
-from .signals import Decoded, Refused, Signal, content_id, dump, epoch, expect, load, mapping, text
+from .signals import Decoded, Refused, Signal, at_most, content_id, dump, epoch, expect, load, mapping, text, within
 
+PAYLOAD_BYTES = 64 << 20
+"""Of the observations of one post: each repeats its resource, which stands in the post once."""
 GENERATION_TYPES = frozenset({"generation", "embedding"})
 """What Langfuse treats as a model call: these have a model and a usage."""
 
 
-def decode_traces(body: bytes, content_type: str) -> Decoded:
-    """The spans of an OTLP export as traces, generations and observations. Raises Refused(400 or 415)."""
-    return Decoded([_observation(span) for span in read_spans(body, content_type.partition(";")[0].strip().lower())])
+def decode_traces(body: bytes, rows: int, content_type: str) -> Decoded:
+    """At most `rows` spans of an OTLP export as traces, generations and observations. Raises Refused."""
+    spans = read_spans(body, content_type.partition(";")[0].strip().lower())
+    return Decoded(list(within(map(_observation, at_most(spans, rows)), PAYLOAD_BYTES)))
 
 
 def _observation(span: dict[str, Any]) -> Signal:
@@ -51,21 +54,24 @@ def _metadata(attributes: dict[str, Any], key: str) -> str | None:
     return text(value)
 
 
-def decode_scores(body: bytes) -> Decoded:
-    """Scores: a list from SDK 5, one object from those before it. Raises Refused(400)."""
+def decode_scores(body: bytes, rows: int) -> Decoded:
+    """At most `rows` scores: a list from SDK 5, one object from those before it. Raises Refused."""
     posted = load(body, "the body")
     if isinstance(posted, list):
-        return Decoded([_score(score) for score in posted], {"message": "Accepted"})
+        return Decoded([_score(score) for score in at_most(posted, rows)], {"message": "Accepted"})
     score = _score(posted)
     return Decoded([score], {"id": score.id})
 
 
-def decode_ingestion(body: bytes) -> Decoded:
-    """The scores of a batch of SDKs before 5. The answer names successes and errors by event; the rest are errors."""
+def decode_ingestion(body: bytes, rows: int) -> Decoded:
+    """The scores of a batch of SDKs before 5. The answer names successes and errors by event; the rest are errors.
+
+    Raises Refused: 400, and 413 for more than `rows` events.
+    """
     batch = expect(expect(load(body, "the body"), dict, "the body").get("batch"), list, "batch")
     signals: list[Signal] = []
     answer: dict[str, list[dict[str, Any]]] = {"successes": [], "errors": []}
-    for event in (expect(item, dict, "an event of the batch") for item in batch):
+    for event in (expect(item, dict, "an event of the batch") for item in at_most(batch, rows)):
         outcome: dict[str, Any] = {"id": text(event.get("id")), "status": 201}
         try:
             if event.get("type") != "score-create":

@@ -10,31 +10,81 @@ import binascii
 from collections.abc import Iterator
 from typing import Any
 
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from .signals import Refused, expect, load
+from .signals import MAX_VALUES, Refused, expect, load
 
 ID_DIGITS = {"traceId": 32, "spanId": 16, "parentSpanId": 16}
 _LARGEST = 1 << 63
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_FIXED = {_FIXED64: 8, _FIXED32: 4}
+"""Wire types: https://protobuf.dev/programming-guides/encoding/"""
 
 
-def read_spans(body: bytes, media_type: str) -> list[dict[str, Any]]:
+def read_spans(body: bytes, media_type: str) -> Iterator[dict[str, Any]]:
     """The spans, in OTLP/JSON's form but with attributes as one object, times as integers, resource and scope inside.
 
     Raises:
-        Refused: 400 for a body that is not what its type says, 415 for another type than protobuf and JSON.
+        Refused: 400 for a body that is not what its type says, 413 for too many values, 415 for another type than
+            protobuf and JSON.
     """
-    try:
-        if media_type == "application/json":
-            return list(_spans(load(body, "the body"), False))
-        if media_type == "application/x-protobuf":
-            message = ExportTraceServiceRequest.FromString(body)
-            return list(_spans(MessageToDict(message, use_integers_for_enums=True), True))
-    except DecodeError:
-        raise Refused(400, "the body is not a valid ExportTraceServiceRequest, or is truncated") from None
+    if media_type == "application/json":
+        return _spans(load(body, "the body"), False)
+    if media_type == "application/x-protobuf":
+        return _spans(_as_json(body), True)
     raise Refused(415, "Content-Type must be application/x-protobuf or application/json")
+
+
+def _as_json(body: bytes) -> dict[str, Any]:
+    try:
+        _check_size(body, ExportTraceServiceRequest.DESCRIPTOR)
+        export: dict[str, Any] = MessageToDict(ExportTraceServiceRequest.FromString(body), use_integers_for_enums=True)
+        return export
+    except (DecodeError, IndexError):  # the second where a number goes on after the end
+        raise Refused(400, "the body is not a valid ExportTraceServiceRequest, or is truncated") from None
+
+
+def _check_size(body: bytes, message_type: Descriptor) -> None:
+    """Raises Refused(413) for a message with over MAX_VALUES fields, those of inner messages included.
+
+    Parsing comes after it: an empty span of two bytes becomes an object of two hundred.
+    """
+    fields = 0
+    inner = [(0, len(body), message_type)]
+    while inner:
+        position, end, message_type = inner.pop()
+        while position < end:
+            tag, position = _varint(body, position)
+            number, wire_type = tag >> 3, tag & 7
+            length = _FIXED.get(wire_type, 0)
+            if wire_type in (_VARINT, _BYTES):
+                value, position = _varint(body, position)
+                length = value if wire_type == _BYTES else 0
+            elif not length or position + length > end:
+                raise DecodeError
+            field = message_type.fields_by_number.get(number)
+            if wire_type == _BYTES and field is not None and field.message_type is not None:
+                inner.append((position, position + length, field.message_type))
+            position += length
+            fields += 1
+            if fields > MAX_VALUES:
+                raise Refused(413, f"the body has over {MAX_VALUES} values")
+
+
+def _varint(body: bytes, position: int) -> tuple[int, int]:
+    """A number of seven bits a byte, and where it ends."""
+    value = shift = 0
+    while shift < 70:
+        byte = body[position]
+        position += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, position
+        shift += 7
+    raise DecodeError
 
 
 def _spans(request: object, binary_ids: bool) -> Iterator[dict[str, Any]]:

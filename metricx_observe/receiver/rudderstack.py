@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from .signals import Decoded, Signal, content_id, dump, epoch, expect, load, mapping, text
+from .signals import Decoded, Signal, at_most, content_id, dump, epoch, expect, load, mapping, text
 
 MESSAGE_TYPES = frozenset({"track", "identify", "group", "alias", "page"})
 
 
-def decode_batch(body: bytes) -> Decoded:
-    """The messages of a batch; types that a backend does not send (screen) are counted. Raises Refused(400)."""
+def decode_batch(body: bytes, rows: int) -> Decoded:
+    """At most `rows` messages of a batch; types that a backend does not send (screen) are counted. Raises Refused."""
     batch = expect(expect(load(body, "the body"), dict, "the body").get("batch"), list, "batch")
-    messages = [expect(message, dict, "a message") for message in batch]
+    messages = [expect(message, dict, "a message") for message in at_most(batch, rows)]
     types = [text(message.get("type")) or "unknown" for message in messages]
     signals = [_message(kind, each) for kind, each in zip(types, messages, strict=True) if kind in MESSAGE_TYPES]
     return Decoded(signals, "OK", Counter(kind for kind in types if kind not in MESSAGE_TYPES))

@@ -2,50 +2,54 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from .signals import Decoded, Refused, Signal, content_id, dump, epoch, expect, load, mapping, text
+from .signals import Decoded, Refused, Signal, at_most, content_id, dump, epoch, expect, load, mapping, text
+
+_SPACE = re.compile(rb"\s*")
+"""Lines without content may stand between items."""
 
 
-def decode_envelope(body: bytes) -> Decoded:
+def decode_envelope(body: bytes, rows: int) -> Decoded:
     """An envelope's event, transaction or log records; items of other types are counted.
 
     Raises:
-        Refused: 400 for a truncated envelope, and for one that is not JSON where it must be.
+        Refused: 400 for a truncated envelope, and for one that is not JSON where it must be; 413 for more than `rows`.
     """
-    line, _, rest = body.partition(b"\n")
+    line, begin = _line(body, 0)
     event_id = text(expect(load(line, "the envelope's header"), dict, "the envelope's header").get("event_id"))
-    signals: list[Signal] = []
     others: Counter[str] = Counter()
-    for item_type, payload in _items(rest):
-        if item_type in ("event", "transaction"):
-            signals.append(_event(item_type, expect(load(payload, "the event"), dict, "the event"), event_id))
-        elif item_type == "log":
-            logs = expect(load(payload, "the log item"), dict, "the log item")
-            signals += [_log(mapping(log)) for log in expect(logs.get("items"), list, "the log item's items")]
-        else:
-            others[item_type] += 1
+    signals = list(at_most(_signals(at_most(_items(body, begin), rows), event_id, others), rows))
     return Decoded(signals, {"id": event_id} if event_id else {}, others)
 
 
-def _items(rest: bytes) -> Iterator[tuple[str, bytes]]:
+def _signals(items: Iterator[tuple[str, bytes]], event_id: str | None, others: Counter[str]) -> Iterator[Signal]:
+    for item_type, payload in items:
+        if item_type in ("event", "transaction"):
+            yield _event(item_type, expect(load(payload, "the event"), dict, "the event"), event_id)
+        elif item_type == "log":
+            logs = expect(load(payload, "the log item"), dict, "the log item")
+            yield from (_log(mapping(log)) for log in expect(logs.get("items"), list, "the log item's items"))
+        else:
+            others[item_type] += 1
+
+
+def _items(body: bytes, position: int) -> Iterator[tuple[str, bytes]]:
     """Type and payload of each item: a line of JSON, then `length` bytes, or the next line where it has no length."""
-    position = 0
-    while position < len(rest):
-        line, position = _line(rest, position)
-        if not line.strip():
-            continue
+    while (position := _after_space(body, position)) < len(body):
+        line, position = _line(body, position)
         header = expect(load(line, "an item's header"), dict, "an item's header")
         length = header.get("length")
         if length is None:
-            payload, position = _line(rest, position)
+            payload, position = _line(body, position)
         else:
-            if not isinstance(length, int) or not 0 <= length <= len(rest) - position:
+            if not isinstance(length, int) or not 0 <= length <= len(body) - position:
                 raise Refused(400, "an item is shorter than its length: the envelope is truncated")
-            payload, position = rest[position : position + length], position + length + 1
-            if rest[position - 1 : position] not in (b"\n", b""):
+            payload, position = body[position : position + length], position + length + 1
+            if body[position - 1 : position] not in (b"\n", b""):
                 raise Refused(400, "an item is longer than its length")
         yield text(header.get("type")) or "unknown", payload
 
@@ -53,6 +57,11 @@ def _items(rest: bytes) -> Iterator[tuple[str, bytes]]:
 def _line(data: bytes, position: int) -> tuple[bytes, int]:
     end = data.find(b"\n", position)
     return (data[position:], len(data)) if end < 0 else (data[position:end], end + 1)
+
+
+def _after_space(data: bytes, position: int) -> int:
+    found = _SPACE.match(data, position)
+    return found.end() if found else position
 
 
 def _event(item_type: str, event: dict[str, Any], envelope_id: str | None) -> Signal:

@@ -6,7 +6,7 @@ import hashlib
 import re
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
@@ -23,6 +23,9 @@ KINDS = (
 )
 _LANGFUSE_PLACE = re.compile(r"langfuse\.(?:observation|trace)\.(\w+).*", re.S)
 _MARKER = re.compile(rb"\[(?:scrubbed|dropped) ([a-z_]{1,16})\b")
+MAX_VALUES = 500_000
+"""Of a JSON or protobuf body: each becomes a Python object of up to 250 bytes, whatever few bytes it has on the wire.
+512 spans of 100 attributes, the largest that an SDK sends, have 200,000."""
 MAX_EPOCH_S = 253_402_300_799.0
 """The end of the year 9999: the last that datetime can show."""
 
@@ -75,11 +78,43 @@ class Decoded(NamedTuple):
 
 
 def load(body: bytes, what: str) -> Any:
-    """`body` as strict JSON (no NaN, no lone surrogate). Raises Refused(400)."""
+    """`body` as strict JSON (no NaN, no lone surrogate). Raises Refused: 400, and 413 over MAX_VALUES values."""
+    if count_values(body) > MAX_VALUES:
+        raise Refused(413, f"{what} has over {MAX_VALUES} values")
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise Refused(400, f"{what} is not valid JSON: {error.msg} at {error.pos}") from None
+
+
+def count_values(body: bytes) -> int:
+    """At least as many values as `body` holds when it is JSON, without parsing it: separators outside of strings."""
+    separators = sum(map(body.count, (b",", b"[", b"{")))
+    if separators <= MAX_VALUES:  # counting also what stands in strings, as text mostly does
+        return separators
+    unescaped = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    strings = unescaped.count(b'"') // 2
+    if strings > 2 * MAX_VALUES:  # each value may have a key
+        return strings
+    outside = b"".join(unescaped.split(b'"')[::2])
+    return sum(map(outside.count, (b",", b"[", b"{")))
+
+
+def within(signals: Iterable[Signal], size: int) -> Iterator[Signal]:
+    """`signals`, while their payloads have no more than `size` bytes in all. Raises Refused(413)."""
+    for signal in signals:
+        size -= len(signal.payload)
+        if size < 0:
+            raise Refused(413, "what the signals have in common makes them too large")
+        yield signal
+
+
+def at_most(items: Iterable[T], rows: int) -> Iterator[T]:
+    """`items`, while there are no more than `rows`. Raises Refused(413): a batch can be halved and sent again."""
+    for number, item in enumerate(items):
+        if number == rows:
+            raise Refused(413, f"more than {rows} signals in one post")
+        yield item
 
 
 def expect(value: object, wanted: type[T], what: str) -> T:
@@ -92,9 +127,10 @@ def expect(value: object, wanted: type[T], what: str) -> T:
 def dump(payload: object) -> bytes:
     """`payload` as JSON. Raises Refused(400) for what could not be shown again."""
     try:
-        return orjson.dumps(payload)
+        dumped = orjson.dumps(payload)
     except orjson.JSONEncodeError:
         raise Refused(400, "a message is nested over 250 levels deep, or holds an integer over 64 bits") from None
+    return b"%b" % dumped if len(dumped) < 4096 else dumped  # what orjson returns keeps 4 KB at least
 
 
 def mapping(value: object) -> Mapping[str, Any]:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from metricx_observe.private_file import secure_database
+
 from .signals import Decoded, Signal, parse_time, scrubbed
 
 SCHEMA = Path(__file__).with_name("schema.sql").read_text()
@@ -47,11 +49,11 @@ class Limits:
 
     body_bytes: int = 16 << 20
     """One post as it arrives. A full batch of 512 Langfuse spans of 50 KB is 25 MB before gzip."""
-    decoded_bytes: int = 32 << 20
-    """One post after decompression."""
+    decoded_bytes: int = 28 << 20
+    """One post after decompression. Decoding holds up to eight times as much: four bytes a character, and copies."""
     rows: int = 10_000
     rows_per_s: int = 20_000
-    """More are refused with 429, which a courier repeats later."""
+    """More are refused with 429, which a courier repeats later; more in one post with 413, which it halves."""
     stored_bytes: int = 256 << 20
     max_age_s: float = 7 * 86_400.0
 
@@ -74,7 +76,10 @@ class Store:
     """Rows by the vendors' idempotency keys. Safe to call from any thread; never call it on the event loop."""
 
     def __init__(self, path: str | Path = ":memory:", limits: Limits | None = None) -> None:
-        """Open or create the file (0600, a new directory 0700). `:memory:` keeps nothing after `close`."""
+        """Open or create the file (0600, a new directory 0700). `:memory:` keeps nothing after `close`.
+
+        Raises ConfigurationError for a link, a second name, another user's file, or a directory where all may write.
+        """
         self.limits = limits or Limits()
         self.version = 0
         """Goes up with each change, so that a page can ask whether there is anything new."""
@@ -84,11 +89,11 @@ class Store:
         self._aged_at = 0.0
         self._second, self._in_second = 0, 0
         if str(path) != ":memory:":
-            Path(path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-            os.chmod(path, 0o600)  # SQLite gives its side files the same mode
+            secure_database(str(path))
         self._database = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         self._database.executescript(SCHEMA)
+        if str(path) != ":memory:":
+            secure_database(str(path))  # again: whoever may write in the directory was there before SQLite
         self._sum()
         self._prune()
 
@@ -114,7 +119,7 @@ class Store:
         second = int(time.monotonic())
         if second != self._second:
             self._second, self._in_second = second, 0
-        if self._in_second and self._in_second + rows > self.limits.rows_per_s:
+        if self._in_second + rows > self.limits.rows_per_s:
             return False
         self._in_second += rows
         return True
