@@ -10,6 +10,7 @@ from contextlib import suppress
 from functools import partial
 
 from .channel import Channel, Importance, Limits
+from .clock import Clock
 from .gate import Gate
 from .outbox import Outbox, OutboxError, Row
 from .post import Answer, Line, Verdict
@@ -28,10 +29,10 @@ class Courier:
     """Posts of one channel, on as many lanes as are needed. A lane is a thread with one connection."""
 
     def __init__(
-        self, channel: Channel, outbox: Outbox, tally: Tally, limits: Limits, isolate: Isolate
+        self, channel: Channel, outbox: Outbox, tally: Tally, limits: Limits, isolate: Isolate, clock: Clock
     ) -> None:
         self.channel, self._outbox, self._tally, self._limits, self._isolate = channel, outbox, tally, limits, isolate
-        self._gate = Gate(channel, limits)
+        self._gate, self._clock = Gate(channel, limits), clock
         self._changed = threading.Condition()  # guards the gate and the lanes
         self._lanes = self._idle = 0
         self._closing = self._slow = False
@@ -198,6 +199,8 @@ class Courier:
             self._retry(line, rows, type(error).__name__)
             return Outcome.RETRY, 0, ""
         logger.debug("%s: posted %d messages, HTTP %d", self.channel.vendor, len(rows), answer.status)
+        if not self.channel.local and (date := answer.date) is not None:  # a local receiver's clock is this machine's
+            self._clock.compare(date)
         accepted += rows if answer.verdict is Verdict.DELIVERED else ()
         return self._settle(line, rows, answer), answer.status, ""
 
