@@ -32,8 +32,8 @@ class Clock:
 
     def trusted(self, limits: Limits) -> Limits:
         """The limits with ages by which rows may be dropped now; `math.inf` where none may."""
-        ages = {name: self._trusted_s(getattr(limits, name)) for name in ("max_age_s", "local_max_age_s")}
-        return replace(limits, **ages)
+        remote, local = self._trusted_s(limits.max_age_s), self._trusted_s(limits.local_max_age_s)
+        return replace(limits, max_age_s=remote, local_max_age_s=local)
 
     def _trusted_s(self, max_age_s: float) -> float:
         runs_longer = time.monotonic() - self._began > max_age_s

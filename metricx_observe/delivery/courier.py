@@ -110,11 +110,8 @@ class Courier:
     def _carry(self, line: Line) -> None:
         """Post what is taken in one turn, a refused batch in halves until the bad message stands alone."""
         taken, most = self._take(), self.channel.max_messages
-        alone = [[row] for row in taken if row.id in self._gate.refusals]
-        rest = [row for row in taken if row.id not in self._gate.refusals]
-        work = [*(rest[at : at + most] for at in range(0, len(rest), most)), *alone][::-1]
-        accepted: list[Row] = []
-        suspect = False
+        work, accepted = self._batches(taken), list[Row]()
+        refused = 0  # the status with which a message was refused that another one's answer decides on
         try:
             while work and self._may_post(line, work[-1]):
                 began = time.monotonic()
@@ -130,22 +127,29 @@ class Courier:
                 elif outcome is Outcome.DEAD:
                     self._make_dead_letter(rows[0], status, reason)
                 elif outcome is Outcome.SUSPECT:
-                    suspect = True
+                    refused = status
                     work += [work.pop(0)] if work else []  # what decides is best not a neighbour, which may be as bad
                 elif outcome is not Outcome.DELIVERED:
                     work.append(rows)
                     break
-                if self._slow and most == 1 and not suspect:
+                if self._slow and most == 1 and not refused:
                     break  # other lanes post the rest at the same time
         finally:
             try:
                 self._remove(accepted)
             finally:
                 self._taken.difference_update(row.id for row in taken)
-                if suspect and not work and self._gate.refusals.suspects:  # nobody decided
-                    self._failed(line, f"HTTP {status}", text="%s refuses a message (%s), which waits for another")
-                if work or suspect:
+                if refused and not work and self._gate.refusals.suspects:  # nobody decided
+                    self._failed(line, f"HTTP {refused}", text="%s refuses a message (%s), which waits for another")
+                if work or refused:
                     self.wake()  # only now: a lane that looked earlier would have found them taken
+
+    def _batches(self, rows: Sequence[Row]) -> list[list[Row]]:
+        """What makes a post each, the first one last. What was refused alone before is posted alone, and at the end."""
+        refusals, most = self._gate.refusals, self.channel.max_messages
+        rest = [row for row in rows if row.id not in refusals]
+        alone = [[row] for row in rows if row.id in refusals]
+        return [*(rest[at : at + most] for at in range(0, len(rest), most)), *alone][::-1]
 
     def _may_post(self, line: Line, rows: Sequence[Row]) -> bool:
         with self._changed:
