@@ -26,6 +26,8 @@ class FaultyVendor:
         self.retry_after = retry_after
         self.poison = poison
         self.poison_status = 400
+        self.refuses: Callable[[bytes], int] = lambda body: 0
+        """The status with which a body is refused; 0: it is accepted."""
         self.answer_headers: dict[str, str] = {}
         self.text = b""
         self.accepted: list[bytes] = []
@@ -143,6 +145,8 @@ class FaultyVendor:
         status = 200 if mode == "ok" else int(mode)
         if mode == "ok" and self.poison and self.poison in body:
             status = self.poison_status
+        elif mode == "ok":
+            status = self.refuses(body) or status
         headers = dict(self.answer_headers)
         if status in (429, 503) and self.retry_after:
             headers["Retry-After"] = self.retry_after

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -116,10 +117,11 @@ def test_nothing_is_lost_in_an_outage(vendor: FaultyVendor, start: Start, mode: 
 
 def test_the_breaker_probes_with_one_batch(vendor: FaultyVendor, start: Start) -> None:
     """A vendor that is down gets one batch at a time, again and again, not every lane's."""
-    vendor.mode = "500"
-    delivery = start(LineChannel(vendor.url, max_messages=1, concurrency=8))
-    put(delivery, 50)
-    until(lambda: delivery.status()["rudderstack"]["breaker"] == "open")
+    vendor.mode = "hang"
+    delivery = start(LineChannel(vendor.url, max_messages=1, concurrency=8), limits=replace(FAST, post_deadline_s=60.0))
+    put(delivery, 200)
+    until(lambda: vendor._at_once == 8)  # each lane posts: none is on its way that the vendor has not seen
+    vendor.mode = "500"  # cuts them
     until(lambda: vendor._at_once == 0)
     vendor.most_at_once = 0
     before = len(vendor.requests)
@@ -127,7 +129,28 @@ def test_the_breaker_probes_with_one_batch(vendor: FaultyVendor, start: Start) -
     assert vendor.most_at_once == 1
     vendor.mode = "ok"
     assert delivery.flush(5)
-    assert sorted(numbers(vendor)) == list(range(50))
+    assert sorted(numbers(vendor)) == list(range(200))
+
+
+def test_what_was_taken_before_the_breaker_opened_is_for_probes(vendor: FaultyVendor, start: Start) -> None:
+    """A lane in the middle of its turn stops posting when another lane's failure opens the breaker."""
+    release, posts = threading.Event(), list[int]()
+
+    def refuses(body: bytes) -> int:
+        posts.append(json.loads(body.split(b"\n")[0])["n"])
+        if posts[-1] == 0:
+            release.wait(10)  # the first lane waits here, with another batch in its hands
+            return 0
+        return 500
+
+    vendor.refuses = refuses
+    limits = replace(FAST, post_deadline_s=60.0, probe_every_s=60.0, backoff_s=60.0, backoff_cap_s=60.0)
+    delivery = start(LineChannel(vendor.url, max_messages=8, concurrency=2), limits=limits)
+    put(delivery, 40)
+    until(lambda: delivery.status()["rudderstack"]["breaker"] == "open")
+    release.set()
+    until(lambda: delivery.status()["rudderstack"]["delivered"] == 8)
+    assert posts == [0, 16]
 
 
 def test_probes_that_hang_hold_up_nothing(vendor: FaultyVendor, start: Start) -> None:

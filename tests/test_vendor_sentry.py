@@ -374,7 +374,11 @@ def channel() -> SentryChannel:
         (429, {"x-sentry-rate-limits": "1.5::organization"}, {"": 1.5}),
         (429, {"x-sentry-rate-limits": "soon:error, :error, ²:error"}, {"": 60.0}),
         (429, {"retry-after": "7"}, {"": 7.0}),
-        (429, {"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}, {"": 60.0}),
+        (429, {"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT", "date": "Wed, 21 Oct 2026 07:27:00 GMT"}, {"": 60.0}),
+        (429, {"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT", "date": "Wed, 21 Oct 2026 07:29:00 GMT"}, {}),
+        (429, {"retry-after": "0"}, {}),
+        (429, {"x-sentry-rate-limits": "0:error, nan:error, -1:error, inf::organization"}, {}),
+        (429, {"x-sentry-rate-limits": "0:error, 5:error;;log_item:key, 3:error"}, {"error": 5.0, "log_item": 5.0}),
         (503, {"retry-after": "7"}, {}),
     ],
 )  # fmt: skip

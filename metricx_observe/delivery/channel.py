@@ -78,7 +78,10 @@ class Channel(Codec, Protocol):
         ...
 
     def rate_limits(self, status: int, headers: Mapping[str, str]) -> Mapping[str, float]:
-        """Seconds to wait by kind, "" for every kind, as the answer's headers (lower-case names) ask for."""
+        """Seconds to wait by kind, "" for every kind, as the answer's headers (lower-case names) ask for.
+
+        What is not a positive number asks for nothing: the courier then backs off as if nothing had been asked.
+        """
         ...
 
     def describe(self, kind: str, payload: bytes) -> Described:
@@ -112,6 +115,10 @@ class Limits:
     """A vendor that takes 10 s to answer is slow, not down: giving up on it would post the same again and again."""
     backoff_cap_s: float = 30.0
     probe_every_s: float = 5.0
+    backoff_s: float = 0.5
+    """The first backoff is at most this; it doubles with each failure, up to `backoff_cap_s`."""
     max_retry_after_s: float = 3600.0
+    stopped_probe_every_s: float = 300.0
+    """From one probe to the next of a vendor that refuses everything: see `delivery/refusals.py`."""
     commit_every_s: float = 0.03
     """From one group commit to the next; kill -9 loses what was put in this time, and while the group is stored."""

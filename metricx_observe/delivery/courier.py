@@ -7,11 +7,14 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 
 from .channel import Channel, Importance, Limits
+from .clock import Clock
 from .gate import Gate
 from .outbox import Outbox, OutboxError, Row
 from .post import Answer, Line, Verdict
+from .refusals import Outcome
 from .tally import Tally, logger
 from .threads import Isolate, start_thread
 
@@ -26,10 +29,10 @@ class Courier:
     """Posts of one channel, on as many lanes as are needed. A lane is a thread with one connection."""
 
     def __init__(
-        self, channel: Channel, outbox: Outbox, tally: Tally, limits: Limits, isolate: Isolate
+        self, channel: Channel, outbox: Outbox, tally: Tally, limits: Limits, isolate: Isolate, clock: Clock
     ) -> None:
         self.channel, self._outbox, self._tally, self._limits, self._isolate = channel, outbox, tally, limits, isolate
-        self._gate = Gate(channel, limits)
+        self._gate, self._clock = Gate(channel, limits), clock
         self._changed = threading.Condition()  # guards the gate and the lanes
         self._lanes = self._idle = 0
         self._closing = self._slow = False
@@ -38,8 +41,8 @@ class Courier:
 
     @property
     def breaker(self) -> str:
-        """closed, open (failing; probes go on) or stopped (the credentials are refused)."""
-        return "stopped" if self._gate.stopped else "open" if self._gate.failures else "closed"
+        """closed, open (failing; probes go on) or stopped (it refuses everything; probes are far apart)."""
+        return "stopped" if self._gate.refusals.stopped else "open" if self._gate.failures else "closed"
 
     @property
     def answers(self) -> bool:
@@ -107,48 +110,76 @@ class Courier:
     def _carry(self, line: Line) -> None:
         """Post what is taken in one turn, a refused batch in halves until the bad message stands alone."""
         taken, most = self._take(), self.channel.max_messages
-        work = [taken[at : at + most] for at in range(0, len(taken), most)][::-1]
-        accepted: list[Row] = []
+        work, accepted = self._batches(taken), list[Row]()
+        refused = 0  # the status with which a message was refused that another one's answer decides on
         try:
-            while work and not self._closing and self._gate.quiet().isdisjoint(["", *(row.kind for row in work[-1])]):
+            while work and self._may_post(line, work[-1]):
                 began = time.monotonic()
                 rows = work.pop()
-                said, status, reason = self._post(line, rows, accepted)
+                outcome, status, reason = self._post(line, rows, accepted)
                 if not work:
                     self._remove(accepted)  # before the body is read, which may never end
                 self._slow = time.monotonic() - began > SLOW_S
                 reason = reason or line.finish()[:300].decode("utf-8", "replace")
-                if said is Verdict.REFUSED and len(rows) > 1:
+                if outcome is Outcome.SPLIT:
                     middle = len(rows) // 2
                     work += [rows[middle:], rows[:middle]]
-                elif said is Verdict.REFUSED:
-                    self._outbox.bury(rows[0], status, reason)
-                    self._count("died", rows)
-                    text = "%s refused a message (%s); it is among the dead letters"
-                    self._say(logging.WARNING, text, f"{rows[0].kind}, HTTP {status}")
-                elif said is not Verdict.DELIVERED:
+                elif outcome is Outcome.DEAD:
+                    self._make_dead_letter(rows[0], status, reason)
+                elif outcome is Outcome.SUSPECT:
+                    refused = status
+                    work += [work.pop(0)] if work else []  # what decides is best not a neighbour, which may be as bad
+                elif outcome is not Outcome.DELIVERED:
                     work.append(rows)
                     break
-                if self._slow and most == 1:
+                if self._slow and most == 1 and not refused:
                     break  # other lanes post the rest at the same time
         finally:
             try:
                 self._remove(accepted)
             finally:
                 self._taken.difference_update(row.id for row in taken)
-                if work:
+                if refused and not work and self._gate.refusals.suspects:  # nobody decided
+                    self._failed(line, f"HTTP {refused}", text="%s refuses a message (%s), which waits for another")
+                if work or refused:
                     self.wake()  # only now: a lane that looked earlier would have found them taken
+
+    def _batches(self, rows: Sequence[Row]) -> list[list[Row]]:
+        """What makes a post each, the first one last. What was refused alone before is posted alone, and at the end."""
+        refusals, most = self._gate.refusals, self.channel.max_messages
+        rest = [row for row in rows if row.id not in refusals]
+        alone = [[row] for row in rows if row.id in refusals]
+        return [*(rest[at : at + most] for at in range(0, len(rest), most)), *alone][::-1]
+
+    def _may_post(self, line: Line, rows: Sequence[Row]) -> bool:
+        with self._changed:
+            free = self._gate.quiet().isdisjoint(["", *(row.kind for row in rows)])
+            return free and not self._closing and self._gate.posting(line)
+
+    def _make_dead_letter(self, row: Row, status: int, reason: str) -> None:
+        self._outbox.bury(row, status, reason)
+        self._count("died", [row])
+        text = "%s refused a message (%s); it is among the dead letters"
+        self._say(logging.WARNING, text, f"{row.kind}, HTTP {status}")
 
     def _take(self) -> list[Row]:
         """What to post in one turn. What the vendor forbids now waits; of the least important kind it is dropped."""
-        quiet = self._gate.quiet()
+        with self._changed:
+            quiet, held = self._gate.quiet(), self._gate.held()
+            suspects, stopped = self._gate.refusals.suspects, self._gate.refusals.stopped
         waits = {kind for kind in quiet if self.channel.importance(kind) > Importance.TRANSACTION}
-        most = max(self.channel.max_messages, 1 if self._gate.failures or self._slow else TURN)  # a probe is one post
+        single = not (suspects or stopped) and (self._gate.failures or self._slow)
+        most = max(self.channel.max_messages, 1 if single else TURN)  # a probe is one post
         with self._taking:
-            rows, more = self._outbox.take(
-                self.channel.destination, max_messages=most, max_bytes=self.channel.max_bytes, skip=self._taken,
-                without=waits,
-            )  # fmt: skip
+            aside = held | suspects
+            take = partial(
+                self._outbox.take, self.channel.destination, max_bytes=self.channel.max_bytes, without=waits
+            )
+            rows, more = take(max_messages=most, skip=self._taken | aside if aside else self._taken)
+            if suspects or stopped:  # one message decides: the last of them, which is best not a suspect's neighbour
+                rows, more = rows[-1:], more or len(rows) > 1
+            if suspects and not rows:
+                rows, more = take(max_messages=1, skip=self._taken | held)
             forbidden = [row for row in rows if row.kind in quiet]
             if forbidden:
                 self._outbox.remove(forbidden)
@@ -160,39 +191,55 @@ class Courier:
             self.wake()
         return rows
 
-    def _post(self, line: Line, rows: list[Row], accepted: list[Row]) -> tuple[Verdict, int, str]:
+    def _post(self, line: Line, rows: list[Row], accepted: list[Row]) -> tuple[Outcome, int, str]:
         """Post rows and act on the status. Returns what it means, the status, and the reason if that is ours."""
         try:
             post = self.channel.post([row.payload for row in rows])
         except Exception as error:  # a message that cannot be joined is treated as one that is refused
-            return Verdict.REFUSED, 0, type(error).__name__
+            return Outcome.SPLIT if len(rows) > 1 else Outcome.DEAD, 0, type(error).__name__
         try:
             answer = line.post(post, self._limits.post_deadline_s)
         except Exception as error:
-            self._count("retried", rows)
-            self._failed(line, type(error).__name__)
-            return Verdict.RETRY, 0, ""
+            self._retry(line, rows, type(error).__name__)
+            return Outcome.RETRY, 0, ""
         logger.debug("%s: posted %d messages, HTTP %d", self.channel.vendor, len(rows), answer.status)
+        if not self.channel.local and (date := answer.date) is not None:  # a local receiver's clock is this machine's
+            self._clock.compare(date)
         accepted += rows if answer.verdict is Verdict.DELIVERED else ()
         return self._settle(line, rows, answer), answer.status, ""
 
-    def _settle(self, line: Line, rows: Sequence[Row], answer: Answer) -> Verdict:
-        said, what = answer.verdict, f"HTTP {answer.status}"
+    def _settle(self, line: Line, rows: Sequence[Row], answer: Answer) -> Outcome:
+        refusals = self._gate.refusals
         limits = self.channel.rate_limits(answer.status, answer.headers)
-        if not limits and said is Verdict.RETRY and (after := answer.retry_after_s) is not None:
+        if not limits and answer.verdict is Verdict.RETRY and (after := answer.retry_after_s) is not None:
             limits = {"": after}
         with self._changed:
-            self._gate.limit(limits)
-        if said is Verdict.DELIVERED:
-            self._succeeded(line)
-        elif said is Verdict.RETRY:
-            self._count("retried", rows)
-            self._failed(line, what, counts=not limits)
-        elif said is Verdict.STOPPED:
-            self._gate.stopped = True
-            text = "%s refuses the credentials (%s): its rows are kept, and nothing is sent until the next start"
-            self._say(logging.ERROR, text, what)
-        return said
+            limited = self._gate.limit(limits)
+            before = refusals.stopped
+            outcome = refusals.outcome(answer, [row.id for row in rows], self._gate.running[line])
+            if refusals.stopped and not before:
+                self._gate.stop()
+        if outcome is Outcome.DELIVERED:
+            self._succeeded(line, goes_on=bool(before and not refusals.stopped))
+        elif outcome is Outcome.RETRY:
+            wait = "" in limited or limited.issuperset(row.kind for row in rows)
+            self._retry(line, rows, f"HTTP {answer.status}", counts=not wait)
+        elif outcome is Outcome.STOPPED:
+            self._stopped(refusals.stopped, news=not before)
+        return outcome
+
+    def _stopped(self, why: str, *, news: bool) -> None:
+        self._tally.errors[self.channel.vendor] = why
+        if news:
+            text = "%s is stopped (%s): its rows are kept, and one is tried every %g s and at each start"
+            logger.error(text, self.channel.vendor, why, self._limits.stopped_probe_every_s)
+
+    def _retry(self, line: Line, rows: Sequence[Row], what: str, *, counts: bool = True) -> None:
+        self._count("retried", rows)
+        if counts and len(rows) == 1:
+            with self._changed:
+                self._gate.hold(rows[0].id)
+        self._failed(line, what, counts=counts)
 
     def _remove(self, rows: list[Row]) -> None:
         while rows:  # or they are sent again
@@ -212,19 +259,24 @@ class Courier:
         self._tally.errors[self.channel.vendor] = what
         self._tally.say(level, (text, self.channel.vendor), text, self.channel.vendor, what)
 
-    def _succeeded(self, line: Line) -> None:
+    def _succeeded(self, line: Line, *, goes_on: bool) -> None:
         with self._changed:
-            hanging = self._gate.succeeded(line)
+            hanging = self._gate.succeeded(line, goes_on=goes_on)
+            again = bool(self._gate.refusals)
         if hanging is not None:
             logger.info("%s accepts again", self.channel.vendor)
             for other in hanging:
                 other.abort()  # its rows need not wait for its deadline
+        if hanging is not None or again:
             self.wake()
 
-    def _failed(self, line: Line, what: str, *, counts: bool = True) -> None:
+    def _failed(
+        self, line: Line, what: str, *, counts: bool = True, text: str = "%s cannot be reached (%s); its rows wait"
+    ) -> None:
         with self._changed:
             counts = counts and not self._closing and self._gate.failed(line)
+            stopped = self._gate.refusals.stopped
         if counts:
-            self._say(logging.WARNING, "%s cannot be reached (%s); its rows wait", what)
-        else:
+            self._say(logging.WARNING, text, what)
+        elif not stopped:  # the status goes on saying why
             self._tally.errors[self.channel.vendor] = what

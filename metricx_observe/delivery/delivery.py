@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 from .channel import Channel, Limits, Message
+from .clock import Clock
 from .courier import Courier
 from .outbox import Depth, Outbox, OutboxError, Stream, outbox_path
 from .tally import Tally
@@ -48,10 +49,12 @@ class Delivery:
         """Make what belongs to one process; again in a forked child, where the parent's may be half locked."""
         from .sqlite import SqliteOutbox  # sqlite3 is loaded with the first Delivery, not with the package
 
-        self._tally, self._fallback, self._healed = Tally(), "", ""
+        self._tally, self._clock = Tally(), Clock()
+        self._fallback = self._healed = ""
         self._outbox: Outbox = SqliteOutbox(self._path, self._fell_back)
         common = self._outbox, self._tally, self._limits, self._isolate
-        self._couriers = [Courier(channel, *common) for channel in self._channels.values() if self._deliver]
+        posting = self._channels.values() if self._deliver else ()
+        self._couriers = [Courier(channel, *common, self._clock) for channel in posting]
         self._writer = Writer(self._channels, *common, self._stored, self._tick)
 
     def start(self) -> None:
@@ -161,7 +164,8 @@ class Delivery:
         limits = self._limits
         if self._outbox.kind == "memory":
             limits = replace(limits, outbox_bytes=min(limits.outbox_bytes, limits.memory_bytes))
-        dropped = self._outbox.trim(limits, {each.destination for each in self._channels.values() if each.local})
+        local = {each.destination for each in self._channels.values() if each.local}
+        dropped = self._outbox.trim(self._clock.trusted(limits), local)
         for (stream, reason), n in dropped.items():
             self.count(stream.vendor, "dropped", f"{reason} {stream.kind}", n)
             key = ("dropped", stream.vendor, reason)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import email.utils
 import encodings.idna  # noqa: F401  # here, and not in a thread: a child that is forked in between has half a module
 import ipaddress
+import re
 import socket
 import ssl
 import struct
@@ -20,6 +21,7 @@ import zlib
 from base64 import b64encode
 from collections.abc import Mapping
 from contextlib import suppress
+from datetime import UTC
 from enum import Enum
 from functools import cache, partial
 from http.client import BadStatusLine, HTTPConnection, HTTPException, HTTPSConnection, RemoteDisconnected
@@ -43,8 +45,30 @@ KEEP_ALIVE_S = 15.0
 HEADERS = {"User-Agent": "metricx-observe"}
 
 
-Verdict = Enum("Verdict", "DELIVERED REFUSED RETRY STOPPED")
-"""What an answer means for the messages."""
+Verdict = Enum("Verdict", "DELIVERED REFUSED RETRY FORBIDDEN MISDIRECTED")
+"""What a status says about the messages of its post. FORBIDDEN may mean one of them or the credentials (a firewall
+answers 403 to a body, a vendor to a key), MISDIRECTED the address or the proxy on the way."""
+_FORBIDDEN = 401, 403
+_MISDIRECTED = 404, 407, 421
+_PASSING = 408, 425, 429
+_SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?")
+_TUNNEL_REFUSED = re.compile(r"Tunnel connection failed: 4(?!08|25|29)[0-9][0-9]\b")
+"""What http.client raises when a proxy does not open a tunnel, for a reason that no later try mends."""
+
+
+def seconds_asked(value: str) -> float | None:
+    """Seconds that the number in a header asks to wait; 0.0 where it asks for nothing, None where it is not a number.
+
+    It asks for something as RFC 9110 writes delay-seconds, with a fraction allowed because Sentry sends some: ASCII
+    digits, without a sign or an exponent. Whatever else Python takes for a number (-1, nan, inf) asks for nothing.
+    """
+    number = value.strip()
+    if _SECONDS.fullmatch(number):
+        return float(number)
+    with suppress(ValueError):
+        float(number)
+        return 0.0
+    return None
 
 
 class Answer(NamedTuple):
@@ -55,24 +79,41 @@ class Answer(NamedTuple):
 
     @property
     def verdict(self) -> Verdict:
-        """A redirect is no success and no refusal: the address is wrong, the messages are not."""
+        """What the status says; a redirect and what is no HTTP status are neither a success nor a refusal."""
         if 200 <= self.status < 300:
             return Verdict.DELIVERED
-        if self.status in (401, 403):
-            return Verdict.STOPPED
-        if self.status in (408, 425, 429) or not 400 <= self.status < 500:
+        if self.status in _FORBIDDEN:
+            return Verdict.FORBIDDEN
+        if self.status in _MISDIRECTED:
+            return Verdict.MISDIRECTED
+        if self.status in _PASSING or not 400 <= self.status < 500:
             return Verdict.RETRY
         return Verdict.REFUSED
 
     @property
     def retry_after_s(self) -> float | None:
-        """Seconds that a `Retry-After` header asks for: a number, or an HTTP date."""
+        """Seconds that a `Retry-After` header asks to wait: a number, or an HTTP date. 0.0: for nothing; None: no such.
+
+        A date is compared with the answer's own `Date`: this machine's clock may be wrong.
+        """
         value = self.headers.get("retry-after", "")
-        with suppress(ValueError):
-            return max(0.0, float(value))
-        with suppress(ValueError):
-            return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-        return None
+        if (until := _timestamp(value)) is None:
+            return seconds_asked(value)
+        now = self.date
+        return max(0.0, until - (time.time() if now is None else now))
+
+    @property
+    def date(self) -> float | None:
+        """Seconds since 1970 when the vendor answered, as its `Date` header says; None where it says nothing."""
+        return _timestamp(self.headers.get("date", ""))
+
+
+def _timestamp(value: str) -> float | None:
+    """Seconds since 1970 of an HTTP date; None for what is not one."""
+    with suppress(ValueError, TypeError, IndexError, OverflowError):
+        found = email.utils.parsedate_to_datetime(value)
+        return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()  # HTTP's dates are in UTC
+    return None
 
 
 class _Said:
@@ -114,7 +155,9 @@ class _Said:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._status = self._parser.get_status_code()  # now the status line is whole
-        self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+        key, text = name.decode("latin-1").lower(), value.decode("latin-1")
+        before = self._headers.get(key)
+        self._headers[key] = text if before is None else f"{before}, {text}"  # RFC 9110: a list in several fields
 
     def on_headers_complete(self) -> None:
         status, headers, self._headers = self._parser.get_status_code(), self._headers, {}  # trailers are no headers
@@ -146,7 +189,12 @@ class Line:
         """Post and return when the headers are there; `finish` before the next. Raises OSError, HTTPException."""
         self._aborted, self._until = False, time.monotonic() + deadline_s
         if not self._alive(post):
-            self._connect(post, deadline_s)
+            try:
+                self._connect(post, deadline_s)
+            except OSError as error:
+                if not _TUNNEL_REFUSED.match(str(error)):
+                    raise
+                return Answer(407, {})  # whatever its reason, it is the proxy's, and nothing was posted
         body, encoding = post.body, b""
         if self._compresses and len(body) >= GZIP_FROM:
             body, encoding = zlib.compress(body, 1, wbits=31), b"Content-Encoding: gzip\r\n"

@@ -17,6 +17,7 @@ from sentry_sdk.transport import Transport
 from sentry_sdk.utils import Dsn
 
 from metricx_observe.delivery.channel import Described, Importance, Message, Post
+from metricx_observe.delivery.post import Answer, seconds_asked
 from metricx_observe.normalise import plain
 from metricx_observe.privacy import Scrubber
 from metricx_observe.settings import Vendor
@@ -159,16 +160,23 @@ class SentryChannel:
         return Importance.TRANSACTION if kind in ("transaction", "session", "profile") else Importance.SIGNAL
 
     def rate_limits(self, status: int, headers: Mapping[str, str]) -> Mapping[str, float]:
-        """`X-Sentry-Rate-Limits: 60:error;transaction:scope, …`, else `Retry-After` for every kind."""
+        """`X-Sentry-Rate-Limits: 60:error;transaction:scope, …`, else `Retry-After` for every kind.
+
+        After a 429 without a number to read Sentry's SDKs wait a minute (Sentry's SDK documentation, "Rate Limiting").
+        """
         limits: dict[str, float] = {}
+        numbers = False
         for part in headers.get("x-sentry-rate-limits", "").split(","):
-            seconds, _, rest = part.strip().partition(":")
-            if seconds.replace(".", "", 1).isdecimal():
-                limits |= dict.fromkeys(rest.partition(":")[0].split(";"), float(seconds))
-        if not limits and status == 429:
-            after = headers.get("retry-after", "")
-            limits[""] = float(after) if after.isdecimal() else 60.0  # Sentry's SDKs wait a minute without the header
-        return limits
+            number, _, rest = part.partition(":")
+            if (seconds := seconds_asked(number)) is not None:
+                numbers = True
+                kinds = [kind.strip() for kind in rest.partition(":")[0].split(";")]
+                for kind in filter(None, kinds) if any(kinds) else ("",):
+                    limits[kind] = max(seconds, limits.get(kind, 0.0))
+        if not numbers and status == 429:
+            after = Answer(status, headers).retry_after_s
+            limits[""] = 60.0 if after is None else after
+        return {kind: seconds for kind, seconds in limits.items() if seconds}
 
     def describe(self, kind: str, payload: bytes) -> Described:
         """Event id, exception type or transaction, and user, from a stored envelope."""

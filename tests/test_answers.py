@@ -1,0 +1,146 @@
+"""Every status with every limit that a header may ask for: no answer makes the courier post the same again and again.
+
+Ten thousand destinations on one loopback receiver, which counts what reaches it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from metricx_observe.delivery import Delivery, Limits, Message, Post
+from metricx_observe.privacy import Scrubber
+from metricx_observe.settings import Vendor
+from metricx_observe.vendors.sentry_channel import SentryChannel
+from tests.faults import LineChannel, until
+
+MOST = 8
+"""Posts of the same rows in `WINDOW_S`."""
+WINDOW_S = 5.0
+GLANCE_S = 0.25
+"""How long the sweep looks at each; in that time there may be two posts, and one more with each further second."""
+STATUSES = range(100, 600)
+LIMITS: Sequence[tuple[str, str]] = [
+    ("Retry-After", "0"),
+    ("Retry-After", "-1"),
+    ("Retry-After", "0.001"),
+    ("Retry-After", "nan"),
+    ("Retry-After", "-inf"),
+    ("Retry-After", "1e-9"),
+    ("Retry-After", "9" * 400),
+    ("Retry-After", "\u0660".encode().decode("latin-1")),
+    ("Retry-After", "Wed, 21 Oct 2015 07:28:00 GMT"),
+    ("Retry-After", "Wed, 21 Oct 0001 07:28:00 -0000"),
+    ("Retry-After", ""),
+    ("X-Sentry-Rate-Limits", "0:error"),
+    ("X-Sentry-Rate-Limits", "0::organization"),
+    ("X-Sentry-Rate-Limits", "-5:error, nan:error, inf:error"),
+    ("X-Sentry-Rate-Limits", "0.001:error:key"),
+    ("X-Sentry-Rate-Limits", "60:unknown_category"),
+    ("X-Sentry-Rate-Limits", "60:transaction;session:organization"),
+    ("X-Sentry-Rate-Limits", "9" * 400 + ":transaction"),
+    ("X-Sentry-Rate-Limits", ""),
+    ("X-Sentry-Rate-Limits", ",;:::,"),
+]
+
+
+class Receiver(asyncio.Protocol):
+    """Answers `POST /{status}/{n}` with that status and the nth of `LIMITS`; counts posts by path."""
+
+    posts: Counter[str]
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport, self.received = transport, b""
+
+    def data_received(self, data: bytes) -> None:
+        self.received += data
+        head, found, _ = self.received.partition(b"\r\n\r\n")
+        if not found or not self.received.endswith(b"end"):
+            return
+        self.received = b""
+        path = head.split(b" ", 2)[1].decode()
+        self.posts[path] += 1
+        _, status, limit = path.split("/")
+        name, value = LIMITS[int(limit)]
+        self.transport.write(f"HTTP/1.1 {status} S\r\n{name}: {value}\r\nContent-Length: 0\r\n\r\n".encode("latin-1"))
+        if status < "200":
+            self.transport.close()  # this was all; else the courier would wait for more
+
+
+class Sentrys(LineChannel):
+    """One message, with Sentry's reading of limits."""
+
+    sentry = SentryChannel(Vendor("on", url="https://public@sentry.example/42"), Scrubber())
+
+    def encode(self, record: Any) -> Sequence[Message]:
+        return [Message("error", record)]
+
+    def post(self, payloads: Sequence[bytes]) -> Post:
+        return Post(self.url, {}, b"\n".join(payloads))
+
+    def rate_limits(self, status: int, headers: Mapping[str, str]) -> Mapping[str, float]:
+        return self.sentry.rate_limits(status, headers)
+
+
+@pytest.fixture
+def receiver() -> Iterator[tuple[str, Counter[str]]]:
+    """The address of a receiver on a thread, and what it counts."""
+    loop, counted = asyncio.new_event_loop(), Counter[str]()
+    made = type("Counting", (Receiver,), {"posts": counted})
+    server = loop.run_until_complete(loop.create_server(made, "127.0.0.1", 0, backlog=1024))
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", counted
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(10)
+    server.close()
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.close()
+
+
+def watch(url: str, paths: Sequence[str], counted: Counter[str], limits: Limits, window_s: float) -> None:
+    """One message to each path, all at once; ends when the window does."""
+    expected = len(counted) + len(paths)
+    with ExitStack() as opened:
+        for some in (paths[at : at + 20] for at in range(0, len(paths), 20)):
+            channels = [Sentrys(url + path, vendor=path, destination=path, max_messages=1) for path in some]
+            delivery = Delivery(channels, url="memory://", limits=limits)
+            opened.callback(delivery.close, 0.0)
+            for path in some:
+                assert delivery.put(path, b"end")
+        until(lambda: len(counted) == expected, 60, every_s=0.02)
+        ends = time.monotonic() + window_s
+        until(lambda: time.monotonic() > ends, 60, every_s=0.05)
+
+
+@pytest.mark.slow
+def test_no_answer_makes_a_busy_loop(receiver: tuple[str, Counter[str]], caplog: pytest.LogCaptureFixture) -> None:
+    """All statuses from 100 to 599, each with 20 limits: nothing is posted at a rate that makes 8 posts in 5 s."""
+    url, counted = receiver
+    caplog.set_level(logging.CRITICAL, "metricx_observe.delivery")  # ten thousand lines say nothing
+    often: dict[str, int] = {}
+    for at in range(0, len(STATUSES), 20):
+        began = time.monotonic()
+        paths = [f"/{status}/{n}" for status in STATUSES[at : at + 20] for n in range(len(LIMITS))]
+        watch(url, paths, counted, Limits(), GLANCE_S)
+        most = 2 + time.monotonic() - began
+        often |= {path: counted[path] for path in paths if counted[path] > most}
+    assert len(counted) == 10_000
+    assert often == {}
+
+
+def test_no_answer_makes_a_busy_loop_in_five_seconds(receiver: tuple[str, Counter[str]]) -> None:
+    """The statuses of each kind, with every limit, watched for the whole time."""
+    url, counted = receiver
+    statuses = (100, 199, 200, 302, 400, 401, 403, 404, 408, 425, 429, 500, 503, 599)
+    watch(url, [f"/{each}/{n}" for each in statuses for n in range(len(LIMITS))], counted, Limits(), WINDOW_S)
+    assert {path: posts for path, posts in counted.items() if posts > MOST} == {}
