@@ -26,6 +26,8 @@ from sentry_sdk.integrations import iter_default_integrations
 
 import metricx_observe
 
+from .certificates import trust_one_authority
+
 LIBRARIES = ("demo_app.application", "langfuse", "rudderstack.analytics", "celery.bin.celery")
 """What takes long to import, beside this package and what Sentry's SDK looks for."""
 
@@ -38,6 +40,7 @@ def load() -> None:
         pass
     for name in LIBRARIES:
         importlib.import_module(name)
+    trust_one_authority()
     gc.freeze()
 
 
