@@ -10,8 +10,9 @@ PYTEST_ARGS ?= -q -n 3 --dist loadfile --cov --cov-report=term:skip-covered --co
 demo: .venv/.demo
 	@$(BIN)/python -m demo_app
 
+# with bytecode, also where the caller's shell forbids writing it: each worker would compile all tests and libraries anew
 test: .venv/.dev
-	@$(BIN)/pytest $(PYTEST_ARGS)
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/pytest $(PYTEST_ARGS)
 
 check: .venv/.dev
 	$(BIN)/ruff check .

@@ -35,11 +35,17 @@ class MissingPackageError(Exception):
 class Worker:
     """The conductor's end of a process."""
 
-    def __init__(self, target: str, *arguments: str, environment: Mapping[str, str] = {}) -> None:
+    def __init__(
+        self,
+        target: str,
+        *arguments: str,
+        environment: Mapping[str, str] = {},
+        start: type[subprocess.Popen[str]] = subprocess.Popen,
+    ) -> None:
         """Raises MissingPackageError, or RuntimeError with what the process said."""
         self.folder = tempfile.TemporaryDirectory(prefix="bench-")
         self._errors = open(f"{self.folder.name}/stderr", "w+")  # noqa: SIM115
-        self._process = subprocess.Popen(
+        self._process = start(
             [sys.executable, "-m", "bench.worker", target, *arguments],
             cwd=self.folder.name, env=clean_environment() | dict(environment), text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,

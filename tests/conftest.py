@@ -10,7 +10,10 @@ from hypothesis import settings
 
 from metricx_observe.observability import Observability
 
+from .certificates import trust_one_authority
 from .receiver_server import Receiver, running_receiver
+
+trust_one_authority()
 
 settings.register_profile("shared machine", deadline=None)
 settings.load_profile("shared machine")

@@ -14,12 +14,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import httpx
 import uvicorn
 from fastapi import FastAPI
+from pwdlib.hashers.argon2 import Argon2Hasher
 
 from demo_app.application import create_app
+from demo_app.security import passwords
 from demo_app.settings import Settings
 from metricx_observe.observability import Observability
 
@@ -73,10 +76,13 @@ def callback(response: httpx.Response) -> httpx.Response:
 @contextmanager
 def running_demo(folder: Path, **settings: Any) -> Iterator[Demo]:
     """The demo with its database in `folder`, until the block ends; `settings` as of `demo_app.settings.Settings`."""
+    # the real parameters cost as much as the rest of a test; a hash says itself with which ones it was made
+    cheap = Argon2Hasher(time_cost=1, memory_cost=8, parallelism=1)
     given = {"database_url": f"sqlite:///{folder}/demo.db", "ANTHROPIC_API_KEY": None} | settings
     app = create_app(Settings.model_validate(given))  # validated: the environment and `.env` are left out
     server = uvicorn.Server(uvicorn.Config(app, access_log=False, log_level="critical", lifespan="on"))
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    weakened = patch.multiple(passwords, hashers=(cheap,), current_hasher=cheap)
+    with weakened, socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

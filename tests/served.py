@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .faults import FaultyVendor, until
-from .processes import environment, run_python
+from .processes import Python, environment, run_python
 
 APP = """
 from fastapi import FastAPI
@@ -63,7 +63,7 @@ class Served:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port = probe.getsockname()[1]
         (folder / "served.py").write_text(APP)
-        self.process = subprocess.Popen(
+        self.process = Python(
             [sys.executable, "-m", *(part.format(port=self.port) for part in command)],
             cwd=folder,
             env=environment(folder, **self._variables),

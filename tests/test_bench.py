@@ -15,6 +15,8 @@ from bench.sink import Sink, signals
 from bench.variants import BUILD
 from bench.worker import MissingPackageError, Worker
 
+from .processes import Python
+
 
 @pytest.fixture(scope="module")
 def sink() -> Iterator[Sink]:
@@ -88,7 +90,7 @@ def test_each_variant_answers_and_its_signals_arrive(name: str, sink: Sink) -> N
     """An application answers on both routes, and what it sends for a request is in the sink."""
     sink.take()
     try:
-        worker = Worker("bench.in_process:open_variant", name, sink.url)
+        worker = Worker("bench.in_process:open_variant", name, sink.url, start=Python)
     except MissingPackageError as error:
         pytest.skip(str(error))
     with worker:

@@ -17,7 +17,9 @@ from typer.testing import CliRunner
 from metricx_observe import cli
 from metricx_observe.receiver import DEFAULT_HOST, DEFAULT_PORT
 from metricx_observe.settings import RECEIVER_URL
-from tests.receiver_server import running_receiver
+
+from .processes import Python, run_python
+from .receiver_server import running_receiver
 
 COMMAND = [sys.executable, "-c", "from metricx_observe.cli import main; main()"]
 
@@ -25,7 +27,7 @@ COMMAND = [sys.executable, "-c", "from metricx_observe.cli import main; main()"]
 @contextmanager
 def command(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
     """The command with its standard output to read from; killed if the test leaves it running."""
-    process = subprocess.Popen(
+    process = Python(
         [*COMMAND, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -78,12 +80,12 @@ def test_dev_takes_its_token_from_the_environment() -> None:
         assert httpx.get(url + "/api/health", headers={"Authorization": "Bearer s3cret"}).status_code == 200
 
 
-def test_our_own_errors_are_one_line_that_says_what_to_do() -> None:
+def test_our_own_errors_are_one_line_that_says_what_to_do(tmp_path: Path) -> None:
     """A taken port, and an open address without a token: exit status 1, no traceback."""
     with running_receiver() as receiver:
         port = receiver.url.rpartition(":")[2]
         for arguments, reason in ((("--port", port), "--port"), (("--host", "0.0.0.0"), "token")):
-            done = subprocess.run([*COMMAND, "dev", *arguments], capture_output=True, text=True, timeout=60)
+            done = run_python(*COMMAND[1:], "dev", *arguments, folder=tmp_path)
             assert done.returncode == 1
             assert done.stderr.startswith("metricx-observe: ")
             assert reason in done.stderr

@@ -16,6 +16,7 @@ import pytest
 
 from metricx_observe.delivery import Delivery, Limits
 from tests.faults import FaultyVendor, LineChannel, until
+from tests.processes import Python
 
 ROOT = Path(__file__).absolute().parents[1]
 
@@ -53,7 +54,7 @@ def run(url: str, vendor: FaultyVendor) -> Iterator[Run]:
     def run_one(code: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-c", PRELUDE + textwrap.dedent(code), url, vendor.url]
         started.append(
-            subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            Python(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         )
         return started[-1]
 
@@ -111,6 +112,8 @@ def test_the_end_waits_for_a_stuck_disk_only_briefly(run: Run, url: str, vendor:
         import atexit
         atexit.register(lambda: None)
         """)
+    assert process.stdout is not None
+    assert process.stdout.readline()  # how long a process takes to begin is not what is asked
     process.communicate(timeout=5)
     assert process.returncode == 0
 

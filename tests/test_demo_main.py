@@ -17,6 +17,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from .processes import Python, run_python
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -63,7 +65,7 @@ def command(folder: Path, *options: str) -> Iterator[Command]:
     """The command in a folder of its own, with none of this machine's keys."""
     environment = {key: os.environ[key] for key in ("PATH", "LANG", "COVERAGE_PROCESS_START") if key in os.environ}
     environment |= {"PYTHONPATH": str(ROOT), "XDG_STATE_HOME": str(folder), "HOME": str(folder)}
-    process = subprocess.Popen(
+    process = Python(
         [sys.executable, "-m", "demo_app", *options],
         cwd=folder,
         env=environment,
@@ -90,10 +92,7 @@ def test_one_command_shows_what_users_do_and_stops_cleanly(tmp_path: Path, numbe
     with command(tmp_path, "--port", "0", "--receiver-port", "0") as demo:
         url, receiver_url = demo.wait_for(r"Demo: +(http://127\.0\.0\.1:\d+)"), demo.wait_for(r"Receiver: +(http\S+)")
         demo.wait_for("(Ctrl-C)")
-        played = subprocess.run(
-            [sys.executable, "-m", "demo_app.traffic", "--base-url", url, "--users", "1"],
-            cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60, check=True,
-        )  # fmt: skip
+        played = run_python("-m", "demo_app.traffic", "--base-url", url, "--users", "1", folder=tmp_path)
         assert "1 users played" in played.stdout
         code, printed = demo.end(number)
     assert code == 0, printed
@@ -133,9 +132,6 @@ def test_traffic_without_a_demo_says_what_to_start(tmp_path: Path) -> None:
     """One line, no traceback."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
-    ended = subprocess.run(
-        [sys.executable, "-m", "demo_app.traffic", "--base-url", url],
-        cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    ended = run_python("-m", "demo_app.traffic", "--base-url", url, folder=tmp_path)
     assert ended.returncode == 1
     assert ended.stderr == f"Nothing answers on {url}: start the demo with `python -m demo_app` first.\n"

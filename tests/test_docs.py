@@ -6,14 +6,13 @@ import asyncio
 import logging
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from metricx_observe import Observability
+from metricx_observe import Observability, cli
 from metricx_observe import context as contexts
 from metricx_observe.context import detached
 from metricx_observe.settings import Settings
@@ -81,9 +80,7 @@ def test_commands_exist(group: tuple[str, ...]) -> None:
     """Each `metricx-observe` command that a page names is one."""
     words = r"\s+".join(["metricx-observe", *group, r"([a-z][a-z-]*)"])
     named = {word for text in TEXTS.values() for word in re.findall(rf"`{words}[^`]*`", text)}
-    help_text = subprocess.run(
-        [sys.executable, "-m", "metricx_observe.cli", *group, "--help"], capture_output=True, text=True, check=True
-    ).stdout
+    help_text = CliRunner().invoke(cli.app, [*group, "--help"]).output
     assert named
     assert named <= set(re.findall(r"[a-z-]+", help_text))
 

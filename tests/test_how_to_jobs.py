@@ -24,7 +24,7 @@ from metricx_observe.ids import new_id
 
 from .doc_blocks import Block, blocks
 from .faults import until
-from .processes import environment, run_python
+from .processes import Python, environment, run_python
 from .receiver_server import Receiver
 from .support import call, observed
 
@@ -229,7 +229,7 @@ def test_celerys_processes_lose_nothing(
     enqueued = run_python("jobs.py", folder=tmp_path, **variables)
     assert enqueued.returncode == 0, enqueued.stderr
     request_id = enqueued.stdout.strip()
-    worker = subprocess.Popen(
+    worker = Python(
         [sys.executable, "-m", "celery", "-A", "jobs", "worker", "-c", "2", "--loglevel", "CRITICAL"],
         cwd=tmp_path,
         env=environment(tmp_path, **variables),

@@ -6,7 +6,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from .processes import run_python
+from .processes import run_fresh_python
 
 CODE = """
 import json, sys
@@ -47,7 +47,8 @@ def test_what_is_imported_when(tmp_path: Path) -> None:
     def loaded(case: str) -> list[list[str]]:
         overrides = ", ".join(f"{name}={value!r}" for name, value in cases[case].items())
         code = CODE.format(overrides=overrides)
-        ended = run_python("-c", code, folder=tmp_path, COVERAGE_PROCESS_CONFIG="")  # coverage itself loads sqlite3
+        unmeasured = {"COVERAGE_PROCESS_CONFIG": ""}  # coverage itself loads sqlite3
+        ended = run_fresh_python("-c", code, folder=tmp_path, **unmeasured)
         assert ended.returncode == 0, ended.stderr
         found: list[list[str]] = json.loads(ended.stdout)
         return found

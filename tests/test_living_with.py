@@ -6,9 +6,6 @@ import asyncio
 import contextvars
 import json
 import logging
-import os
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -31,6 +28,7 @@ from starlette.routing import Route
 from metricx_observe import ConfigurationError, ContextDep, Observability, ObserveMiddleware, TrackerDep
 from metricx_observe.settings import load_settings
 
+from .processes import run_python
 from .receiver_server import Receiver
 from .support import call, keys_for, observed, serving
 
@@ -312,13 +310,9 @@ print(json.dumps({
 
 def test_a_global_tracer_provider_is_left_alone_and_its_server_span_told(receiver: Receiver, tmp_path: Path) -> None:
     """We create no span on it, and put request id, user and workspace on the application's own server span."""
-    environment = {
-        **os.environ, "ENVIRONMENT": "development", "METRICX_RECEIVER_URL": receiver.url,
-        "METRICX_OUTBOX_URL": f"sqlite:///{tmp_path}/outbox.db",
-    }  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-c", OPENTELEMETRY], env=environment, capture_output=True, text=True, check=True, timeout=60
-    )
+    variables = {"ENVIRONMENT": "development", "METRICX_RECEIVER_URL": receiver.url}
+    done = run_python("-c", OPENTELEMETRY, folder=tmp_path, METRICX_OUTBOX_URL="memory://", **variables)
+    assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["untouched"]
     assert result["names"]

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.receiver_server import Receiver, running_receiver
+from .processes import run_python
+from .receiver_server import Receiver, running_receiver
 
 CLIENTS = Path(__file__).with_name("receiver_clients.py")
 
 
 def run_client(name: str, receiver: Receiver) -> list[dict[str, Any]]:
-    done = subprocess.run([sys.executable, CLIENTS, name, receiver.url], capture_output=True, text=True, timeout=60)
+    done = run_python(str(CLIENTS), name, receiver.url, folder=CLIENTS.parent)
     assert done.returncode == 0, done.stderr
     return receiver.signals()
 

@@ -31,7 +31,7 @@ from metricx_observe.sidecar import Host, greeting
 from metricx_observe.tracker import TrackRecord
 
 from .faults import until
-from .processes import environment
+from .processes import Python, environment
 from .receiver_server import Receiver
 from .support import call, keys_for, observed
 
@@ -229,7 +229,7 @@ def run(receiver: Receiver, tmp_path: Path, user: str) -> Iterator[Run]:
     def run_one(code: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-W", "error", "-c", SCRIPT + textwrap.dedent(code)]
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        started.append(subprocess.Popen(command, cwd=tmp_path, env=environment(tmp_path, **variables), **pipes))
+        started.append(Python(command, cwd=tmp_path, env=environment(tmp_path, **variables), **pipes))
         return started[-1]
 
     yield run_one

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import subprocess
-import sys
 import time
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -18,6 +17,7 @@ from starlette.requests import HTTPConnection
 from metricx_observe import ContextDep, LLMTracerDep, Observability, TrackerDep
 from metricx_observe.logs import ContextFormatter
 
+from .processes import run_python
 from .receiver_server import Receiver
 from .support import call, keys_for, observed, serving
 
@@ -170,11 +170,10 @@ asyncio.run(main())
         pytest.param({"traceparent": f"00-{TRACE}-{SPAN}-01"}, id="sampled"),
     ],
 )
-def test_nor_where_the_application_has_opentelemetry(headers: dict[str, str]) -> None:
+def test_nor_where_the_application_has_opentelemetry(headers: dict[str, str], tmp_path: Path) -> None:
     """With a global provider FastAPI reads baggage and the upstream's decision from the request, and Langfuse's SDK
     took the user, and whether to record at all, from there."""
-    command = [sys.executable, "-c", OWN_PROVIDER, json.dumps(headers)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = run_python("-c", OWN_PROVIDER, json.dumps(headers), folder=tmp_path)
     assert done.stdout.endswith("the same\n"), done.stderr
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from .processes import CHECKOUT, environment, run_python
+from .processes import CHECKOUT, environment, run_fresh_python, run_python
 from .receiver_server import Receiver
 
 PRODUCTION = {
@@ -234,7 +234,7 @@ print(init_observability())
 )
 def test_a_vendors_package_is_missing(tmp_path: Path, package: str, name: str, extra: str) -> None:
     """Without a vendor's SDK, or something that it needs, that service is off and the pip command is told."""
-    ended = run_python("-c", WITHOUT.format(package=package), folder=tmp_path, **PRODUCTION)
+    ended = run_fresh_python("-c", WITHOUT.format(package=package), folder=tmp_path, **PRODUCTION)
     assert ended.returncode == 0, ended.stderr
     raised, states = map(ast.literal_eval, ended.stdout.splitlines())
     assert raised.endswith(f"pip install 'metricx-observe[{extra}]'")
@@ -263,7 +263,7 @@ running.close()
         "RUDDERSTACK_DATA_PLANE_URL": receiver.url,
     }
     settings = {"ENVIRONMENT": "test", "METRICX_RECEIVER_URL": receiver.url, **keys}
-    ended = run_python("-B", "-c", code, folder=tmp_path, **settings)
+    ended = run_fresh_python("-B", "-c", code, folder=tmp_path, **settings)
     assert ended.returncode == 0, ended.stderr
     states, committed = map(ast.literal_eval, ended.stdout.splitlines())
     assert (states, committed) == (dict.fromkeys(("sentry", "analytics", "langfuse"), "on"), 1)

@@ -13,7 +13,7 @@ venv=${VENV:-.venv}
 
 if command -v uv >/dev/null 2>&1; then
     [ -x "$venv"/bin/python ] || uv venv --quiet --python "$python" "$venv"
-    uv pip install --quiet --python "$venv"/bin/python -e ".[$extra]"
+    uv pip install --quiet --compile-bytecode --python "$venv"/bin/python -e ".[$extra]"
 else
     [ -x "$venv"/bin/python ] || "$python" -m venv "$venv" || {
         echo "python -m venv failed. On Debian and Ubuntu type: apt-get install python3-venv" >&2
