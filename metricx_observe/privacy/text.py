@@ -29,11 +29,12 @@ _LITERALS = re.compile(_LITERAL, re.S)
 _BRACKETS = re.compile(rf"{_LITERAL}|[\[({{]|[\])}}]", re.S)
 # A string, to its end or that of the text; quotes inside of other quotes have backslashes.
 _QUOTED = re.compile(rf"""[bruf ]{{0,2}}+(?:(\\{{1,8}}+["'])(.*?)(?:(?<!\\)\1|\Z)|{_LITERAL})""", re.S | re.I)
+_OPEN_QUOTE = re.compile(r"""(?:[bruf ]{0,2}+\\{0,8}+["'])?+""", re.I)
 _OPEN_BRACKET = re.compile(r"([a-z_][\w.]{0,99}+)?[(\[{]", re.I)
 # What has no quotes ends at a space or `&`, and at a comma, a quote or a bracket that closes something around it.
 _BARE = re.compile(
     r"""(?:(?:bearer|basic|token|digest|apikey)[ ]{1,3}+)?+"""
-    r"""(?:<[^<>\n]{1,200}>|(?:[^\s&;,'"\\)\]}<>]|[,'")\]}](?![\s,;:&'")\]}<>]|\Z)|\\(?![nrt"'\\]))++|)""",
+    r"""(?:<[^<>\n]{1,200}>|(?:[^\s&;,'"\\)\]}<>]++|[,'")\]}](?![\s,;:&'")\]}<>]|\Z)|\\(?![nrt"'\\]))++|)""",
     re.I,
 )
 # An XML element with text in it, which may be truncated. `<token>` alone is a placeholder.
@@ -60,6 +61,8 @@ says_nothing = re.compile(
     rf"|{MARK})?"
 ).fullmatch
 """Whether a value under a secret name is no secret: empty, None, a placeholder of a format, or masked already."""
+_DECIDES = 128
+"""Characters of a value that show whether it is random: what is read beyond is replaced, and so is read once only."""
 looks_random = re.compile(
     r"(?!\d{4}-\d\d-)(?=\S*[A-Za-z])(?=\S*\d|(?=\S*[A-Z]{2})\S*[a-z])[^\s<>(){}]{16,}"
 ).match
@@ -133,38 +136,48 @@ def _judge(text: str, separator: re.Match[str], names: Names, source: bool) -> I
     if says < (IN_QUERY if in_query else IF_RANDOM):
         return
     whole = says == COOKIE or (separator[1] == ":" and "authorization" in name.lower())
-    for begin, end in _value(text, separator, whole, source):
+
+    def counts(begin: int, end: int) -> bool:
+        start = text[begin : min(end, begin + _DECIDES)]
+        return says >= SECRET or looks_random(start) is not None or (in_query and len(start) >= 8)
+
+    begin = _OPEN_QUOTE.match(text, separator.end()).end()  # type: ignore[union-attr]  # it can be empty
+    near = begin + _DECIDES
+    if says < SECRET and not (
+        (in_query or source or looks_random(text, begin, near))
+        and any(counts(*each) for each in _value(text, separator, whole, source, near))
+    ):
+        return  # without a look at the rest of it, which the next separator in it would read again
+    for begin, end in _value(text, separator, whole, source, len(text)):
         value = text[begin:end]
-        if says < SECRET and not (looks_random(value) or (in_query and len(value) >= 8)):
-            continue
-        if not says_nothing(value) and not (name == "token" and "logprob" in text[end : end + 14]):
+        if counts(begin, end) and not says_nothing(value) and not (name == "token" and "logprob" in text[end : end + 14]):
             yield begin, end, "cookie" if says == COOKIE else "name"
 
 
-def _value(text: str, separator: re.Match[str], whole: bool, source: bool) -> Iterator[tuple[int, int]]:
+def _value(text: str, separator: re.Match[str], whole: bool, source: bool, stop: int) -> Iterator[tuple[int, int]]:
     """Where the value after a name stands: mostly one stretch; of an expression in source code, its literals.
 
-    whole: What has no quotes goes to the end of the line, as a header does.
+    whole: What has no quotes goes to the end of the line, as a header does. stop: How far the text is read.
     """
     at = separator.end()
-    if (quoted := _QUOTED.match(text, at)) is not None:
-        if not source or quoted.end() > quoted.end(quoted.lastindex or 0):
+    if (quoted := _QUOTED.match(text, at, stop)) is not None:
+        if not source or quoted.end() > quoted.end(quoted.lastindex or 0) or quoted.end() == stop < len(text):
             yield quoted.span(quoted.lastindex or 0)
-    elif (bracket := _OPEN_BRACKET.match(text, at)) is not None:
-        end = _balanced(text, bracket.end() - 1)
+    elif (bracket := _OPEN_BRACKET.match(text, at, stop)) is not None:
+        end = _balanced(text, bracket.end() - 1, stop)
         if not source:
             yield at, end
         elif not bracket[1] or bracket[1][0].isupper():
             yield from (found.span(found.lastindex or 0) for found in _LITERALS.finditer(text, at, end))
     elif not source or text[at : at + 1].isdigit() or any(text.count(quote, 0, at) % 2 for quote in "'\""):
-        yield at, (_LINE if whole else _BARE).match(text, at).end()  # type: ignore[union-attr]  # it can be empty
+        yield at, (_LINE if whole else _BARE).match(text, at, stop).end()  # type: ignore[union-attr]  # it can be empty
 
 
-def _balanced(text: str, at: int) -> int:
-    """Where the bracket at `at` is closed; the end of the text when it was truncated."""
+def _balanced(text: str, at: int, stop: int) -> int:
+    """Where the bracket at `at` is closed; the end of what is read when it is not."""
     depth = 0
-    for match in _BRACKETS.finditer(text, at):
+    for match in _BRACKETS.finditer(text, at, stop):
         depth += (match[0] in "[({") - (match[0] in "])}")
         if depth == 0:
             return match.end()
-    return len(text)
+    return min(stop, len(text))
