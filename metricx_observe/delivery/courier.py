@@ -25,9 +25,7 @@ SLOW_S = 0.05
 class Courier:
     """Posts of one channel, on as many lanes as are needed. A lane is a thread with one connection."""
 
-    def __init__(
-        self, channel: Channel, outbox: Outbox, tally: Tally, limits: Limits, isolate: Isolate
-    ) -> None:
+    def __init__(self, channel: Channel, outbox: Outbox, tally: Tally, limits: Limits, isolate: Isolate) -> None:
         self.channel, self._outbox, self._tally, self._limits, self._isolate = channel, outbox, tally, limits, isolate
         self._gate = Gate(channel, limits)
         self._changed = threading.Condition()  # guards the gate and the lanes

@@ -17,7 +17,7 @@ from sentry_sdk.utils import Dsn
 
 from metricx_observe.delivery.channel import Described, Importance, Message, Post
 from metricx_observe.normalise import plain
-from metricx_observe.privacy import Scrubber
+from metricx_observe.privacy import Scrubber, one_signal
 from metricx_observe.settings import Vendor
 
 from .burst import Burst
@@ -109,6 +109,7 @@ class SentryChannel:
         """Envelopes: the client that makes them of a transaction is this process's."""
         return [record] if isinstance(record, Envelope) else cast(Ended, record).envelopes()
 
+    @one_signal()
     def _message(self, envelope: Envelope) -> Message:
         lines = [_json(envelope.headers)]
         for item in envelope.items:

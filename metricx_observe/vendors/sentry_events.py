@@ -24,6 +24,8 @@ _UNSCRUBBED = frozenset(
      "environment", "server_name", "transaction_info", "measurements", "_meta", "debug_meta"}
 )  # fmt: skip
 """What the SDK or we fill in ourselves, with nothing of the application's data."""
+_FROM_OUTSIDE = frozenset({"request", "breadcrumbs", "extra"})
+"""What holds most of what a client can make long: scrubbed last, so that the error itself is not cut because of it."""
 _RULES = "metricx_rules"
 """What `enrich` knows of a request and `scrub_event`, in another thread, needs: no part of the event that is sent."""
 
@@ -103,10 +105,11 @@ def scrub_event(event: dict[str, Any], category: str, scrubber: Scrubber) -> dic
     rules = event.pop(_RULES, {})
     personal: Personal = "drop" if rules.get("refused") else "hash"
     user = event.pop("user", None)
-    scrubbed = {
-        key: value if key in _UNSCRUBBED else scrubber.scrub({key: value}, category, key, personal=personal)[key]
-        for key, value in event.items()
-    }
+    scrubbed: dict[str, Any] = {}
+    for key in sorted(event, key=_FROM_OUTSIDE.__contains__):
+        value, place = event[key], {"signal": category, "place": key}
+        whole = {key: value} if key in _UNSCRUBBED else scrubber.scrub({key: value}, **place, personal=personal)
+        scrubbed[key] = next(iter(whole.values()))  # where the scrubber has no time left, `[cut]` is the key as well
     if isinstance(user, dict):  # Sentry's own place for a person: who was bound stays, and as he was bound
         own = {"id": user["id"]} if "id" in user else {}
         scrubbed["user"] = {**scrubber.scrub(user, category, "user"), **own}
