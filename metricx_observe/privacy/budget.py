@@ -13,12 +13,12 @@ MAX_TEXT = 1_000_000
 """Characters of a string, and four times as many of a signal: Langfuse takes some 4 MB a request."""
 MAX_WORK_NS = 60_000_000
 """By the estimates below, so that the same signal is cut at the same place everywhere."""
-MAX_CPU_NS = 75_000_000
+MAX_CPU_NS = 80_000_000
 """By the clock, where the estimates are too low: with the last piece of a text it makes less than 100 ms."""
 
 # Estimates in nanoseconds: of a member of a container, of a new name or text, of a character that may hold something,
 # of one that is read because it may, and of what is replaced.
-MEMBER, NEW, QUICK, READ, FOUND = 250, 3_000, 5, 40, 4_000
+MEMBER, NEW, QUICK, READ, FOUND = 250, 3_000, 5, 30, 3_000
 _BETWEEN_CHECKS = 200_000
 
 

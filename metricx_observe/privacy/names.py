@@ -74,7 +74,7 @@ _DESCRIPTIONS = _set(
     algorithm alg method methods supported ttl age max min total detail details used rate price cost provider
     source attempts error errors index strategy mode flow consent banner scope scopes lifetime timeout time
     level failed success failures user username host port region issuer audience arn domain accepted model rank
-    position logprob logprobs page ratio ms us ns sec secs seconds minutes hours usd eur gbp cents percent
+    position logprob logprobs page ratio p ms us ns sec secs seconds minutes hours usd eur gbp cents percent
     percentage pct avg average mean median sum latency duration speed throughput remaining consumed saved spent
     billed charged quota window overlap estimate estimated delta bucket distribution"""
 )

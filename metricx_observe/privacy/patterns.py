@@ -51,7 +51,8 @@ class Pattern:
         yield from self._within(text, 0, len(text), in_time)
 
     def _within(self, text: str, begin: int, end: int, in_time: Callable[[], bool]) -> Iterator[tuple[int, int]]:
-        if not self._might(text[begin:end]):
+        known = self._might is not None and text.isascii()  # `½` is a letter to Python only
+        if known and self._might is not None and not self._might(text[begin:end]):
             return
         if end - begin <= self._longest:
             if not in_time():
@@ -61,7 +62,8 @@ class Pattern:
             return
         middle, overlap = (begin + end) // 2, self._longest // 4
         first = [*self._within(text, begin, middle + overlap, in_time)]
-        yield from [*first, *self._within(text, middle - overlap, end, in_time)] or [(begin, end)]
+        found = [*first, *self._within(text, middle - overlap, end, in_time)]
+        yield from found or ([(begin, end)] if known else [])
 
 
 def _repeats(pattern: str) -> int | None:
@@ -77,10 +79,9 @@ def _repeats(pattern: str) -> int | None:
     return count + len(_MANY.findall(simple))
 
 
-def _linear(pattern: str) -> Callable[[str], bool]:
-    """Whether a text could hold a match. Where the linear engine does not know the pattern's syntax, any could."""
+def _linear(pattern: str) -> Callable[[str], bool] | None:
+    """Whether a text could hold a match; None where the linear engine does not know the pattern's syntax."""
     try:
-        might = occurs(f"(?m:{pattern})")  # so that `$` is before a line's end, too, as Python's is
+        return occurs(f"(?m:{pattern})")  # so that `$` is before a line's end, too, as Python's is
     except SchemaError:
-        return lambda _: True
-    return lambda text: not text.isascii() or might(text)
+        return None

@@ -64,7 +64,7 @@ def apart(found: Iterable[Finding]) -> list[Finding]:
     """`found` in its order, without what lies in another."""
     result: list[Finding] = []
     at = 0
-    for start, end, rule in sorted(found):
+    for start, end, rule in sorted(found, key=lambda each: (each[0], -each[1])):
         if end > at:
             result.append((max(start, at), end, rule))
             at = end

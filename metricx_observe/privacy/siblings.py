@@ -12,7 +12,7 @@ from .text import says_nothing, value_after
 _NEAR = 400
 """Characters that may stand between the two."""
 _MEMBER = re.compile(
-    rf"""(?<![\w.\-])(?i:({SIBLINGS_OF})|(?:parameter|option)?_?(?:value|val|v))"""
+    rf"""(?:(?<![\w.\-])|(?<=\\n))(?i:({SIBLINGS_OF})|(?:parameter|option)?_?(?:value|val|v))"""
     r"""[\\"']{0,9}+\s{0,3}+(=>|==?|:=?)[ \t]{0,9}+"""
 )
 _ELEMENTS = re.compile(

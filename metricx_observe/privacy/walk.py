@@ -229,6 +229,8 @@ class Pass:
                 last = len(text)
             found += here
             start, begin = max(stop, last), last if last >= stop else stop - _BEFORE
+        for pattern in self._scrubber.patterns:
+            found += [(begin, end, "pattern") for begin, end in pattern.spans(text, self._budget.in_time)]
         return apart(found)
 
     def _in_piece(self, part: str, personal: bool, source: bool) -> list[Finding] | None:
@@ -238,10 +240,6 @@ class Pass:
             if not self._budget.spend(READ * len(part)):
                 return None
             found = findings(part, self._names, personal, source)
-        for pattern in self._scrubber.patterns:
-            if not self._budget.spend(QUICK * len(part)):
-                return None
-            found += [(begin, end, "pattern") for begin, end in pattern.spans(part, self._budget.in_time)]
         return found
 
     def _without(self, text: str, found: Iterable[Finding]) -> str:
