@@ -51,12 +51,16 @@ class Budget:
     def members(self, count: int) -> int:
         """Of how many members of another dict or list there is time for; -1 when there is none for the container."""
         self.items_left -= 1
+        left = self.work_left - MEMBER * (count + 1)
+        if left > self._at_check and self.items_left >= 0:  # nearly always
+            self.work_left = left
+            return count
         if self.items_left < 0 or self.work_left <= 0:
             self.spend(NEW)
             return -1
-        left = min(count, self.work_left // MEMBER)
-        self.spend(MEMBER * (left + 1))
-        return left
+        count = min(count, self.work_left // MEMBER)
+        self.spend(MEMBER * (count + 1))
+        return count
 
 
 _signal: ContextVar[Budget | None] = ContextVar("metricx_observe_scrubbed_signal", default=None)

@@ -115,7 +115,7 @@ _STEMS = {"cookie", "input", "key", *_SECRET, *_SECRET_ENDS, *_IF_RANDOM, "saml"
 _STEMS |= {max(pair.split("_"), key=len) for pair in _PAIRS if _STEMS.isdisjoint(pair.split("_"))}
 SIBLINGS_OF = "name|key|field|k|variable|parameter_?key|header"
 """The names of what holds the name of a value beside it, in any case."""
-BESIDE = rf"(?i:{SIBLINGS_OF})(?:[\\\"']*\s*[=:]>?|>)\s*[\\\"']*[\w.:\-\[\]]*(?i:{{stems}})"
+BESIDE = rf"(?:^|[^\w.\-]|\\\\n)(?i:{SIBLINGS_OF})(?:[\\\"']*\s*[=:]>?|>)\s*[\\\"']*[\w.:\-\[\]]*(?i:{{stems}})"
 """How a text gives such a name, in Rust's syntax."""
 
 # A stem at the end of a word, the rest of the name, and what follows a name in text and in JSON, where it can be a

@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from typing import TYPE_CHECKING, Any, Literal
 
 from metricx_observe.normalise import plain
@@ -85,11 +85,7 @@ class Pass:
         """Below a secret name everything is secret, below any other its members' own names count."""
         result: dict[str, Any] = {}
         verdicts, clean, budget, above = self._names.verdicts, self._clean, self._budget, says
-        for key, item in members.items():
-            if left <= 0 or budget.work_left <= 0:
-                result[_CUT] = self._cut()
-                break
-            left -= 1
+        for key, item in members.items() if left == len(members) else islice(members.items(), max(0, left)):
             name = key if type(key) is str else next(iter(plain({key: None})))
             says, kind = verdicts[name], type(item)
             if above >= SECRET:
@@ -100,7 +96,13 @@ class Pass:
                 pass
             elif kind is not str or len(item) > LONGEST_REMEMBERED or item not in clean:
                 item = self.value(item, depth + 1, says)
-            result[name if name in clean else self._text(name)] = item
+            if name not in clean:
+                name = self._text(name)
+                if budget.work_left <= 0:
+                    break
+            result[name] = item
+        if budget.work_left <= 0 or left < len(members):
+            result[_CUT] = self._cut()
         return result
 
     def _named(self, name: str, item: Any, says: Verdict, siblings: dict[Any, Any], depth: int) -> Any:
@@ -119,20 +121,24 @@ class Pass:
         """In a pair, and after a `--flag`, a secret name is followed by its value."""
         result: list[Any] = []
         pair, of_item, clean, budget = len(items) == 2, says, self._clean, self._budget
-        for at, item in enumerate(items):
-            if at >= left or budget.work_left <= 0:
-                result.append(self._cut())
-                break
+        for item in items if left == len(items) else islice(items, max(0, left)):
             text = type(item) is str
-            known = text and of_item < PERSONAL and len(item) <= LONGEST_REMEMBERED and item in clean
-            result.append(item if known else self.value(item, depth + 1, of_item))
+            if text and of_item < PERSONAL and len(item) <= LONGEST_REMEMBERED and item in clean:
+                result.append(item)
+            elif budget.work_left <= 0:
+                break
+            else:
+                result.append(self.value(item, depth + 1, of_item))
             of_item = says
             if (pair and isinstance(item, str | bytes)) or (text and item[:1] == "-"):
                 name = unquoted(item.decode("latin-1") if isinstance(item, bytes) else item)
                 if _NAME.fullmatch(name) and self._names.verdicts[name] >= IF_RANDOM:
                     of_item = max(says, self._names.verdicts[name])
-                elif at and isinstance(items, Sequence) and item[:1] == "-" and budget.spend(NEW):
-                    of_item = SECRET if takes_secret(items[max(0, at - 12) : at + 1], self._names) else says
+                elif item[:1] == "-" and isinstance(items, Sequence) and budget.spend(NEW):
+                    words = items[max(0, len(result) - 12) : len(result)]
+                    of_item = SECRET if takes_secret(words, self._names) else says
+        if budget.work_left <= 0 or left < len(items):
+            result.append(self._cut())
         return result
 
     def _parameters(self, message: str, items: Any, depth: int) -> list[Any]:
@@ -211,10 +217,22 @@ class Pass:
     def _findings(self, text: str, source: bool) -> list[Finding]:
         """In their order, none over another. A long text is read in pieces, of which most hold nothing."""
         personal = self._personal != "keep" and not source
+        if len(text) <= PIECE:
+            found = self._in_piece(text, personal, source)
+            found = [(0, len(text), "cut")] if found is None else found
+        else:
+            found = self._in_pieces(text, personal, source)
+        if not self._scrubber.patterns:
+            return found
+        for pattern in self._scrubber.patterns:
+            found += [(begin, end, "pattern") for begin, end in pattern.spans(text, self._budget.in_time)]
+        return apart(found)
+
+    def _in_pieces(self, text: str, personal: bool, source: bool) -> list[Finding]:
         found: list[Finding] = []
         start = begin = 0  # what lies before `start` was read; a piece begins a little before, for the names there
         while start < len(text):
-            stop = len(text) if len(text) - start <= PIECE else start + PIECE
+            stop = min(start + PIECE, len(text))
             for reach in _REACH:
                 part = text[begin : stop + reach]
                 more = self._in_piece(part, personal, source)
@@ -229,18 +247,13 @@ class Pass:
                 last = len(text)
             found += here
             start, begin = max(stop, last), last if last >= stop else stop - _BEFORE
-        for pattern in self._scrubber.patterns:
-            found += [(begin, end, "pattern") for begin, end in pattern.spans(text, self._budget.in_time)]
         return apart(found)
 
     def _in_piece(self, part: str, personal: bool, source: bool) -> list[Finding] | None:
         """What was found; None when the budget is spent."""
-        found: list[Finding] = []
-        if self._scrubber.suspicious(part, personal):
-            if not self._budget.spend(READ * len(part)):
-                return None
-            found = findings(part, self._names, personal, source)
-        return found
+        if not self._scrubber.suspicious(part, personal):
+            return []
+        return findings(part, self._names, personal, source) if self._budget.spend(READ * len(part)) else None
 
     def _without(self, text: str, found: Iterable[Finding]) -> str:
         parts: list[str] = []
