@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from time import thread_time_ns
 
-MAX_ITEMS = 20_000
+MAX_ITEMS = 10_000
 """Lists and dicts of a signal."""
 MAX_TEXT = 1_000_000
 """Characters of a string, and four times as many of a signal: Langfuse takes some 4 MB a request."""

@@ -24,6 +24,10 @@ _FIELD = re.compile(
     rf"(?:[\w\-]{{1,64}}+:{_IN_LINE}{{1,400}}+{_NEW_LINE}){{0,5}}+{_NEW_LINE}((?s:.)*?)(?:{_NEW_LINE}--|\Z)"
 )
 _ATTRIBUTE = re.compile(r"""\b(?:name|key)=\\*+["']([\w.\-]{1,64}+)\\*+["']\s++value=\\*+["']([^"'\\<>]++)""")
+# `<property name="password">x</property>`, also with a `<value>` in it
+_NAMED = re.compile(
+    r"""\b(?:name|key)=\\*+["']([\w.\-]{1,64}+)\\*+["'][^<>]{0,200}+>(?:\s|\\n){0,99}+(?:<value>)?+([^<]{1,4000}+)</"""
+)
 _SQL = re.compile(rf"\[SQL: ([^\[]++)\[parameters: ({_IN_LINE}++)")  # how SQLAlchemy ends its errors
 
 
@@ -34,7 +38,7 @@ def by_markup(text: str, names: Names) -> Iterator[Finding]:
     for sql in _SQL.finditer(text):
         if any(names.verdicts[word] >= SECRET for word in re.findall(r"\w+", sql[1])):
             yield *sql.span(2), "name"
-    for pattern in (_ELEMENT, _FIELD, _ATTRIBUTE):
+    for pattern in (_ELEMENT, _FIELD, _ATTRIBUTE, _NAMED):
         for found in pattern.finditer(text):
             says, group = names.verdicts[found[1]], found.lastindex or 0
             random = says == IF_RANDOM and found[1] != "code" and looks_random(found[group])  # HTML's is a listing

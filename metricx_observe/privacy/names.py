@@ -47,7 +47,12 @@ _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]++|[A-Z]|\d++")
 _SECRET = _set(
     """pw pwd pswd passwrd pword passwort kennwort secrets jwt bearer auth authorization authentication credential
     credentials creds csrf xsrf otp totp pin cvv cvc csc pan ssn iban mnemonic dsn sessid phpsessid jsessionid
-    sessionid apikeys oobcode samlresponse samlrequest samlart wresult pgtiou"""
+    sessionid apikeys"""
+)
+# Of several words, however they are written.
+_TOGETHER = _set(
+    """oobcode samlresponse samlrequest samlart wresult pgtiou vcode logincode authcode smscode otpcode mfacode
+    verificationcode resetcode securitycode activationcode confirmationcode accesscode devicecode magiccode"""
 )
 # Also at the end of words written together: csrfmiddlewaretoken, dbpass, clientsecret.
 _SECRET_ENDS = (
@@ -109,8 +114,13 @@ _SIBLINGS = _set("value val v input params parameter_value")
 _IF_RANDOM = _set(
     "code state sid session sig signature hmac ticket nonce assertion relaystate relay_state sessionstate session_state"
 )
+_IN_QUERY = _set(
+    """key magic sso invite invitation confirmation confirm verification verify activation activate mfa handshake
+    clerk_handshake user_code"""
+)
 _IF_RANDOM_ENDS = _set("sid session sig ticket")
-_STEMS = {"cookie", "input", "key", *_SECRET, *_SECRET_ENDS, *_IF_RANDOM, "saml", "pgt"}
+_STEMS = {"cookie", "input", "key", *_SECRET, *_SECRET_ENDS, *_TOGETHER, *_IF_RANDOM, "saml", "pgt"}
+_STEMS |= {word for word in _IN_QUERY if "_" not in word}
 # of a pair the longest word, where neither is a stem by itself
 _STEMS |= {max(pair.split("_"), key=len) for pair in _PAIRS if _STEMS.isdisjoint(pair.split("_"))}
 SIBLINGS_OF = "name|key|field|k|variable|parameter_?key|header"
@@ -189,14 +199,14 @@ class Names:
         for verdict, applies in (
             (SECRET, any(own in f"_{whole}_" for own in self._own)),
             (COOKIE, last in ("cookie", "cookies")),
-            (SECRET, whole in _PAIRS or _is_secret(words, pairs)),
+            (SECRET, whole in _PAIRS or joined in _TOGETHER or _is_secret(words, pairs)),
             (SOURCE, whole in _SOURCE),
             (QUERY, whole in _QUERY),
             (SIBLINGS, whole in _SIBLINGS),
             # a browser's `Sec-CH-UA-Mobile: ?0` is no phone number
             (PERSONAL, (last in _PERSONAL or pairs & _PERSONAL_PAIRS) and "ch_ua" not in pairs),
             (IF_RANDOM, joined in _IF_RANDOM or last in _IF_RANDOM_ENDS or whole.endswith("session_id")),
-            (IN_QUERY, whole == "key"),
+            (IN_QUERY, whole in _IN_QUERY),
             (ID, last == "id"),
         ):
             if applies:

@@ -49,6 +49,7 @@ says_nothing = re.compile(
     rf"|{MARK})?"
 ).fullmatch
 """Whether a value under a secret name is no secret: empty, None, a placeholder of a format, or masked already."""
+_CODES = ("code", "mfa", "verify", "verification", "confirm", "confirmation")
 _DECIDES = 128
 """Characters of a value that show whether it is random: what is read beyond is replaced, and so is read once only."""
 # `waiting_for_review_2024`: words, two or three letters, and years or other small numbers
@@ -111,15 +112,10 @@ def _judge(text: str, separator: re.Match[str], names: Names, source: bool) -> I
         return
     if separator[1] == "," and _KEY.match(text, separator.end()):
         return  # `"name": "password", "value": …` is not a pair
-    is_code = in_query and name[-4:].lower() == "code"
+    is_code = in_query and name.lower().endswith(_CODES)
 
     def is_secret(begin: int, end: int) -> bool:
-        start = text[begin : min(end, begin + _DECIDES)]
-        if says >= SECRET or looks_random(start):
-            return True
-        if is_code and (len(start) >= 8 or _NUMBER(start)):
-            return True
-        return in_query and len(start) >= 8 and not _joined_words(start)
+        return says >= SECRET or _is_random(text[begin : min(end, begin + _DECIDES)], in_query, is_code)
 
     whole = says == COOKIE or (separator[1] == ":" and "authorization" in name.lower())
     begin = _OPEN_QUOTE.match(text, separator.end()).end()  # type: ignore[union-attr]  # it can be empty
@@ -133,6 +129,13 @@ def _judge(text: str, separator: re.Match[str], names: Names, source: bool) -> I
         of_a_model = name == "token" and "logprob" in text[end : end + 14]
         if is_secret(begin, end) and not of_a_model and not says_nothing(text[begin:end]):
             yield begin, end, "cookie" if says == COOKIE else "name"
+
+
+def _is_random(start: str, in_query: bool, is_code: bool) -> bool:
+    """start: Of a value under a name that is not always a secret's. In an address less says that it is one."""
+    if is_code and (len(start) >= 8 or _NUMBER(start)):
+        return True
+    return looks_random(start) is not None or (in_query and len(start) >= 8 and not _joined_words(start))
 
 
 def value_after(text: str, separator: re.Match[str], whole: bool, source: bool, stop: int) -> Iterator[tuple[int, int]]:

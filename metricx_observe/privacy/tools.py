@@ -25,13 +25,15 @@ _OPTIONS = (
     (r"redis-cli|valkey-cli", f"-a{_GAP}"),
     (r"ldap(?:search|modify|add|delete|whoami|passwd|compare)", f"-w{_GAP}"),
     (r"sqlcmd|bcp|osql|zip|unzip", f"-P{_GAP}"),
+    (r"ssh-keygen", f"-[NP]{_GAP}"),
     (r"plink|pscp|psftp|putty", f"-pw{_GAP}"),
     (r"htpasswd", rf"-\w{{0,5}}b\w{{0,5}}(?:{_GAP}\S{{1,100}}+){{1,2}}{_GAP}"),
     # user:password in one
-    (r"curl", rf"(?:-[uU](?:{_GAP})?+|--(?:proxy-)?+user(?:=|{_GAP}))\\{{0,8}}[\"']?[^\s:\"']{{0,100}}:(?!//)"),
+    (r"curl",
+     rf"(?:-\w{{0,9}}?[uU](?:{_GAP})?+|--(?:proxy-)?+user(?:=|{_GAP}))\\{{0,8}}[\"']?[^\s:\"']{{0,100}}:(?!//)"),
     (r"https?|xh|ab", rf"-[aAP]{_GAP}\\{{0,8}}[\"']?[^\s:\"']{{0,100}}:(?!//)"),
     (r"smbclient|rpcclient|smbget|smbmap", rf"(?:-U|--user)(?:=|{_GAP})?\\{{0,8}}[\"']?[^\s%\"']{{0,100}}%"),
-)
+)  # fmt: skip
 _ARGUMENTS = r"(?:[^\n|;&]|\\\n){0,300}?(?<=[\s\"'])"
 # In Rust's syntax what occurs where the pattern does, and the pattern. A group `name` must be a secret's.
 _NAMED = (
@@ -39,6 +41,9 @@ _NAMED = (
      rf"-(?<![\w\-]-)-?+(?P<name>[A-Za-z][\w\-]{{2,63}}+){_GAP}(?!-){_VALUE}"),
     (r"(?:config(?:ure)? set|config:set|setenv|setx|ENV)\s+[\w.\-:/@]*(?i:{stems})",
      rf"\b(?:config(?:ure)? set|config:set|setenv|setx|ENV){_GAP}(?P<name>[\w.\-:/@]{{1,100}}+){_GAP}{_VALUE}"),
+    ("The duplicate key value is ",
+     r"(?:index|constraint) \\*'(?P<name>[\w.\-]{1,100}+)\\*'\.[^\n]{0,300}?"
+     r"The duplicate key value is \(([^\n)]{1,400}+)"),
     ("Duplicate entry ", r"Duplicate entry \\*'([^\n]{1,400}?)\\*' for key \\*'(?P<name>[\w.\-]{1,100}+)"),
 )  # fmt: skip
 _RULES = (
@@ -46,6 +51,9 @@ _RULES = (
      rf"(?i:\bpassword|\bidentified (?:with \w{{1,40}}+ )?+by(?: password)?+)\s{{1,9}}+(?:{_QUOTED})"),
     (r"(?i:\slogin\s+\S+\s+password\s)",
      rf"(?i:\slogin\s{{1,9}}+\S{{1,100}}+\s{{1,9}}+password)\s{{1,9}}+{_VALUE}"),
+    (r"(?i:set\s+password\s+for\s)",
+     rf"(?i:\bset password for )[^=\n]{{1,200}}+=\s{{0,9}}+(?:\w{{1,20}}+\()?+(?:{_QUOTED})"),
+    (r"vault login\s", rf"\bvault login{_GAP}(?!-){_VALUE}"),
     ("requirepass|masterauth|add_user |change_password ",
      rf"\b(?:requirepass|masterauth|add_user \S{{1,64}}+|change_password \S{{1,64}}+){_GAP}{_VALUE}"),
     ("Failing row contains ",

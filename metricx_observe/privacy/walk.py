@@ -67,6 +67,8 @@ class Pass:
                 left = self._budget.members(len(value))
                 if depth and (left < 0 or depth > MAX_DEPTH):  # what is given stays a dict or a list
                     return self._cut()
+                if not value:
+                    return {} if kind is dict else []
                 return (self._dict if kind is dict else self._list)(value, depth, says, left)
             if kind is str or kind is int or kind is float:
                 return self._scalar(value, says)
@@ -232,7 +234,8 @@ class Pass:
         found: list[Finding] = []
         start = begin = 0  # what lies before `start` was read; a piece begins a little before, for the names there
         while start < len(text):
-            stop = min(start + PIECE, len(text))
+            stop, last = min(start + PIECE, len(text)), 0
+            here: list[Finding] = []
             for reach in _REACH:
                 part = text[begin : stop + reach]
                 more = self._in_piece(part, personal, source)
