@@ -1,10 +1,10 @@
 """One middleware and three dependencies for Sentry, RudderStack and Langfuse in FastAPI.
 
-    app = FastAPI()
-    Observability.from_env().install(app)
+app = FastAPI()
+Observability.from_env().install(app)
 
-    @app.post("/qa")
-    async def ask(question: Question, tracker: TrackerDep, llm: LLMTracerDep) -> Answer: ...
+@app.post("/qa")
+async def ask(question: Question, tracker: TrackerDep, llm: LLMTracerDep) -> Answer: ...
 """
 
 from typing import TYPE_CHECKING

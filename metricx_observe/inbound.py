@@ -67,9 +67,7 @@ def keep_body(info: RequestInfo, receive: Receive) -> Receive:
     return receive_and_keep
 
 
-def client_behind(
-    client: tuple[str, int], headers: Headers, trusted: Sequence[Network]
-) -> tuple[str, int]:
+def client_behind(client: tuple[str, int], headers: Headers, trusted: Sequence[Network]) -> tuple[str, int]:
     """Who is behind our own proxies: a hop of `X-Forwarded-For` counts only where a trusted one wrote it."""
     hops = b",".join(value for name, value in headers if name == b"x-forwarded-for").decode("latin-1").split(",")
     try:

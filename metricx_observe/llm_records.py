@@ -28,9 +28,7 @@ class TraceFacts(NamedTuple):
             return self
         user_id = self.user_id or (state.user.id if state.user else None)
         workspace_id = self.workspace_id or (state.workspace.id if state.workspace else None)
-        return TraceFacts(
-            self.name, user_id, workspace_id, self.session_id, self.tags, self.metadata, state
-        )
+        return TraceFacts(self.name, user_id, workspace_id, self.session_id, self.tags, self.metadata, state)
 
 
 Waiting = bytes | tuple[bytes, Mapping[str, Any], tuple[Any, ...]]

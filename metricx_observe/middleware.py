@@ -262,9 +262,7 @@ def _bind(cell: Context, identity: Any) -> None:
     if identity is None:
         return
     if isinstance(identity, Identity):
-        cell.bind_user(
-            identity.id, email=identity.email, traits=identity.traits, workspace_id=identity.workspace_id
-        )
+        cell.bind_user(identity.id, email=identity.email, traits=identity.traits, workspace_id=identity.workspace_id)
     elif isinstance(identity, (str, int)) or hasattr(identity, "hex"):
         cell.bind_user(identity)
     else:

@@ -86,9 +86,7 @@ def track(
     running = _running()
     if running is None:
         return None
-    return running.tracker.track(
-        event, properties, user_id=user_id, anonymous_id=anonymous_id, timestamp=timestamp
-    )
+    return running.tracker.track(event, properties, user_id=user_id, anonymous_id=anonymous_id, timestamp=timestamp)
 
 
 def identify(user_id: object, email: str | None = None, traits: Mapping[str, Any] | None = None) -> str | None:

@@ -26,7 +26,7 @@ ADVERSARIES = (
     "token%3Dab1;", "a%3Db", 'name="pin" value="a" ', "[SQL: pin", "[SQL: pin [parameters: ", "eyJhIjoi",
     "1:1:", "::", "+1 ", "(123) ",
     "input='loc'", "\x00", " ", "é=", "[scrubbed name str len=3 #abcd]", "[scrubbed ", "None", "%s", "token=%s ",
-    "api key: ", "\npassword", "\n\n", "password=\n ",
+    "api key: ", "\npassword", "\n\n", "password=\n ", "日本語", "日本語=", "passwört ", "½=", "\u2028=",
 )  # fmt: skip
 
 

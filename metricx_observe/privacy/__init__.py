@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from functools import cached_property, lru_cache
@@ -17,14 +16,15 @@ from typing import Any
 
 import orjson
 
-from metricx_observe.exceptions import ConfigurationError
-
 from . import looks
+from .budget import QUICK, current, one_signal
 from .names import ID, Names
+from .patterns import Pattern
 from .text import unquoted
+from .tools import HINTS
 from .walk import LONGEST_REMEMBERED, MAX_SEPARATORS, SMALLEST_CARD, Pass, Personal
 
-__all__ = ["Personal", "ScrubReport", "Scrubber"]
+__all__ = ["Personal", "ScrubReport", "Scrubber", "one_signal"]
 
 _MAX_PLACES = 256
 _COUNTS = frozenset({int, bool, type(None)})  # no float: 1.2345678901234e-05 looks as random as a key
@@ -66,28 +66,27 @@ class Scrubber:
         safe_names: Iterable[str] = (),
         key: bytes | None = None,
     ) -> None:
-        """Add to the built-in rules. Raises ConfigurationError when a pattern is no regular expression.
+        """Add to the built-in rules. Raises ConfigurationError for a pattern that is wrong or whose time has no bound.
 
         Args:
             names: Names whose values are secret, in any spelling, also as a part of a longer name.
-            patterns: Regular expressions of secret values; that they cannot backtrack without bound is yours to see to.
+            patterns: Regular expressions of secret values, without a repeated group that repeats something itself.
             safe_names: Whole names whose values are not judged by their name.
             key: For the hash in markers; random per process when None.
         """
         self.report = ScrubReport()
-        self.names = Names(names, safe_names)
-        self._occurs: dict[bool, Callable[[str], bool]] = {}
+        self.names = Names(names, safe_names, HINTS)
         self.clean: defaultdict[Personal, set[str]] = defaultdict(set)
         """Short texts without a secret, by policy: names, versions, locals come again and again. Never a secret."""
         self._harmless_names = lru_cache(1_000)(self._look_at)
         self._key = (key or os.urandom(16))[:64]
-        try:
-            self.patterns = [re.compile(pattern) for pattern in patterns]
-        except re.error as error:
-            raise ConfigurationError(f"A scrub pattern is not a regular expression: {error.msg}") from None
+        self.patterns = [Pattern(pattern) for pattern in patterns]
 
     def scrub(self, value: object, signal: str, place: str, *, personal: Personal = "keep") -> Any:
         """A scrubbed copy of `value` as dict, list, str, int, float, bool and None. Never raises, changes nothing.
+
+        Takes 100 ms of CPU at most: what is left then is replaced by `[cut]` and counted as `cut`. Calls in a block of
+        `with one_signal():` are one signal and share that time.
 
         Args:
             value: Anything; models and other objects are made plain first.
@@ -102,6 +101,8 @@ class Scrubber:
     ) -> bytes:
         """The same for JSON bytes. Gives `data` itself when there is nothing to scrub. value: what `data` says."""
         try:
+            if len(data) > _LONG_OBJECT and (budget := current()) is not None:
+                budget.spend(QUICK * len(data))
             if personal == "keep" and not self.patterns and not self._in_json(data.decode()):
                 return data
             if type(value) is dict and len(data) <= _LONG_OBJECT and self.harmless(value, personal):
@@ -150,16 +151,19 @@ class Scrubber:
 
     def suspicious(self, text: str, personal: bool = False) -> bool:
         """Whether `text` could hold a secret, or personal data: most hold neither, and this is quick to say so."""
-        if (occurs := self._occurs.get(personal)) is None:  # made when it is needed: that takes milliseconds
-            occurs = self._occurs[personal] = looks.occurs(f"{self.names.hints}|{looks.hints(personal)}")
-        return occurs(text)
+        return self._is_suspicious(text) or (personal and looks.occurs(looks.personal_hints())(text))
+
+    @cached_property  # made when it is needed: that takes milliseconds
+    def _is_suspicious(self) -> Callable[[str], bool]:
+        return looks.occurs(f"{self.names.hints}|{looks.hints()}")
 
     @cached_property
     def _in_json(self) -> Callable[[str], bool]:
-        return looks.occurs(f"{self.names.hints}|{self.names.in_json}|{looks.hints(False)}")
+        return looks.occurs(f"{self.names.hints}|{self.names.in_json}|{looks.hints()}")
 
     def _scrubbed(self, value: object, signal: str, place: str, personal: Personal) -> tuple[Any, bool]:
-        run = Pass(self, personal)
+        # what is short costs little, and may be a name that is remembered: it is not cut because of what was before it
+        run = Pass(self, personal, None if type(value) is str and len(value) <= LONGEST_REMEMBERED else current())
         scrubbed = run.value(value)
         if run.counts:
             self.report.add(signal, place, run.counts)

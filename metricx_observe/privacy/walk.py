@@ -5,15 +5,20 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Collection
-from itertools import zip_longest
+from collections.abc import Iterable, Sequence
+from itertools import islice, zip_longest
 from typing import TYPE_CHECKING, Any, Literal
 
 from metricx_observe.normalise import plain
 
-from .looks import MARKER, Finding, by_look
-from .names import COOKIE, HARMLESS, ID, IF_RANDOM, PERSONAL, SECRET, SIBLINGS, SOURCE, Verdict
-from .text import by_name, decoded, looks_random, says_nothing, unquoted
+from .budget import FOUND, MEMBER, NEW, QUICK, READ, Budget
+from .budget import MAX_ITEMS as MAX_ITEMS
+from .budget import MAX_TEXT as MAX_TEXT
+from .looks import MARKER, Finding, by_look, prepare
+from .names import COOKIE, HARMLESS, ID, IF_RANDOM, PERSONAL, QUERY, SECRET, SIBLINGS, SOURCE, Verdict
+from .read import apart, findings
+from .text import by_name, looks_random, says_nothing, unquoted
+from .tools import takes_secret
 
 if TYPE_CHECKING:
     from . import Scrubber
@@ -22,30 +27,36 @@ Personal = Literal["keep", "hash", "drop"]
 """What becomes of e-mail addresses, phone numbers and IP addresses: kept, SHA-256 of the normalised value, or gone."""
 
 MAX_DEPTH = 32
-MAX_ITEMS = 50_000
-MAX_TEXT = 1_000_000  # characters of a string, and four times as many of a signal: Langfuse takes some 4 MB a request
 MAX_SEPARATORS = 50_000  # of one text: what has more is no text, and each costs a look at the name before it
+PIECE, _BEFORE, _REACH = 4 << 10, 200, (1 << 10, 8 << 10, 32 << 10)
+"""Characters that are read at once, what is read again of what is before, and how far beyond when a secret is longer.
+
+Small, since most pieces of a text hold nothing, and the budget is looked at between them.
+"""
 _LONGEST_LINE = 2000  # of source code; what is longer was not written by hand and is read as any text
 _REMEMBERED, LONGEST_REMEMBERED = 20_000, 300  # texts, and characters of one
 _NAME = re.compile(r"[\w.\-]{1,100}")
 _COOKIE = re.compile(r"(?:(?!\[scrubbed )[^=;]*+=)?+([^;]*+)")
 _PLACEHOLDER = re.compile(r"%[#0\- +]{0,3}[\d.*]{0,6}[a-zA-Z]")
 _HASH = re.compile(r"[0-9a-f]{64}")
-_NAMING = ("name", "key", "field", "k")
+_NAMING = (
+    *("name", "key", "field", "k", "variable", "header", "parameterKey"),
+    *("Name", "Key", "Field", "K", "Variable", "Header", "ParameterKey"),
+)
+_CUT = "[cut]"
 SMALLEST_CARD, _LARGEST_CARD = 10**13, 10**19
 
 
 class Pass:
-    """One pass, with what is left of its budget."""
+    """One pass over a signal, or over a part of it, with what is left of its budget."""
 
-    def __init__(self, scrubber: Scrubber, personal: Personal) -> None:
+    def __init__(self, scrubber: Scrubber, personal: Personal, budget: Budget | None = None) -> None:
         self._scrubber = scrubber
         self._names = scrubber.names
         self._clean = scrubber.clean[personal]
         self._personal: Personal = personal
         self._done: dict[tuple[str, bool], tuple[str, list[str]]] = {}  # a local that is passed on is in many frames
-        self._items_left = MAX_ITEMS
-        self._text_left = 4 * MAX_TEXT
+        self._budget = budget or Budget()
         self.counts: defaultdict[str, int] = defaultdict(int)  # of what was replaced, by rule
 
     def value(self, value: Any, depth: int = 0, says: Verdict = HARMLESS) -> Any:
@@ -53,14 +64,18 @@ class Pass:
         try:
             kind = type(value)
             if kind is dict or kind is list or kind is tuple or kind is set or kind is frozenset:
-                self._items_left -= 1
-                if self._items_left < 0 or depth > MAX_DEPTH:
+                left = self._budget.members(len(value))
+                if depth and (left < 0 or depth > MAX_DEPTH):  # what is given stays a dict or a list
                     return self._cut()
-                return self._dict(value, depth, says) if kind is dict else self._list(value, depth, says)
+                if not value:
+                    return {} if kind is dict else []
+                return (self._dict if kind is dict else self._list)(value, depth, says, left)
             if kind is str or kind is int or kind is float:
                 return self._scalar(value, says)
             if value is None or kind is bool:
                 return value
+            if not self._budget.spend(NEW):
+                return self._cut()
             if kind is bytes or kind is bytearray:
                 return self._scalar(value.decode(), says)
             return self.value(plain(value), depth + 1, says)
@@ -68,22 +83,28 @@ class Pass:
             self.counts["unreadable"] += 1
             return f"[unreadable {type(value).__name__}]"
 
-    def _dict(self, members: dict[Any, Any], depth: int, says: Verdict) -> dict[str, Any]:
+    def _dict(self, members: dict[Any, Any], depth: int, says: Verdict, left: int) -> dict[str, Any]:
         """Below a secret name everything is secret, below any other its members' own names count."""
-        if says >= SECRET:
-            return {self._text(str(key)): self.value(item, depth + 1, says) for key, item in members.items()}
         result: dict[str, Any] = {}
-        verdicts, clean = self._names.verdicts, self._clean
-        for key, item in members.items():
+        verdicts, clean, budget, above = self._names.verdicts, self._clean, self._budget, says
+        for key, item in members.items() if left == len(members) else islice(members.items(), max(0, left)):
             name = key if type(key) is str else next(iter(plain({key: None})))
             says, kind = verdicts[name], type(item)
-            if says > ID:
+            if above >= SECRET:
+                item = self.value(item, depth + 1, above)
+            elif says > ID:
                 item = self._named(name, item, says, members, depth + 1)
             elif kind is int and 0 <= item < SMALLEST_CARD:  # these two are nearly all, so without a call
                 pass
             elif kind is not str or len(item) > LONGEST_REMEMBERED or item not in clean:
                 item = self.value(item, depth + 1, says)
-            result[name if name in clean else self._text(name)] = item
+            if name not in clean:
+                name = self._text(name)
+                if budget.work_left <= 0:
+                    break
+            result[name] = item
+        if budget.work_left <= 0 or left < len(members):
+            result[_CUT] = self._cut()
         return result
 
     def _named(self, name: str, item: Any, says: Verdict, siblings: dict[Any, Any], depth: int) -> Any:
@@ -100,26 +121,40 @@ class Pass:
             says = max((self._names.verdicts[name] for name in names if type(name) is str), default=HARMLESS)
         return self.value(item, depth, says)
 
-    def _list(self, items: Collection[Any], depth: int, says: Verdict) -> list[Any]:
+    def _list(self, items: Any, depth: int, says: Verdict, left: int) -> list[Any]:
         """In a pair, and after a `--flag`, a secret name is followed by its value."""
         result: list[Any] = []
-        pair, of_item, clean = len(items) == 2, says, self._clean
-        for item in items:
+        pair, of_item, clean, budget = len(items) == 2, says, self._clean, self._budget
+        for item in items if left == len(items) else islice(items, max(0, left)):
             text = type(item) is str
-            known = text and of_item < PERSONAL and len(item) <= LONGEST_REMEMBERED and item in clean
-            result.append(item if known else self.value(item, depth + 1, of_item))
+            if text and of_item < PERSONAL and len(item) <= LONGEST_REMEMBERED and item in clean:
+                result.append(item)
+            elif budget.work_left <= 0:
+                break
+            else:
+                result.append(self.value(item, depth + 1, of_item))
             of_item = says
-            if (pair and isinstance(item, str | bytes)) or (text and item[:2] == "--"):
+            if (pair and isinstance(item, str | bytes)) or (text and item[:1] == "-"):
                 name = unquoted(item.decode("latin-1") if isinstance(item, bytes) else item)
                 if _NAME.fullmatch(name) and self._names.verdicts[name] >= IF_RANDOM:
                     of_item = max(says, self._names.verdicts[name])
+                elif item[:1] == "-" and isinstance(items, Sequence) and budget.spend(NEW):
+                    words = items[max(0, len(result) - 12) : len(result)]
+                    of_item = SECRET if takes_secret(words, self._names) else says
+        if budget.work_left <= 0 or left < len(items):
+            result.append(self._cut())
         return result
 
     def _parameters(self, message: str, items: Any, depth: int) -> list[Any]:
         """A log message's arguments: `token=%s` says what the first is."""
-        texts = _PLACEHOLDER.split(message)[: len(items)]
-        named = [any(end > len(text) for _, end, _ in by_name(f"{text}0", self._names)) for text in texts]
-        return [self.value(item, depth, SECRET if says else HARMLESS) for item, says in zip_longest(items, named)]
+        result: list[Any] = []
+        texts = _PLACEHOLDER.split(message[:MAX_TEXT])
+        for text, item in zip_longest((text[-PIECE:] for text in texts[: len(items)]), items, fillvalue=""):
+            if not self._budget.spend(NEW):
+                return [*result, self._cut()]
+            named = any(end > len(text) for _, end, _ in by_name(f"{text}0", self._names))
+            result.append(self.value(item, depth, SECRET if named else HARMLESS))
+        return result
 
     def _scalar(self, value: str | float, says: Verdict) -> str | float:
         """A text or a number."""
@@ -129,7 +164,7 @@ class Pass:
                 return value
             if says == COOKIE:
                 cookies = _COOKIE.finditer(bare)
-                return self._without(bare, [(*it.span(1), "cookie") for it in cookies if not says_nothing(it[1])])
+                return self._without(bare, ((*it.span(1), "cookie") for it in cookies if not says_nothing(it[1])))
             if says == SECRET or (says == IF_RANDOM and looks_random(bare)):
                 return self._mark(value, "name")
             if says == PERSONAL and self._personal != "keep" and not _HASH.fullmatch(bare):
@@ -137,26 +172,38 @@ class Pass:
         if isinstance(value, str):
             if says == ID and len(value) < LONGEST_REMEMBERED and value.isdecimal() and not self._scrubber.patterns:
                 return value
+            if says == QUERY and value[:1] not in ("?", "#"):
+                return self._text(f"?{value}")[1:]
             return self._text(value, says == SOURCE and len(value) <= _LONGEST_LINE)
-        if SMALLEST_CARD <= value < _LARGEST_CARD and says != ID and by_look(str(int(value))):
-            return self._mark(value, "card")
+        if SMALLEST_CARD <= value < _LARGEST_CARD and says != ID:
+            if not self._budget.spend(NEW):
+                return self._cut()
+            if by_look(str(int(value))):
+                return self._mark(value, "card")
         return value if isinstance(value, float) or -(1 << 63) <= value < 1 << 64 else str(value)  # what JSON can hold
 
     def _text(self, text: str, source: bool = False) -> str:
         """`text` with every secret in it replaced, and the markers in it left alone. source: lines of Python."""
         if len(text) <= LONGEST_REMEMBERED and text in self._clean:
             return text
+        if not self._budget.spend(NEW + QUICK * min(len(text), MAX_TEXT)):
+            return self._cut()
         if not text.isascii():
             text = text.encode("utf-8", "replace").decode()  # lone surrogates
-        size = min(MAX_TEXT, self._text_left)
+        size = min(MAX_TEXT, self._budget.text_left)
         if len(text) > MAX_SEPARATORS and sum(map(text.count, "=:,")) > MAX_SEPARATORS:
             size = min(size, MAX_SEPARATORS)
         if len(text) > size:
             text = text[:size] + self._cut()
-        self._text_left = max(0, self._text_left - len(text))
+        self._budget.text_left = max(0, self._budget.text_left - len(text))
         if "[" not in text:
             return self._part(text, source)
-        return "".join(part if at % 2 else self._part(part, source) for at, part in enumerate(MARKER.split(text)))
+        parts: list[str] = []
+        for at, part in enumerate(MARKER.split(text)):
+            if not self._budget.spend(MEMBER):
+                return "".join((*parts, self._cut()))
+            parts.append(part if at % 2 or not part else self._part(part, source))
+        return "".join(parts)
 
     def _part(self, text: str, source: bool) -> str:
         if (done := self._done.get((text, source))) is not None:
@@ -164,53 +211,77 @@ class Pass:
             for rule in rules:
                 self.counts[rule] += 1
             return result
-        findings = self._findings(text, source)
-        result = self._without(text, findings)
-        self._done[text, source] = result, [rule for _, _, rule in findings]
-        if len(text) <= LONGEST_REMEMBERED and not (findings or (source and self._findings(text, False))):
+        found = self._findings(text, source)
+        result = self._without(text, found)
+        self._done[text, source] = result, [rule for _, _, rule in found]
+        if len(text) <= LONGEST_REMEMBERED and not (found or (source and self._findings(text, False))):
             if len(self._clean) >= _REMEMBERED:
                 self._clean.clear()
             self._clean.add(text)
         return result
 
     def _findings(self, text: str, source: bool) -> list[Finding]:
-        """In their order, none over another."""
+        """In their order, none over another. A long text is read in pieces, of which most hold nothing."""
         personal = self._personal != "keep" and not source
-        findings: list[Finding] = []
-        if self._scrubber.suspicious(text, personal):
-            findings = by_name(text, self._names, source) + by_look(text, personal)
-            for start, end, plain in decoded(text):
-                for begin, stop, rule in sorted(by_name(plain, self._names) + by_look(plain, personal)):
-                    at = text.find(plain[begin:stop], start, end)
-                    if at < 0:  # it has no such form here
-                        findings.append((start, end, rule))
-                        break
-                    start = at
-                    findings.append((at, at + stop - begin, rule))
+        if len(text) <= PIECE:
+            found = self._in_piece(text, personal, source)
+            found = [(0, len(text), "cut")] if found is None else found
+        else:
+            found = self._in_pieces(text, personal, source)
+        if not self._scrubber.patterns:
+            return found
         for pattern in self._scrubber.patterns:
-            findings += [(*found.span(), "pattern") for found in pattern.finditer(text)]
-        apart: list[Finding] = []
-        at = 0
-        for start, end, rule in sorted(findings):
-            if end > at:
-                apart.append((max(start, at), end, rule))
-                at = end
-        return apart
+            found += [(begin, end, "pattern") for begin, end in pattern.spans(text, self._budget.in_time)]
+        return apart(found)
 
-    def _without(self, text: str, findings: list[Finding]) -> str:
+    def _in_pieces(self, text: str, personal: bool, source: bool) -> list[Finding]:
+        found: list[Finding] = []
+        start = begin = 0  # what lies before `start` was read; a piece begins a little before, for the names there
+        while start < len(text):
+            stop, last = min(start + PIECE, len(text)), 0
+            here: list[Finding] = []
+            for reach in _REACH:
+                part = text[begin : stop + reach]
+                more = self._in_piece(part, personal, source)
+                if more is None:
+                    return apart((*found, (start, len(text), "cut")))
+                here = [(begin + at, begin + end, rule) for at, end, rule in more if start <= begin + at < stop]
+                last = max((end for _, end, _ in here), default=0)
+                if last < begin + len(part) or last == len(text):
+                    break
+            else:  # nobody knows where it ends
+                here.append((last, len(text), "cut"))
+                last = len(text)
+            found += here
+            start, begin = max(stop, last), last if last >= stop else stop - _BEFORE
+        return apart(found)
+
+    def _in_piece(self, part: str, personal: bool, source: bool) -> list[Finding] | None:
+        """What was found; None when the budget is spent."""
+        if not self._scrubber.suspicious(part, personal):
+            return []
+        self._budget.grant(prepare(personal))
+        return findings(part, self._names, personal, source) if self._budget.spend(READ * len(part)) else None
+
+    def _without(self, text: str, found: Iterable[Finding]) -> str:
         parts: list[str] = []
         at = 0
-        for start, end, rule in findings:
-            parts += (text[at:start], self._mark(text[start:end], rule))
+        for start, end, rule in found:
+            parts.append(text[at:start])
+            if rule == "cut" or self._budget.work_left <= 0:
+                return "".join((*parts, self._cut()))
+            parts.append(self._mark(text[start:end], rule))
             at = end
-        return "".join((*parts, text[at:])) if findings else text
+        return "".join((*parts, text[at:])) if parts else text
 
     def _cut(self) -> str:
         self.counts["cut"] += 1
-        return "[cut]"
+        return _CUT
 
     def _mark(self, value: str | float, rule: str) -> str:
         """What stands in the place of `value`."""
+        if not self._budget.spend(FOUND):
+            return self._cut()
         self.counts[rule] += 1
         if rule not in ("personal", "email", "ip", "phone"):
             return self._scrubber.marker(value, rule)

@@ -24,7 +24,7 @@ from opentelemetry.trace import format_span_id, format_trace_id
 
 from metricx_observe.delivery.channel import Described, Importance, Message, Post
 from metricx_observe.llm_records import ObservationRecord, TraceFacts
-from metricx_observe.privacy import Scrubber
+from metricx_observe.privacy import Scrubber, one_signal
 from metricx_observe.settings import Settings, Vendor
 
 _KEYS = {
@@ -120,6 +120,7 @@ class LangfuseChannel(_Channel):
             + b']},"scopeSpans":[{"scope":' + orjson.dumps({**scope, "attributes": public_key}) + b',"spans":['
         )  # fmt: skip
 
+    @one_signal()
     def encode(self, record: Any) -> Sequence[Message]:
         """A packed `ObservationRecord`, or a span of the application's own Langfuse code."""
         if isinstance(record, ReadableSpan):
@@ -236,6 +237,7 @@ class ScoreChannel(_Channel):
         self._release = settings.release
         self._scrubber = scrubber
 
+    @one_signal()
     def encode(self, record: Any) -> Sequence[Message]:
         """A `ScoreRecord` in the field names of the API, which has no place for user and request but its metadata."""
         trace, state = record.trace, record.trace.state

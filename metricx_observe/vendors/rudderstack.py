@@ -21,7 +21,7 @@ from metricx_observe.context import Consent
 from metricx_observe.delivery.channel import Described, Importance, Message, Post
 from metricx_observe.events import ga4_parameter_faults
 from metricx_observe.normalise import plain, shown_name
-from metricx_observe.privacy import Personal, Scrubber
+from metricx_observe.privacy import Personal, Scrubber, one_signal
 from metricx_observe.settings import Settings, Vendor
 from metricx_observe.tracker import TrackRecord
 
@@ -73,6 +73,7 @@ class RudderStackChannel:
             "environment": settings.environment_name,
         }
 
+    @one_signal()
     def encode(self, record: Any) -> Sequence[Message]:
         """A packed `TrackRecord` as the SDK's message."""
         record = TrackRecord.unpacked(record)

@@ -19,7 +19,7 @@ from sentry_sdk.utils import Dsn
 from metricx_observe.delivery.channel import Described, Importance, Message, Post
 from metricx_observe.delivery.post import Answer, seconds_asked
 from metricx_observe.normalise import plain
-from metricx_observe.privacy import Scrubber
+from metricx_observe.privacy import Scrubber, one_signal
 from metricx_observe.settings import Vendor
 
 from .burst import Burst
@@ -130,6 +130,7 @@ class SentryChannel:
         """Envelopes: the client that makes them of a transaction is this process's."""
         return [record] if isinstance(record, Sent) else cast(Ended, record).envelopes()
 
+    @one_signal()
     def _message(self, envelope: Envelope, rules: Rules) -> Message:
         clean = header_scrubber(self._scrubber, rules)
         lines = [_json(clean(envelope.headers))]

@@ -25,6 +25,8 @@ _UNSCRUBBED = frozenset(
 )  # fmt: skip
 """What the SDK or we fill in ourselves, with nothing of the application's data."""
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://|/")
+_FROM_OUTSIDE = frozenset({"request", "breadcrumbs", "extra"})
+"""What holds most of what a client can make long: scrubbed last, so that the error itself is not cut because of it."""
 
 
 def route_name(cell: Context) -> str:
@@ -126,10 +128,11 @@ def scrub_event(event: dict[str, Any], category: str, scrubber: Scrubber, rules:
             frame.pop("vars", None)  # a framework frame's locals hold the raw request
     personal = policy(rules)
     user = event.pop("user", None)
-    scrubbed = {
-        key: value if key in _UNSCRUBBED else scrubber.scrub({key: value}, category, key, personal=personal)[key]
-        for key, value in event.items()
-    }
+    scrubbed: dict[str, Any] = {}
+    for key in sorted(event, key=_FROM_OUTSIDE.__contains__):
+        value, place = event[key], {"signal": category, "place": key}
+        whole = {key: value} if key in _UNSCRUBBED else scrubber.scrub({key: value}, **place, personal=personal)
+        scrubbed[key] = next(iter(whole.values()))  # where the scrubber has no time left, `[cut]` is the key as well
     if isinstance(user, dict):  # Sentry's own place for a person: who was bound stays, and as he was bound
         own = {"id": user["id"]} if "id" in user else {}
         scrubbed["user"] = {**scrubber.scrub(user, category, "user"), **own}

@@ -1,0 +1,74 @@
+"""Secrets in texts that stand beside their names: `{"name": "DB_PASSWORD", "value": "x"}`, also in YAML and XML."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from functools import cache
+
+from .looks import Finding, occurs
+from .names import BESIDE, SECRET, SIBLINGS_OF, Names
+from .text import says_nothing, value_after
+
+_NEAR = 400
+"""Characters that may stand between the two."""
+_MEMBER = re.compile(
+    rf"""(?:(?<![\w.\-])|(?<=\\n))(?i:({SIBLINGS_OF})|(?:parameter|option)?_?(?:value|val|v))"""
+    r"""[\\"']{0,9}+\s{0,3}+(=>|==?|:=?)[ \t]{0,9}+"""
+)
+_VALUES = ("alue", "ALUE", "val", "Val", "VAL", "v:", "v=", "v'", 'v"', "v\\", "<v>", "V:", "V=", "V'", 'V"', "V\\")
+"""One of them is in every text with a member that has such a name: that is seen at once."""
+_ELEMENTS = re.compile(
+    rf"<((?i:{SIBLINGS_OF}))>([^<]{{1,100}})</\1>\s{{0,99}}<((?i:value|val|v|string))>([^<]{{1,4000}})</\3>"
+)
+# A name, of several words in YAML: `name: password reset`, and not `name=password value=x`.
+_WORD = r"""[^\s\\"',;(){}<>=:]{1,64}+"""
+_NAME = re.compile(rf"""[bu]?[\\"']{{0,9}}+({_WORD}(?:[ ](?!\w+\s?[=:]){_WORD}){{0,5}}+)""")
+# Another object begins or ends here, or another item of YAML's, or what follows is nested.
+_APART = re.compile(r"[{}()\[\]]|(?:\n|\\n)\s*- ")
+
+
+@cache
+def _might(stems: str) -> Callable[[str], bool]:
+    return occurs(BESIDE.format(stems=stems))
+
+
+def beside(text: str, names: Names) -> Iterator[Finding]:
+    """The values of members called `value` whose name is the value of another member, before it or after it."""
+    if not any(map(text.__contains__, _VALUES)) or not _might(names.stems)(text):
+        return
+    read, secret, before = 0, -1, None  # to where, where the last secret name ends, and a value without a name yet
+    for member in _MEMBER.finditer(text):
+        start = member.start()
+        if start < read:  # in a value
+            continue
+        if member[1] is None:
+            if secret >= 0 and _together(text, secret, start):
+                for finding in _value(text, member, len(text)):
+                    yield finding
+                    read = finding[1]
+            before = member if secret < 0 else None
+            secret = -1
+            continue
+        name = _NAME.match(text, member.end())
+        named = name is not None and names.verdicts[name[1]] >= SECRET
+        secret = name.end() if named and name is not None else -1
+        if named and before is not None and start - before.end() <= 10 * _NEAR:
+            for finding in _value(text, before, start):
+                if _together(text, finding[1], start):
+                    yield finding
+                    secret = -1
+        before = None
+    for found in _ELEMENTS.finditer(text):
+        if names.verdicts[found[2]] >= SECRET and not says_nothing(found[4]):
+            yield *found.span(4), "name"
+
+
+def _together(text: str, begin: int, end: int) -> bool:
+    return begin <= end <= begin + _NEAR and _APART.search(text, begin, end) is None
+
+
+def _value(text: str, member: re.Match[str], stop: int) -> Iterator[Finding]:
+    for begin, end in value_after(text, member, False, False, stop):
+        if not says_nothing(text[begin:end]):
+            yield begin, end, "name"
