@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from itertools import pairwise
 from urllib.parse import unquote
 
@@ -176,8 +177,14 @@ class Names:
         """What occurs in every text in which a name gives a secret away, in Rust's syntax."""
         self.in_json = _IN_JSON.format(stems=stems, siblings="|".join(_SIBLINGS))
         """What occurs in JSON besides."""
+        self._beside = "|".join((BESIDE, *hints)).format(stems=stems)
         self.verdicts = Remembered(self._verdict)
         self.suspicious = Remembered(self._suspicious)
+
+    @cached_property
+    def might_be_beside(self) -> Callable[[str], bool]:
+        """Whether a text could hold a secret that its name gives away with none of the usual separators."""
+        return occurs(self._beside)
 
     def _suspicious(self, end: str) -> bool:
         """Whether a text that ends so could end with a secret name. Nothing at all: a space stands after the name."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from base64 import b64decode
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 
 from .issuers import ALONE
 from .looks import Finding, by_look
@@ -35,8 +35,10 @@ def findings(text: str, names: Names, personal: bool, source: bool) -> list[Find
 
 def _plain(text: str, names: Names, personal: bool, source: bool = False) -> list[Finding]:
     found = by_name(text, names, source) + by_look(text, personal)
-    for more in (by_markup, by_tool, beside):
-        found += more(text, names)
+    found += by_markup(text, names)
+    if names.might_be_beside(text):
+        found += by_tool(text, names)
+        found += beside(text, names)
     return found
 
 
@@ -61,8 +63,10 @@ def _encoded(run: re.Match[str], names: Names, personal: bool) -> Iterator[Findi
         yield place(begin), place(end), rule
 
 
-def apart(found: Iterable[Finding]) -> list[Finding]:
+def apart(found: Sequence[Finding]) -> list[Finding]:
     """`found` in its order, without what lies in another."""
+    if len(found) < 2:
+        return list(found)
     result: list[Finding] = []
     at = 0
     for start, end, rule in sorted(found, key=lambda each: (each[0], -each[1])):

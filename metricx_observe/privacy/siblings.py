@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from functools import cache
+from collections.abc import Iterator
 
-from .looks import Finding, occurs
-from .names import BESIDE, SECRET, SIBLINGS_OF, Names
+from .looks import Finding
+from .names import SECRET, SIBLINGS_OF, Names
 from .text import says_nothing, value_after
 
 _NEAR = 400
@@ -16,8 +15,6 @@ _MEMBER = re.compile(
     rf"""(?:(?<![\w.\-])|(?<=\\n))(?i:({SIBLINGS_OF})|(?:parameter|option)?_?(?:value|val|v))"""
     r"""[\\"']{0,9}+\s{0,3}+(=>|==?|:=?)[ \t]{0,9}+"""
 )
-_VALUES = ("alue", "ALUE", "val", "Val", "VAL", "v:", "v=", "v'", 'v"', "v\\", "<v>", "V:", "V=", "V'", 'V"', "V\\")
-"""One of them is in every text with a member that has such a name: that is seen at once."""
 _ELEMENTS = re.compile(
     rf"<((?i:{SIBLINGS_OF}))>([^<]{{1,100}})</\1>\s{{0,99}}<((?i:value|val|v|string))>([^<]{{1,4000}})</\3>"
 )
@@ -28,15 +25,8 @@ _NAME = re.compile(rf"""[bu]?[\\"']{{0,9}}+({_WORD}(?:[ ](?!\w+\s?[=:]){_WORD}){
 _APART = re.compile(r"[{}()\[\]]|(?:\n|\\n)\s*- ")
 
 
-@cache
-def _might(stems: str) -> Callable[[str], bool]:
-    return occurs(BESIDE.format(stems=stems))
-
-
 def beside(text: str, names: Names) -> Iterator[Finding]:
     """The values of members called `value` whose name is the value of another member, before it or after it."""
-    if not any(map(text.__contains__, _VALUES)) or not _might(names.stems)(text):
-        return
     read, secret, before = 0, -1, None  # to where, where the last secret name ends, and a value without a name yet
     for member in _MEMBER.finditer(text):
         start = member.start()

@@ -118,13 +118,13 @@ def _judge(text: str, separator: re.Match[str], names: Names, source: bool) -> I
         return says >= SECRET or _is_random(text[begin : min(end, begin + _DECIDES)], in_query, is_code)
 
     whole = says == COOKIE or (separator[1] == ":" and "authorization" in name.lower())
-    begin = _OPEN_QUOTE.match(text, separator.end()).end()  # type: ignore[union-attr]  # it can be empty
-    near = begin + _DECIDES
-    if says < SECRET and not (
-        (in_query or source or looks_random(text, begin, near))
-        and any(is_secret(*each) for each in value_after(text, separator, whole, source, near))
-    ):
-        return  # without a look at the rest of it, which the next separator in it would read again
+    if says < SECRET:  # without a look at the rest of it, which the next separator in it would read again
+        begin = _OPEN_QUOTE.match(text, separator.end()).end()  # type: ignore[union-attr]  # it can be empty
+        near = begin + _DECIDES
+        if not (in_query or source or looks_random(text, begin, near)):
+            return
+        if not any(is_secret(*each) for each in value_after(text, separator, whole, source, near)):
+            return
     for begin, end in value_after(text, separator, whole, source, len(text)):
         of_a_model = name == "token" and "logprob" in text[end : end + 14]
         if is_secret(begin, end) and not of_a_model and not says_nothing(text[begin:end]):

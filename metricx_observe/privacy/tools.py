@@ -91,14 +91,9 @@ def _rules(stems: str) -> list[tuple[Callable[[str], bool], re.Pattern[str]]]:
     return named + [(occurs(hint), re.compile(pattern)) for hint, pattern in _RULES]
 
 
-@cache
-def _might(stems: str) -> Callable[[str], bool]:
-    return occurs("|".join(HINTS).format(stems=stems))
-
-
 def by_tool(text: str, names: Names) -> Iterator[Finding]:
     """The values of options that take a secret, of columns that hold one, and of statements that set one."""
-    for might, pattern in _rules(names.stems) if _might(names.stems)(text) else ():
+    for might, pattern in _rules(names.stems):
         for found in pattern.finditer(text) if might(text) else ():
             name = pattern.groupindex.get("name")
             group = next(at for at in range(pattern.groups, 0, -1) if found[at] is not None and at != name)
@@ -126,4 +121,5 @@ def _columns(found: re.Match[str], names: Names) -> Iterator[Finding]:
 def takes_secret(words: Sequence[object], names: Names) -> bool:
     """Whether what follows such words of a command is a secret: `["docker", "login", "-p"]`."""
     command = " ".join(word[:100] for word in words if type(word) is str)
-    return any(end > len(command) for _, end, _ in by_tool(f"{command} x:x%x", names))
+    whole = f"{command} x:x%x"
+    return names.might_be_beside(whole) and any(end > len(command) for _, end, _ in by_tool(whole, names))

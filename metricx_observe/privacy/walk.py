@@ -86,13 +86,14 @@ class Pass:
     def _dict(self, members: dict[Any, Any], depth: int, says: Verdict, left: int) -> dict[str, Any]:
         """Below a secret name everything is secret, below any other its members' own names count."""
         result: dict[str, Any] = {}
-        verdicts, clean, budget, above = self._names.verdicts, self._clean, self._budget, says
+        verdicts, clean, budget, secret = self._names.verdicts, self._clean, self._budget, says >= SECRET
         for key, item in members.items() if left == len(members) else islice(members.items(), max(0, left)):
+            if secret:
+                result[self._text(str(key))] = self.value(item, depth + 1, says)
+                continue
             name = key if type(key) is str else next(iter(plain({key: None})))
             says, kind = verdicts[name], type(item)
-            if above >= SECRET:
-                item = self.value(item, depth + 1, above)
-            elif says > ID:
+            if says > ID:
                 item = self._named(name, item, says, members, depth + 1)
             elif kind is int and 0 <= item < SMALLEST_CARD:  # these two are nearly all, so without a call
                 pass
@@ -227,7 +228,7 @@ class Pass:
             found = self._in_piece(text, personal, source)
             found = [(0, len(text), "cut")] if found is None else found
         else:
-            found = self._in_pieces(text, personal, source)
+            found = self._in_pieces(text, personal, source) if self._scrubber.suspicious(text, personal) else []
         if not self._scrubber.patterns:
             return found
         for pattern in self._scrubber.patterns:
