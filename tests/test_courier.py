@@ -119,7 +119,8 @@ def test_nothing_is_lost_in_an_outage(vendor: FaultyVendor, start: Start, mode: 
 def test_the_breaker_probes_with_one_batch(vendor: FaultyVendor, start: Start) -> None:
     """A vendor that is down gets one batch at a time, again and again, not every lane's."""
     vendor.mode = "hang"
-    delivery = start(LineChannel(vendor.url, max_messages=1, concurrency=8), limits=replace(FAST, post_deadline_s=60.0))
+    limits = Limits(post_deadline_s=60.0, probe_every_s=60.0, backoff_s=0.1, backoff_cap_s=0.3)  # no probe hangs
+    delivery = start(LineChannel(vendor.url, max_messages=1, concurrency=8), limits=limits)
     put(delivery, 200)
     until(lambda: vendor._at_once == 8)  # each lane posts: none is on its way that the vendor has not seen
     vendor.mode = "500"  # cuts them
