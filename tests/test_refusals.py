@@ -7,6 +7,7 @@ import logging
 import random
 import socket
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 
@@ -285,3 +286,17 @@ def test_other_refusals_leave_one_dead_letter(vendor: FaultyVendor, start: Start
     assert delivery.flush(10)
     assert dead(delivery) == {7: (status, "no")}
     assert arrived(vendor) == [n for n in range(20) if n != 7]
+
+
+@pytest.mark.parametrize("shape", ["one by one", "one by one, slowly"])
+def test_a_message_that_fails_its_vendor_holds_up_no_other(vendor: FaultyVendor, start: Start, shape: str) -> None:
+    """A 500 to one body among many that are accepted: those arrive, and their success does not hurry that one."""
+    vendor.refuses = refusing({0}, 500)
+    delivery = start(channel_of(vendor, shape), limits=Limits())
+    began = time.monotonic()
+    for first in range(0, 60, 3):
+        put(delivery, range(first, first + 3))
+        until(lambda first=first: set(arrived(vendor)) >= set(range(1, first + 3)))  # type: ignore[misc]
+    tried = sum(numbers_in(body) == [0] for _, body in vendor.requests)
+    assert 1 <= tried <= 2 + time.monotonic() - began
+    assert dead(delivery) == {}
