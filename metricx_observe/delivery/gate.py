@@ -114,7 +114,9 @@ class Gate:
         if not goes_on and (not self.failures or self.running[line] < self._moved_at):
             return None
         self.failures, self._moved_at = 0, time.monotonic()
-        return [other for other, at in self.running.items() if at < self.running[line]]
+        # What runs for less than from one probe to the next may be answered yet: cut, it would be sent twice.
+        hangs = min(self.running[line], self._moved_at - self._limits.probe_every_s)
+        return [other for other, at in self.running.items() if at <= hangs and other is not line]
 
     def failed(self, line: Line) -> bool:
         """Whether this failure counts; then nothing is posted until the next probe is due."""
