@@ -41,18 +41,19 @@ class _Forked(subprocess.Popen[str]):
     """
 
     def _execute_child(self, args: list[str], *more: Any) -> None:
-        _, _, _, _, cwd, env, _, _, _, stdin, to_stdin, from_stdout, stdout, from_stderr, stderr, *_ = more
+        _, _, _, passed, cwd, env, _, _, _, stdin, to_stdin, from_stdout, stdout, from_stderr, stderr, *_ = more
         executable, *arguments = args
         assert executable == sys.executable
         request = {
             "arguments": arguments,
             "folder": str(cwd or Path.cwd()),
             "environment": dict(os.environ if env is None else env),
+            "passed": list(passed),
         }
         self._answers, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         streams = [given if given != -1 else own for own, given in enumerate((stdin, stdout, stderr))]
         with theirs:
-            socket.send_fds(_warm(), [json.dumps(request).encode()], [*streams, theirs.fileno()])
+            socket.send_fds(_warm(), [json.dumps(request).encode()], [*streams, *passed, theirs.fileno()])
         self.pid = int(self._answers.recv(20))
         self._child_created = True
         self._close_pipe_fds(stdin, to_stdin, from_stdout, stdout, from_stderr, stderr)  # type: ignore[attr-defined]
@@ -89,8 +90,8 @@ def run_python(*arguments: str, folder: Path, **variables: str) -> subprocess.Co
 
 
 def run_fresh_python(*arguments: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """The same with nothing imported yet, for tests of what is imported: seconds dearer."""
-    return _run(subprocess.Popen, arguments, folder, variables)
+    """The same with nothing imported yet, not even coverage, for tests of what is imported: seconds dearer."""
+    return _run(subprocess.Popen, arguments, folder, {**variables, "COVERAGE_PROCESS_CONFIG": ""})
 
 
 def _run(

@@ -69,7 +69,6 @@ class Served:
             env=environment(folder, **self._variables),
             stdout=subprocess.DEVNULL,
         )
-        until(lambda: self.get("ready"), 30, "the server")
 
     def _mode(self, mode: str) -> None:
         self.analytics.mode = self.errors.mode = mode
@@ -112,6 +111,7 @@ def served(folder: Path, *command: str, mode: str = "ok", **variables: str) -> I
     """`python -m command` in `folder`, where `served:app` is the application and `{port}` its port."""
     server = Served(folder, list(command), mode, variables)
     try:
+        until(lambda: server.get("ready"), 30, "the server")
         yield server
     finally:
         server.close()

@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from .processes import CHECKOUT, environment, run_fresh_python, run_python
+from .processes import CHECKOUT, Python, environment, run_fresh_python, run_python
 from .receiver_server import Receiver
 
 PRODUCTION = {
@@ -91,7 +91,7 @@ def served(folder: Path, output: Path, **variables: str) -> Iterator[str]:
     """`uvicorn app.main:app` in `folder`; gives its address, and leaves its whole output in a file."""
     with socket.create_server(("127.0.0.1", 0)) as listener, output.open("wb") as file:
         arguments = ["-m", "uvicorn", "app.main:app", "--fd", str(listener.fileno())]
-        process = subprocess.Popen(
+        process = Python(
             [sys.executable, *arguments],
             cwd=folder,
             env=environment(folder, **variables),

@@ -55,7 +55,7 @@ def serve(control: socket.socket) -> dict[str, Any] | None:
             answers.close()
             os.close(pidfd)
         if control.fileno() in ready:
-            text, fds, _, _ = socket.recv_fds(control, 1 << 20, 4)
+            text, fds, _, _ = socket.recv_fds(control, 1 << 20, 8)
             if not text:
                 return None
             if (pid := os.fork()) == 0:
@@ -74,9 +74,10 @@ def serve(control: socket.socket) -> dict[str, Any] | None:
 
 def become(request: dict[str, Any], fds: list[int]) -> None:
     """Take over what a process is given by whoever starts it."""
-    for fd, received in enumerate(fds[:3]):
+    own = [0, 1, 2, *request["passed"]]
+    for fd, received in zip(own, fds, strict=False):  # the last one is the way back to whoever asked
         os.dup2(received, fd)
-    for received in fds:
+    for received in set(fds).difference(own):
         os.close(received)
     os.environ.clear()
     os.environ.update(request["environment"])
