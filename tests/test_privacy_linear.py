@@ -75,7 +75,7 @@ def test_a_signal_that_asks_for_too_much_is_cut(value: Any) -> None:
     """The rest is replaced by a marker and counted, at a small part of what all of it would cost; the next goes on."""
     scrubber = Scrubber()
     before = thread_time()
-    scrubbed = scrubber.scrub({"a": 1, "member": value}, "error", "extra")
+    scrubbed = scrubber.scrub({"a": 1, "whole": value}, "error", "extra")
     spent = thread_time() - before
     before = thread_time()
     for n in range(500_000):

@@ -54,7 +54,7 @@ class Budget:
 
     def grant(self, cpu_ns: int) -> None:
         """Time that was not spent on the signal: what is done once in a process."""
-        self._deadline += cpu_ns if self._deadline else 0
+        self._cpu_left += min(cpu_ns, _LONGEST_STEP_NS)
 
     def members(self, count: int) -> int:
         """Of how many members of another dict or list there is time for; -1 when there is none for the container."""
