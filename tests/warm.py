@@ -28,6 +28,7 @@ import metricx_observe
 
 from .certificates import trust_one_authority
 
+STREAMS = (("stdin", "r", "strict"), ("stdout", "w", "strict"), ("stderr", "w", "backslashreplace"))
 LIBRARIES = ("demo_app.application", "langfuse", "rudderstack.analytics", "celery.bin.celery")
 """What takes long to import, beside this package and what Sentry's SDK looks for."""
 
@@ -79,6 +80,9 @@ def become(request: dict[str, Any], fds: list[int]) -> None:
         os.dup2(received, fd)
     for received in set(fds).difference(own):
         os.close(received)
+    # the old ones know of the old descriptors whether one can seek in them
+    for fd, (name, mode, errors) in enumerate(STREAMS):
+        setattr(sys, name, open(fd, mode, errors=errors, closefd=False))  # noqa: SIM115
     os.environ.clear()
     os.environ.update(request["environment"])
     os.chdir(request["folder"])

@@ -7,8 +7,11 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
+import orjson
+
 from metricx_observe.context import Context, RequestContext
 from metricx_observe.ids import one_line
+from metricx_observe.normalise import MAX_BYTES
 from metricx_observe.privacy import Scrubber
 from metricx_observe.request import Clean, RequestFacts, origin_of
 
@@ -25,8 +28,6 @@ _UNSCRUBBED = frozenset(
 )  # fmt: skip
 """What the SDK or we fill in ourselves, with nothing of the application's data."""
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://|/")
-_FROM_OUTSIDE = frozenset({"request", "breadcrumbs", "extra"})
-"""What holds most of what a client can make long: scrubbed last, so that the error itself is not cut because of it."""
 
 
 def route_name(cell: Context) -> str:
@@ -111,6 +112,13 @@ def _request(facts: RequestFacts, send_ip: bool, clean: Clean) -> dict[str, Any]
     return request
 
 
+def _size(value: Any) -> int:
+    try:
+        return len(orjson.dumps(value))
+    except TypeError:  # what JSON does not know is made plain first, and that may be long
+        return MAX_BYTES
+
+
 def _pathless(value: str) -> str:
     """A header's value; of an address or a path no more than the origin, since nobody knows what is in the path."""
     return value if _ADDRESS.match(value) is None else origin_of(value)
@@ -126,16 +134,14 @@ def scrub_event(event: dict[str, Any], category: str, scrubber: Scrubber, rules:
     for frame in frames(event):
         if not frame.get("in_app"):
             frame.pop("vars", None)  # a framework frame's locals hold the raw request
-    personal = policy(rules)
-    user = event.pop("user", None)
     scrubbed: dict[str, Any] = {}
-    for key in sorted(event, key=_FROM_OUTSIDE.__contains__):
-        value, place = event[key], {"signal": category, "place": key}
-        whole = {key: value} if key in _UNSCRUBBED else scrubber.scrub({key: value}, **place, personal=personal)
+    for key in sorted(event, key=lambda key: _size(event[key])):  # where time runs out, only the largest part is cut
+        value, policy_of = event[key], "keep" if key == "user" else policy(rules)
+        whole = {key: value} if key in _UNSCRUBBED else scrubber.scrub({key: value}, category, key, personal=policy_of)
         scrubbed[key] = next(iter(whole.values()))  # where the scrubber has no time left, `[cut]` is the key as well
-    if isinstance(user, dict):  # Sentry's own place for a person: who was bound stays, and as he was bound
-        own = {"id": user["id"]} if "id" in user else {}
-        scrubbed["user"] = {**scrubber.scrub(user, category, "user"), **own}
+    user = event.get("user")
+    if isinstance(user, dict) and "id" in user:  # Sentry's own place for a person: who was bound stays as he was bound
+        scrubbed["user"] = {**scrubbed["user"], "id": user["id"]}
     if rules.ip is not None:
         scrubbed["user"] = {**scrubbed.get("user", {}), "ip_address": rules.ip}
     return without_secrets(scrubbed, rules)
