@@ -115,7 +115,7 @@ def test_time_is_linear_in_the_length_for_every_issuer() -> None:
     grown = {}
     for line in LINES:
         for piece in (line.positive[:7], f"x{line.positive[:-1]}/"):
-            few, many = (cost(piece * (size // len(piece))) for size in (2_000, 16_000))
+            few, many = (cost(piece * (size // len(piece))) for size in (4_000, 32_000))
             if many > 16 * max(few, 0.001):
                 grown[line.name] = (piece, round(many / few))
     assert grown == {}
