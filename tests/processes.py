@@ -67,10 +67,14 @@ class _Forked(subprocess.Popen[str]):
         return self.pid, int(status)
 
     def _internal_poll(self, *_: Any, **__: Any) -> int | None:
-        if self.returncode is None:
-            pid, status = self._try_wait(os.WNOHANG)
-            if pid:
-                self._handle_exitstatus(status)  # type: ignore[attr-defined]
+        lock = self._waitpid_lock  # type: ignore[attr-defined]  # a test's threads may ask at the same time
+        if self.returncode is None and lock.acquire(False):
+            try:
+                pid, status = self._try_wait(os.WNOHANG) if self.returncode is None else (0, 0)
+                if pid:
+                    self._handle_exitstatus(status)  # type: ignore[attr-defined]
+            finally:
+                lock.release()
         return self.returncode
 
 
