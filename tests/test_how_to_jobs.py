@@ -260,11 +260,10 @@ async def test_arq_without_redis(load: Callable[[str], ModuleType], receiver: Re
 @pytest.mark.filterwarnings("ignore:Call to deprecated close:DeprecationWarning")  # arq's own call
 async def test_arq(load: Callable[[str], ModuleType], receiver: Receiver, redis_url: str, name: str) -> None:
     """arq's own worker, with its queue in Redis; a retry is no error."""
+    jobs = load("arq")  # Sentry's SDK replaces `create_worker`, so it comes before whoever imports that name
     from arq import Retry, create_pool, func
     from arq.connections import RedisSettings
     from arq.worker import create_worker
-
-    jobs = load("arq")
 
     async def try_twice(ctx: dict[str, Any], name: str) -> None:
         if ctx["job_try"] == 1:
@@ -282,10 +281,10 @@ async def test_arq(load: Callable[[str], ModuleType], receiver: Receiver, redis_
     )
     await worker.main()
     assert await asyncio.to_thread(jobs.observability.flush, 10)
-    assert_carried(receiver, request_id, name)
     await worker.close()
     await pool.aclose()
     assert not jobs.observability.is_open
+    assert_carried(receiver, request_id, name)
 
 
 @pytest.mark.parametrize("kind", ["async", "sync"])
