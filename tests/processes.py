@@ -10,11 +10,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import metricx_observe
 
 CHECKOUT = Path(metricx_observe.__file__).parents[1]
+
+_starting = Lock()
 
 
 @cache
@@ -53,7 +56,9 @@ class _Forked(subprocess.Popen[str]):
         self._answers, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         streams = [given if given != -1 else own for own, given in enumerate((stdin, stdout, stderr))]
         with theirs:
-            socket.send_fds(_warm(), [json.dumps(request).encode()], [*streams, *passed, theirs.fileno()])
+            with _starting:  # a test's threads may start several at once, and there is one to fork from
+                warm = _warm()
+            socket.send_fds(warm, [json.dumps(request).encode()], [*streams, *passed, theirs.fileno()])
         self.pid = int(self._answers.recv(20))
         self._child_created = True
         self._close_pipe_fds(stdin, to_stdin, from_stdout, stdout, from_stderr, stderr)  # type: ignore[attr-defined]
