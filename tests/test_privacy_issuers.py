@@ -104,7 +104,7 @@ def test_what_is_not_quite_a_key_stays(line: Line) -> None:
 def test_time_is_linear_in_the_length_for_every_issuer() -> None:
     """Four times as much of a key's beginning, or of nearly a key, costs at most eight times the CPU.
 
-    Both texts are longer than a piece that is read at once: in longer ones a character is read again where pieces overlap.
+    Both texts are longer than a piece that is read at once: where pieces overlap a character is read again.
     """
 
     def cost(text: str) -> float:
