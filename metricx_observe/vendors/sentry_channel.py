@@ -92,7 +92,7 @@ class EnvelopeTransport(Transport):
         event = sent.envelope.get_event()
         if event is not None and more:
             event["extra"] = {**(event.get("extra") or {}), "metricx.more_in_this_second": more}
-        self.put(sent, EVENT_BYTES)
+        self.put(sent, EVENT_BYTES + sum(map(_read_now, sent.envelope.items)))
 
     def flush(self, timeout: float, callback: Any | None = None) -> None:  # noqa: ARG002
         self.burst.turn()
