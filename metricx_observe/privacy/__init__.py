@@ -103,7 +103,7 @@ class Scrubber:
         try:
             if len(data) > _LONG_OBJECT and (budget := current()) is not None:
                 budget.spend(QUICK * len(data))
-            if personal == "keep" and not self.patterns and not self._in_json(data.decode()):
+            if personal == "keep" and not self.patterns and not self._suspicious_json(data.decode()):
                 return data
             if type(value) is dict and len(data) <= _LONG_OBJECT and self.harmless(value, personal):
                 return data
@@ -151,15 +151,22 @@ class Scrubber:
 
     def suspicious(self, text: str, personal: bool = False) -> bool:
         """Whether `text` could hold a secret, or personal data: most hold neither, and this is quick to say so."""
-        return self._is_suspicious(text) or (personal and looks.occurs(looks.personal_hints())(text))
+        return any(might(text) for might in (self._might_be_personal if personal else self._might_be_secret))
 
-    @cached_property  # made when it is needed: that takes milliseconds
-    def _is_suspicious(self) -> Callable[[str], bool]:
-        return looks.occurs(f"{self.names.hints}|{looks.hints()}")
+    def _suspicious_json(self, json: str) -> bool:
+        return any(might(json) for might in self._might_be_in_json)
+
+    @cached_property  # made when they are needed: that takes milliseconds
+    def _might_be_secret(self) -> list[Callable[[str], bool]]:
+        return [looks.occurs(hint) for hint in (*self.names.hints, *looks.hints())]
 
     @cached_property
-    def _in_json(self) -> Callable[[str], bool]:
-        return looks.occurs(f"{self.names.hints}|{self.names.in_json}|{looks.hints()}")
+    def _might_be_personal(self) -> list[Callable[[str], bool]]:
+        return [looks.occurs(hint) for hint in (*self.names.hints, *looks.hints(personal=True))]
+
+    @cached_property
+    def _might_be_in_json(self) -> list[Callable[[str], bool]]:
+        return [*self._might_be_secret, looks.occurs(self.names.in_json)]
 
     def _scrubbed(self, value: object, signal: str, place: str, personal: Personal) -> tuple[Any, bool]:
         # what is short costs little, and may be a name that is remembered: it is not cut because of what was before it

@@ -14,8 +14,11 @@ ALONE = (
     r"(?:(?<![A-Za-z0-9])|(?=[$%*{])|(?<=\\[nrtbfv])|(?<=[0-9A-Fa-f]{2})(?:(?<=%..)|(?<=\\x..)|(?<=\\u00..))"
     r"|(?<=m)(?:(?<=\[\d.)|(?<=\[\d\d.))|(?<=/bot))"
 )
+BEFORE = r"(?:\A|[^A-Za-z0-9]|\\[nrtbfv]|(?:%|\\x|\\u00)[0-9A-Fa-f]{2}|\[\d\d?m|/bot)"
+"""The same in Rust's syntax, which cannot look behind."""
 # How many letters come before the part that is an issuer's own need not be counted to know that it does not occur.
 _COUNTED = re.compile(r"\A(?:\[[^\]]+\]|\\d)\{[\d,]+\}")
+_begins_word = re.compile(r"(?:\[|\((?:\?:)?)?[A-Za-z0-9]").match
 
 # A letter that a pattern must begin with.
 _LETTER = re.compile(r"[A-Za-z0-9_\-](?![?*+{])").match
@@ -32,15 +35,16 @@ _LONGEST = 200  # characters of what that reads
 
 
 @cache
-def formats() -> list[tuple[str, str, str]]:
-    """By rule: a pattern of all its formats, and what occurs wherever one of them does. Read at the first use."""
-    found: defaultdict[str, list[str]] = defaultdict(list)
+def formats() -> list[tuple[str, str, list[str], bool]]:
+    """Rule, pattern, what one of occurs wherever it does, and whether that begins a word. Read at the first use."""
+    found: defaultdict[tuple[str, bool], list[str]] = defaultdict(list)
     for line in (get_data(__name__, "issuers.tsv") or b"").decode().splitlines():
         if not line.startswith("#"):
             rule, _, pattern, *_ = line.split("\t")
-            found[rule].append(pattern)
+            found[rule, _COUNTED.match(pattern) is None and _begins_word(pattern) is not None].append(pattern)
     return [
-        (rule, f"{ALONE}{_by_letter(patterns)}", "|".join(map(_core, patterns))) for rule, patterns in found.items()
+        (rule, f"{ALONE}{_by_letter(patterns)}", [_COUNTED.sub("", pattern) for pattern in patterns], begins)
+        for (rule, begins), patterns in found.items()
     ]
 
 
@@ -54,10 +58,6 @@ def _by_letter(patterns: list[str]) -> str:
         together = first and len(rest) > 1
         branches += [f"{first}{_by_letter([pattern[1:] for pattern in rest])}"] if together else rest
     return f"(?:{'|'.join(branches)})"
-
-
-def _core(pattern: str) -> str:
-    return _COUNTED.sub("", pattern)
 
 
 def is_key(text: str, start: int, end: int) -> bool:

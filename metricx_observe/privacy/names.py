@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
-from functools import cached_property
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from urllib.parse import unquote
 
@@ -153,6 +152,12 @@ name_before = re.compile(
 ).match
 
 
+def _apart(hints: Sequence[str]) -> tuple[str, str]:
+    """Those with names, and the others: together they have too many states, see `looks`."""
+    named, others = ([each for each in hints if ("{stems}" in each) is has] for has in (True, False))
+    return "|".join(named), "|".join(others)
+
+
 def _words(name: str) -> list[str]:
     """The lower-case words of a name in any spelling, numbers at its end left out."""
     found = [word.lower() for word in _WORD.findall(unquote(MARKER.sub("", name[-256:])))]
@@ -173,18 +178,18 @@ class Names:
         known = {*_PERSONAL, *(each.split("_")[-1] for each in (*_PERSONAL_PAIRS, *_SOURCE, *_QUERY, *_SIBLINGS)), "id"}
         self._might = occurs(f"(?i:{stems}|{'|'.join(sorted(known))})")
         self._stem = re.compile(stems).search
-        self.hints = "|".join((*_HINTS, *hints)).format(stems=stems)
-        """What occurs in every text in which a name gives a secret away, in Rust's syntax."""
+        separated, *others = _HINTS
+        self.hints = [each.format(stems=stems) for each in (separated, *_apart((*others, *hints)))]
+        """One of these occurs in every text in which a name gives a secret away, in Rust's syntax."""
         self.in_json = _IN_JSON.format(stems=stems, siblings="|".join(_SIBLINGS))
         """What occurs in JSON besides."""
-        self._beside = "|".join((BESIDE, *hints)).format(stems=stems)
+        self._beside = [each.format(stems=stems) for each in _apart((BESIDE, *hints))]
         self.verdicts = Remembered(self._verdict)
         self.suspicious = Remembered(self._suspicious)
 
-    @cached_property
-    def might_be_beside(self) -> Callable[[str], bool]:
+    def might_be_beside(self, text: str) -> bool:
         """Whether a text could hold a secret that its name gives away with none of the usual separators."""
-        return occurs(self._beside)
+        return any(occurs(each)(text) for each in self._beside)
 
     def _suspicious(self, end: str) -> bool:
         """Whether a text that ends so could end with a secret name. Nothing at all: a space stands after the name."""

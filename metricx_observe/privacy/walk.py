@@ -33,7 +33,6 @@ PIECE, _BEFORE, _REACH = 4 << 10, 200, (1 << 10, 8 << 10, 32 << 10)
 
 Small, since most pieces of a text hold nothing, and the budget is looked at between them.
 """
-_LONG = 64 << 10
 _LONGEST_LINE = 2000  # of source code; what is longer was not written by hand and is read as any text
 _REMEMBERED, LONGEST_REMEMBERED = 20_000, 300  # texts, and characters of one
 _NAME = re.compile(r"[\w.\-]{1,100}")
@@ -229,9 +228,7 @@ class Pass:
             found = self._in_piece(text, personal, source)
             found = [(0, len(text), "cut")] if found is None else found
         else:
-            # a long one is not looked at as a whole: nothing could stop that when its time is over
-            might = len(text) > _LONG or self._scrubber.suspicious(text, personal)
-            found = self._in_pieces(text, personal, source) if might else []
+            found = self._in_pieces(text, personal, source)
         if not self._scrubber.patterns:
             return found
         for pattern in self._scrubber.patterns:
