@@ -110,6 +110,10 @@ class Courier:
     def _carry(self, line: Line) -> None:
         """Post what is taken in one turn, a refused batch in halves until the bad message stands alone."""
         taken, most = self._take(), self.channel.max_messages
+        if not taken:
+            with self._changed:
+                self._gate.probe_again()
+            return
         work, accepted = self._batches(taken), list[Row]()
         refused = 0  # the status with which a message was refused that another one's answer decides on
         try:
@@ -141,7 +145,7 @@ class Courier:
                 self._taken.difference_update(row.id for row in taken)
                 if refused and not work and self._gate.refusals.suspects:  # nobody decided
                     self._failed(line, f"HTTP {refused}", text="%s refuses a message (%s), which waits for another")
-                if work or refused:
+                if work or self._gate.refusals:
                     self.wake()  # only now: a lane that looked earlier would have found them taken
 
     def _batches(self, rows: Sequence[Row]) -> list[list[Row]]:
@@ -157,6 +161,8 @@ class Courier:
             return free and not self._closing and self._gate.posting(line)
 
     def _make_dead_letter(self, row: Row, status: int, reason: str) -> None:
+        with self._changed:
+            self._gate.probe_again()
         self._outbox.bury(row, status, reason)
         self._count("died", [row])
         text = "%s refused a message (%s); it is among the dead letters"
@@ -167,19 +173,20 @@ class Courier:
         with self._changed:
             quiet, held = self._gate.quiet(), self._gate.held()
             suspects, stopped = self._gate.refusals.suspects, self._gate.refusals.stopped
+            doubtful = self._gate.doubtful()
         waits = {kind for kind in quiet if self.channel.importance(kind) > Importance.TRANSACTION}
         single = not (suspects or stopped) and (self._gate.failures or self._slow)
         most = max(self.channel.max_messages, 1 if single else TURN)  # a probe is one post
         with self._taking:
-            aside = held | suspects
+            aside = held | doubtful
             take = partial(
                 self._outbox.take, self.channel.destination, max_bytes=self.channel.max_bytes, without=waits
             )
             rows, more = take(max_messages=most, skip=self._taken | aside if aside else self._taken)
             if suspects or stopped:  # one message decides: the last of them, which is best not a suspect's neighbour
                 rows, more = rows[-1:], more or len(rows) > 1
-            if suspects and not rows:
-                rows, more = take(max_messages=1, skip=self._taken | held)
+            if doubtful and not rows:  # of suspects what is on its way decides
+                rows, more = take(max_messages=1, skip=held | self._taken | (suspects if self._taken else set()))
             forbidden = [row for row in rows if row.kind in quiet]
             if forbidden:
                 self._outbox.remove(forbidden)

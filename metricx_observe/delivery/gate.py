@@ -93,6 +93,10 @@ class Gate:
         now = time.monotonic()
         return {row_id for row_id, (_, until) in self._held.items() if until > now}
 
+    def doubtful(self) -> set[int]:
+        """Rows that are best not the next probe, since it may be for what they hold that the vendor fails."""
+        return {*self.refusals.suspects, *(self._held if self.failures else ())}
+
     def _backoff_s(self, failures: int) -> float:
         limits = self._limits
         most = min(limits.backoff_cap_s, limits.probe_every_s, limits.backoff_s * 2.0 ** min(failures - 1, 16))
@@ -128,6 +132,10 @@ class Gate:
             self._moved_at = now
         self._probe_at = now + self._backoff_s(self.failures)
         return True
+
+    def probe_again(self) -> None:
+        """A probe found nothing to post, or a message that was refused for what it holds: neither tells of others."""
+        self._probe_at = time.monotonic()
 
     def stop(self) -> None:
         """From now on there are only probes, far apart."""

@@ -42,8 +42,8 @@ class Refusals:
     def __init__(self) -> None:
         self.stopped = ""
         """Why nothing but probes is posted; empty while the vendor is not stopped."""
-        self._alone: dict[int, float] = {}  # rows that were refused alone, and when
-        self._together: dict[int, float] = {}  # rows of posts that were refused, and when
+        self._alone: dict[int, float] = {}  # rows that were refused alone, and when that was so first
+        self._together: dict[int, float] = {}  # rows of posts that were refused, and when that was so last
         self._accepted_at = -math.inf  # when the last accepted post began
         self._doubted_at = math.inf  # when what stopped the vendor began
         self._went_on = False
@@ -75,6 +75,7 @@ class Refusals:
             return self._stop(answer, time.monotonic())
         if len(row_ids) > 1:
             if verdict is not Verdict.REFUSED:
+                self._forget(row_ids)  # they become the youngest
                 self._remember(self._together, row_ids)
             return Outcome.SPLIT
         if verdict is Verdict.REFUSED or self._refused_before(row_ids[0]) < self._accepted_at:
@@ -105,8 +106,7 @@ class Refusals:
 
     def _remember(self, refused: dict[int, float], row_ids: Sequence[int]) -> None:
         for row_id in row_ids:
-            refused.pop(row_id, None)  # it becomes the youngest
-            refused[row_id] = time.monotonic()
+            refused.setdefault(row_id, time.monotonic())
         for row_id in [*refused][: max(0, len(refused) - MOST_REMEMBERED)]:
             del refused[row_id]
 
