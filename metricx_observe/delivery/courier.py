@@ -68,9 +68,16 @@ class Courier:
                     self._lanes, self._idle = self._lanes + 1, 1
 
     def check(self, now: float) -> None:
-        """Abort posts that are over their deadline."""
+        """Abort posts that are over their deadline, and what hangs since the vendor was away."""
         for line in list(self._gate.running):
             line.check(now)
+        self._cut()
+
+    def _cut(self) -> None:
+        with self._changed:
+            hanging = self._gate.hanging()
+        for line in hanging:
+            line.abort()  # its rows need not wait for its deadline
 
     def close(self, *, abort: bool = True) -> None:
         """Take nothing more, and abort what runs. Rows that were not accepted stay in the outbox."""
@@ -268,13 +275,12 @@ class Courier:
 
     def _succeeded(self, line: Line, *, goes_on: bool) -> None:
         with self._changed:
-            hanging = self._gate.succeeded(line, goes_on=goes_on)
+            back = self._gate.succeeded(line, goes_on=goes_on)
             again = bool(self._gate.refusals)
-        if hanging is not None:
+        if back:
             logger.info("%s accepts again", self.channel.vendor)
-            for other in hanging:
-                other.abort()  # its rows need not wait for its deadline
-        if hanging is not None or again:
+            self._cut()
+        if back or again:
             self.wake()
 
     def _failed(

@@ -110,17 +110,22 @@ class Gate:
             self._quiet[kind] = max(until, self._quiet.get(kind, 0.0))
         return set(asked)
 
-    def succeeded(self, line: Line, *, goes_on: bool) -> list[Line] | None:
-        """None, or when the vendor is back with this answer: lines that hang since it was away, to be cut.
-
-        `goes_on`: it was stopped until this answer.
-        """
+    def succeeded(self, line: Line, *, goes_on: bool) -> bool:
+        """Whether the vendor is back with this answer. `goes_on`: it was stopped until this answer."""
         if not goes_on and (not self.failures or self.running[line] < self._moved_at):
-            return None
+            return False
         self.failures, self._moved_at = 0, time.monotonic()
-        # What runs for less than from one probe to the next may be answered yet: cut, it would be sent twice.
-        hangs = min(self.running[line], self._moved_at - self._limits.probe_every_s)
-        return [other for other, at in self.running.items() if at <= hangs and other is not line]
+        return True
+
+    def hanging(self) -> list[Line]:
+        """Lines to cut: they hang since the vendor was away, and it is back.
+
+        What runs for less than from one probe to the next may be answered yet: cut, it would be sent twice.
+        """
+        if self.failures or self.refusals.stopped:
+            return []
+        since = min(self._moved_at, time.monotonic() - self._limits.probe_every_s)
+        return [line for line, at in list(self.running.items()) if at <= since]
 
     def failed(self, line: Line) -> bool:
         """Whether this failure counts; then nothing is posted until the next probe is due."""

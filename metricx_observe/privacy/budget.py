@@ -18,7 +18,7 @@ MAX_CPU_NS = 85_000_000
 
 # Estimates in nanoseconds: of a member of a container, of a new name or text, of a character that may hold something,
 # of one that is read because it may, and of what is replaced.
-MEMBER, NEW, QUICK, READ, FOUND = 250, 3_000, 5, 30, 3_000
+MEMBER, NEW, QUICK, READ, FOUND = 250, 3_000, 10, 30, 3_000
 _BETWEEN_CHECKS = 200_000
 _LONGEST_STEP_NS = 20_000_000
 """What takes longer between two checks was not the scrubber: Python collects garbage on whichever thread runs."""

@@ -84,25 +84,27 @@ def _shortest(patterns: Sequence[str], begins: bool) -> str:
     return f"{issuers.BEFORE}(?:{hint})" if begins else hint
 
 
+def hints() -> str:
+    """What occurs in every text that `by_look` finds a secret in, in Rust's syntax, but for those of `issued`."""
+    return "|".join(_wider(pattern) for _, pattern in _SECRETS)
+
+
 @cache  # at its first use: nobody pays for it by an import
-def _kinds() -> list[tuple[str, str, str]]:
-    """Rule, pattern, and what occurs wherever the pattern does, in Rust's syntax."""
-    issued = [(rule, pattern, _shortest(hints, begins)) for rule, pattern, hints, begins in issuers.formats()]
-    return [(rule, pattern, _wider(pattern)) for rule, pattern in _SECRETS] + issued
+def issued() -> str:
+    """The same of all that has an issuer's format."""
+    return "|".join(_shortest(hints, begins) for _, _, hints, begins in issuers.formats())
 
 
-@cache
-def hints(personal: bool = False) -> list[str]:
-    """One of these occurs in every text that `by_look` finds something in, in Rust's syntax."""
-    kinds = [hint for _, _, hint in _kinds()]
-    large = max(kinds, key=len)
-    found = [large, "|".join(hint for hint in kinds if hint is not large)]
-    return [*found, "|".join(_wider(pattern) for _, pattern in _PERSONAL)] if personal else found
+def personal_hints() -> str:
+    """The same of personal data."""
+    return "|".join(_wider(pattern) for _, pattern in _PERSONAL)
 
 
 @cache
 def _looks(personal: bool) -> list[tuple[str, Callable[[str], bool], re.Pattern[str]]]:
-    kinds = _kinds() + ([(rule, pattern, _wider(pattern)) for rule, pattern in _PERSONAL] if personal else [])
+    kinds = [(rule, pattern, _wider(pattern)) for rule, pattern in _SECRETS]
+    kinds += [(rule, pattern, _shortest(hints, begins)) for rule, pattern, hints, begins in issuers.formats()]
+    kinds += [(rule, pattern, _wider(pattern)) for rule, pattern in _PERSONAL] if personal else []
     return [(rule, occurs(hint), re.compile(pattern)) for rule, pattern, hint in kinds]
 
 

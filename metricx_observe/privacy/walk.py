@@ -28,8 +28,9 @@ Personal = Literal["keep", "hash", "drop"]
 
 MAX_DEPTH = 32
 MAX_SEPARATORS = 50_000  # of one text: what has more is no text, and each costs a look at the name before it
-PIECE, _BEFORE, _REACH = 4 << 10, 200, (1 << 10, 8 << 10, 32 << 10)
-"""Characters that are read at once, what is read again of what is before, and how far beyond when a secret is longer.
+PIECE, _BLOCK, _BEFORE, _REACH = 4 << 10, 32 << 10, 200, (1 << 10, 8 << 10, 32 << 10)
+"""Characters that are read at once, and of which a look says that nothing is to be read; what is read again of what is
+before, and how far beyond when a secret is longer.
 
 Small, since most pieces of a text hold nothing, and the budget is looked at between them.
 """
@@ -58,6 +59,7 @@ class Pass:
         self._done: dict[tuple[str, bool], tuple[str, list[str]]] = {}  # a local that is passed on is in many frames
         self._budget = budget or Budget()
         self.counts: defaultdict[str, int] = defaultdict(int)  # of what was replaced, by rule
+        self._budget.grant(scrubber.prepare(personal))
 
     def value(self, value: Any, depth: int = 0, says: Verdict = HARMLESS) -> Any:
         """A scrubbed copy. What cannot be read is replaced, the rest goes on. says: what the names above say of it."""
@@ -238,9 +240,15 @@ class Pass:
     def _in_pieces(self, text: str, personal: bool, source: bool) -> list[Finding]:
         found: list[Finding] = []
         start = begin = 0  # what lies before `start` was read; a piece begins a little before, for the names there
+        looked = 0
         while start < len(text):
             if not self._budget.in_time():
                 return apart((*found, (start, len(text), "cut")))
+            if start >= looked:
+                looked = start + _BLOCK
+                if not self._scrubber.suspicious(text[begin : looked + _REACH[0]], personal):
+                    start, begin = looked, looked - _BEFORE
+                    continue
             stop, last = min(start + PIECE, len(text)), 0
             here: list[Finding] = []
             for reach in _REACH:
