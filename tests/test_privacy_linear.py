@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from time import thread_time
 from typing import Any
@@ -30,16 +31,20 @@ FAMILIES = sorted(
 )  # fmt: skip
 
 
-def cost(value: object, **options: Any) -> float:
-    """Seconds of CPU of a signal with `value`, the best of three."""
-    times = []
+def costs(*values: object, **options: Any) -> list[float]:
+    """Seconds of CPU of a signal with each of `values`, the best of three.
+
+    By turns: how fast the machine is changes with what else it does.
+    """
+    best = [math.inf for _ in values]
     for _ in range(3):
-        scrubber = Scrubber(**options)
-        scrubber.scrub({"warm": "token=x state=x1 Bearer abcdef1"}, "error", "extra")
-        start = thread_time()
-        scrubber.scrub(value, "error", "extra")
-        times.append(thread_time() - start)
-    return min(times)
+        for at, value in enumerate(values):
+            scrubber = Scrubber(**options)
+            scrubber.scrub({"warm": "token=x state=x1 Bearer abcdef1"}, "error", "extra")
+            start = thread_time()
+            scrubber.scrub(value, "error", "extra")
+            best[at] = min(best[at], thread_time() - start)
+    return best
 
 
 def test_there_are_forty_families() -> None:
@@ -50,8 +55,8 @@ def test_there_are_forty_families() -> None:
 @pytest.mark.parametrize("part", FAMILIES)
 def test_eight_times_the_text_costs_eight_times_as_much(part: str) -> None:
     """No text is read again by each of its separators."""
-    small, large = ({"query_string": (part * (size // len(part) + 1))[:size]} for size in (1_000, 8_000))
-    assert cost(large) <= 16 * max(cost(small), 0.0003)
+    small, large = costs(*({"query_string": (part * (size // len(part) + 1))[:size]} for size in (1_000, 8_000)))
+    assert large <= 16 * max(small, 0.0003)
 
 
 def signals() -> Iterator[tuple[str, Any]]:
@@ -151,8 +156,8 @@ def test_a_pattern_of_the_users_cannot_hold_the_writer() -> None:
             Scrubber(patterns=[pattern])
     text = "a" * 30_000 + " AB-1 " + "A" * 30_000 + " a b=x-1 "
     for pattern in (r"[A-Z]+-\d+", r"\w+\s?\w+=", r"\w+\s*\w+\s*\w+-\d", r"(a+)++b", r"(\w)\1+=", "(?<=k:)[A-Z]+-"):
-        small, large = ({"note": part} for part in (text[25_000:30_000], text))
-        assert cost(large, patterns=[pattern]) <= 40 * max(cost(small, patterns=[pattern]), 0.003)
+        small, large = costs({"note": text[25_000:30_000]}, {"note": text}, patterns=[pattern])
+        assert large <= 40 * max(small, 0.003)
 
 
 def test_a_pattern_of_the_users_is_found_in_a_long_text() -> None:
