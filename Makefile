@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # three workers keep two cores busy while tests wait for servers; a file's tests share a worker, and its servers
-PYTEST_ARGS ?= -q -n 3 --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=95
+PYTEST_ARGS ?= -q -n 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered --cov-fail-under=95
 
 .PHONY: demo test check bench bench-quick bench-guard bench-faults clean
 

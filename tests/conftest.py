@@ -21,6 +21,15 @@ settings.load_profile("shared machine")
 _PREFIXES = ("METRICX_", "SENTRY_", "RUDDERSTACK_", "LANGFUSE_", "OTEL_")
 
 
+_LONGEST = ("test_answers", "test_servers", "test_receiver_floods", "test_outbox_healing", "test_sidecar")
+
+
+@pytest.hookimpl(trylast=True)  # pytest-randomly has shuffled them
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest begin first: one that began last would be waited for by all workers but its own."""
+    items.sort(key=lambda item: item.path.stem not in _LONGEST)
+
+
 @pytest.fixture(scope="session")
 def receiver() -> Iterator[Receiver]:
     """One receiver for the whole run: tests look for their own user or request id."""
