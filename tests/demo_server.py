@@ -80,7 +80,7 @@ def running_demo(folder: Path, **settings: Any) -> Iterator[Demo]:
     cheap = Argon2Hasher(time_cost=1, memory_cost=8, parallelism=1)
     given = {"database_url": f"sqlite:///{folder}/demo.db", "ANTHROPIC_API_KEY": None} | settings
     app = create_app(Settings.model_validate(given))  # validated: the environment and `.env` are left out
-    server = uvicorn.Server(uvicorn.Config(app, access_log=False, log_level="critical", lifespan="on"))
+    server = uvicorn.Server(uvicorn.Config(app, access_log=False, log_config=None, lifespan="on"))
     weakened = patch.multiple(passwords, hashers=(cheap,), current_hasher=cheap)
     with weakened, socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -199,7 +199,7 @@ def anthropic_stand_in(replies: list[str]) -> Iterator[tuple[str, list[dict[str,
         body = b"".join(format_sse_event(event=event["type"], data_str=json.dumps(event)) for event in events)
         return Response(body, media_type="text/event-stream")
 
-    server = uvicorn.Server(uvicorn.Config(app, log_level="critical"))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
