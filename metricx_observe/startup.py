@@ -7,6 +7,8 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from .logs import say
+
 if TYPE_CHECKING:
     from .settings import Settings, Vendor
 
@@ -14,28 +16,45 @@ DOCUMENTED_NAMES = {"sentry": "sentry", "rudderstack": "analytics", "langfuse": 
 """The document calls RudderStack by what it does."""
 
 
-def state_of(vendor: Vendor, settings: Settings) -> str:
-    """`on`, `local: URL` or `off: reason`."""
-    return {"on": "on", "local": f"local: {settings.receiver_url}"}.get(vendor.state, f"off: {vendor.reason}")
+class State(str):
+    """How a service is: `on`, `local: URL` or `off: reason`. What is off is false, as in `any(states.values())`."""
+
+    __slots__ = ()
+
+    def __bool__(self) -> bool:
+        return not self.startswith("off")
+
+
+def state_of(vendor: Vendor, settings: Settings) -> State:
+    """How a vendor is by these settings."""
+    return State({"on": "on", "local": f"local: {settings.receiver_url}"}.get(vendor.state, f"off: {vendor.reason}"))
 
 
 def announce(settings: Settings, vendors: Mapping[str, Vendor], logger: logging.Logger) -> None:
     """The start-up line, and a line for whatever is off or at fault."""
-    if settings.level_fault:
-        logger.error("[STARTUP] %s", settings.level_fault)
+    from .settings import unknown_variables
+
+    for told in filter(None, [settings.level_fault, *unknown_variables()]):
+        say(logger, logging.WARNING, "[STARTUP] %s", told)
+    if not settings.enabled:
+        say(logger, logging.WARNING, "[STARTUP] Observability: none: switched off by METRICX_ENABLED")
+        return
     if settings.environment is None and settings.mode == "production":
-        logger.warning("[STARTUP] ENVIRONMENT is not set but a vendor's key is: taken as production. Set it.")
+        text = "[STARTUP] ENVIRONMENT is not set but a vendor's key is: taken as production. Set it."
+        say(logger, logging.WARNING, text)
     states = {DOCUMENTED_NAMES[name]: state_of(vendor, settings) for name, vendor in vendors.items()}
-    on = [name if state == "on" else f"{name} ({state})" for name, state in states.items() if state[:3] != "off"]
-    logger.warning("[STARTUP] Observability: %s", ", ".join(on) or "none")
+    on = [name if state == "on" else f"{name} ({state})" for name, state in states.items() if state]
+    say(logger, logging.WARNING, "[STARTUP] Observability: %s", ", ".join(on) or "none")
     for name, vendor in vendors.items():
         level = {"fault": logging.ERROR, "off": logging.WARNING}.get(vendor.state)
         if level is not None:
-            logger.log(level, "[STARTUP] %s is off: %s", DOCUMENTED_NAMES[name], vendor.reason)
+            say(logger, level, "[STARTUP] %s is off: %s", DOCUMENTED_NAMES[name], vendor.reason)
     if states["analytics"] == "on" and not settings.chose_personal_data:
-        logger.warning(
+        say(
+            logger,
+            logging.WARNING,
             "[STARTUP] analytics get e-mail addresses, which GA4's terms forbid: set METRICX_PERSONAL_DATA to hash "
-            "or drop, or to keep"
+            "or drop, or to keep",
         )
 
 

@@ -23,11 +23,11 @@ from metricx_observe import (
     identify,
     log_generation,
     set_user_context,
-    telemetry,
     track,
 )
 from metricx_observe.context import current, detached
 from metricx_observe.ids import new_id
+from metricx_observe.telemetry import calls
 
 from .processes import run_python
 from .receiver_server import Receiver
@@ -40,7 +40,7 @@ MS = 1_000_000
 @pytest.fixture(autouse=True)
 def _none_running(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(Observability, "default", None)
-    monkeypatch.setattr(telemetry, "_said", False)
+    monkeypatch.setattr(calls, "_said", False)
     with detached():  # a user whom a test binds outside a request stays in that test
         yield
 
@@ -105,7 +105,7 @@ def test_start_time_and_latency_override(running: Observability, receiver: Recei
 def test_the_end_of_a_trace(running: Observability, receiver: Receiver, user_id: str) -> None:
     """`latency_ms` sets the root's end, to the microsecond; tokens, success and latency are in the metadata."""
     trace = create_copilot_trace(user_id, "w1", "why?", session_id="s1", metadata={"plan": "pro"}, tags=["beta"])
-    complete_copilot_trace(trace, True, "because", 1234.5, 150)
+    complete_copilot_trace(trace, True, "because", latency_ms=1234.5, total_tokens=150)
     complete_copilot_trace(trace, False, "a second time changes nothing")
     root = observations(running, receiver, 1, user_id)["copilot"]
     assert root["end"] - root["start"] == 1_234_500_000
@@ -164,7 +164,7 @@ def test_langfuse_off(receiver: Receiver) -> None:
         assert (trace.url, trace.score("good", 1)) == (None, None)
         log_generation(trace, "understand", "m", latency_ms=5)
         with trace.span("step"):
-            complete_copilot_trace(trace, True, "because", 5)
+            complete_copilot_trace(trace, True, "because", latency_ms=5)
         assert capture_exception(ValueError("x")) is not None
         assert track("u1", "feature_used") is None
 
@@ -177,7 +177,7 @@ def test_before_init_nothing_happens_and_one_line_says_so(caplog: pytest.LogCapt
     assert capture_exception(ValueError("x")) is None
     trace = create_copilot_trace("u1", "w1", "why?")
     log_generation(trace, "understand", "m", [], "out", {"input": 1})
-    complete_copilot_trace(trace, True, "because", 5, 10)
+    complete_copilot_trace(trace, True, "because", latency_ms=5, total_tokens=10)
     assert current() is None
     (line,) = [record.getMessage() for record in caplog.records if record.name.startswith("metricx_observe")]
     assert line == "telemetry is not started: call init_observability() first. Nothing is sent until then."
@@ -233,7 +233,7 @@ def test_no_function_raises(running: Observability, value: Any) -> None:
     log_generation(
         trace, value, value, value, value, value, start_time=value, latency_ms=value, error=value, metadata=value
     )
-    complete_copilot_trace(trace, value, value, value, value, error=value)
+    complete_copilot_trace(trace, value, value, value, value, value)
 
 
 @pytest.mark.parametrize("level", ["fatal", None])

@@ -1,0 +1,95 @@
+"""Starting all of it, and ending it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from starlette.applications import Starlette
+
+from metricx_observe.exceptions import ConfigurationError
+from metricx_observe.logs import say
+from metricx_observe.observability import Observability
+from metricx_observe.startup import DOCUMENTED_NAMES, State, announce, calling_module
+
+from .calls import documented
+
+
+@documented
+def init_observability(
+    app: Starlette | None = None,
+    *,
+    logger: logging.Logger | None = None,
+    sentry_options: Mapping[str, Any] | None = None,
+    **overrides: Any,
+) -> dict[str, State]:
+    """Start all that is configured, and log what is on. Never raises: a service that is at fault is off.
+
+    A second call changes nothing, but for an `app`, which gets the middleware.
+
+    Args:
+        app: Also put the middleware around this application, as `Observability.install` does.
+        logger: Of the start-up line; the calling module's when None.
+        sentry_options: As `Observability` takes them.
+        overrides: Fields of `Settings`.
+
+    Returns:
+        By service (`sentry`, `analytics`, `langfuse`): `on`, `local: URL` or `off: reason`. What is off is false.
+    """
+    log = logger if isinstance(logger, logging.Logger) else logging.getLogger(calling_module())
+    running: Observability | None = None
+    try:
+        running = Observability.default
+        known = running is not None and running.is_open
+        if running is None or not known:
+            from metricx_observe.settings import load_settings
+
+            running = Observability(load_settings(overrides), sentry_options=sentry_options, tolerant=True)
+        if app is not None:
+            running.install(app, logger=log)
+        elif not known:
+            running.start()
+            announce(running.settings, running.vendors, log)
+    except Exception as error:
+        # another error's text may hold what was configured
+        reason = str(error) if isinstance(error, ConfigurationError) else type(error).__name__
+        with suppress(Exception):  # what is no application costs the middleware, and nothing else
+            if running is not None:
+                running.start()
+        if running is None or not running.is_open:
+            say(log, logging.ERROR, "[STARTUP] Observability: none: %s", reason)
+            return dict.fromkeys(DOCUMENTED_NAMES.values(), State(f"off: {reason}"))
+        say(log, logging.ERROR, "[STARTUP] Observability: no middleware: %s", reason)
+    return running.states()
+
+
+@documented
+def shutdown_observability() -> None:
+    """Deliver what was put so far, at most 5 s long, and end: `Observability.close`. What is left stays on disk."""
+    running = Observability.default
+    if running is not None:
+        running.close()
+
+
+def _state(service: str) -> State:
+    return init_observability(logger=logging.getLogger(calling_module())).get(service, State("off: not known"))
+
+
+@documented
+def init_sentry() -> State:
+    """Start all that is configured, as `init_observability`, and say how Sentry is."""
+    return _state("sentry")
+
+
+@documented
+def init_analytics() -> State:
+    """Start all that is configured, as `init_observability`, and say how RudderStack is."""
+    return _state("analytics")
+
+
+@documented
+def init_langfuse() -> State:
+    """Start all that is configured, as `init_observability`, and say how Langfuse is."""
+    return _state("langfuse")
