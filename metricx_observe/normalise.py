@@ -23,7 +23,7 @@ from uuid import UUID
 import orjson
 from pydantic import BaseModel
 
-from .ids import one_line, text_id
+from .ids import one_line, subject_id
 
 MAX_BYTES = 1_000_000
 """JSON bytes of one value: Langfuse takes some 4 MB a request, and a queue must not hold more of a single call."""
@@ -61,15 +61,21 @@ Texts = tuple[int, object]
 
 def content(value: object, notes: Notes) -> bytes | str | Texts:
     """A prompt or an answer as it is now: texts as they are, since nothing can change them, anything else as JSON."""
-    if type(value) is str and value.isascii() and len(value) <= MAX_BYTES:
+    if type(value) is str and value.isascii() and len(value) <= MAX_BYTES and _fits([value], len(value)):
         return value
     short = type(value) is list and len(value) <= _FEW and all(map(_is_short, value))
     if not short and (found := _texts(value)) is not None:
         copied, texts = found
         size = sum(map(len, texts))
-        if _LONG < size <= MAX_BYTES and all(map(str.isascii, texts)):  # what is not ASCII may be no Unicode at all
+        # what is not ASCII may be no Unicode at all
+        if _LONG < size <= MAX_BYTES and all(map(str.isascii, texts)) and _fits(texts, size):
             return size, copied
     return snapshot(value, notes, texts=short)
+
+
+def _fits(texts: list[str], size: int) -> bool:
+    """Whether so many characters are no more than `MAX_BYTES` as JSON, which has six bytes for a control character."""
+    return size <= MAX_BYTES // 6 or sum(len(orjson.dumps(text)) for text in texts) <= MAX_BYTES + 2 * len(texts)
 
 
 def _is_short(message: object) -> bool:
@@ -133,7 +139,7 @@ def shown_name(name: str) -> str:
 
 def identifier(value: object, notes: Notes) -> str | None:
     """`value` as an id; None for None, and for what is no id."""
-    found = text_id(value)
+    found = value if type(value) is str and value.isalnum() and len(value) <= 200 else subject_id(value)
     if found is None and value is not None:
         notes.append("unusable id")
     return found
@@ -256,10 +262,11 @@ class _Walk:
         found = data.decode()
         if found != text:
             self.notes.append("lone surrogate")
-        if len(data) > self.left:
-            found = data[: self.left].decode(errors="ignore")
+        cost = len(data) if len(data) < _LONG else len(orjson.dumps(found))  # a control character is six bytes of JSON
+        if cost > self.left:
+            found = data[: max(0, self.left) * len(data) // cost].decode(errors="ignore")
             found += self.marked("too large", f"[cut: {len(text)} characters]")
-        self.left -= len(data)
+        self.left -= cost
         return found
 
     def _simpler(self, value: Any) -> Any:

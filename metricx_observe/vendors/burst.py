@@ -23,6 +23,8 @@ IDENTICAL = 10
 """Of one key a second, sent in full."""
 INNERMOST = 3
 """Frames that tell errors of the same type and message apart."""
+MOST_RELATED = 20
+"""Causes, and leaves of groups, that are looked at."""
 
 
 class Admission(NamedTuple):
@@ -136,13 +138,26 @@ class Burst(Generic[T]):
 
 
 def error_key(error: BaseException) -> Hashable:
-    """What makes two exceptions the same: type, message, and file and line of the innermost frames."""
-    frames: deque[tuple[str, int]] = deque(maxlen=INNERMOST)
-    traceback = error.__traceback__
-    while traceback is not None:
-        frames.append((traceback.tb_frame.f_code.co_filename, traceback.tb_lineno))
-        traceback = traceback.tb_next
-    message = "?"
-    with suppress(Exception):
-        message = str(error)
-    return type(error), message, tuple(frames)
+    """What makes two exceptions the same: type, message and innermost frames, of it, of its causes and of a group's
+    leaves, as many as there may be."""
+    found: list[Hashable] = []
+    _add_key(error, found, [])
+    return found[0] if len(found) == 1 else tuple(found)
+
+
+def _add_key(error: BaseException | None, found: list[Hashable], seen: list[BaseException]) -> None:
+    while error is not None and len(found) < MOST_RELATED and not any(error is each for each in seen):
+        seen.append(error)
+        frames: deque[tuple[str, int]] = deque(maxlen=INNERMOST)
+        traceback = error.__traceback__
+        while traceback is not None:
+            frames.append((traceback.tb_frame.f_code.co_filename, traceback.tb_lineno))
+            traceback = traceback.tb_next
+        message = "?"
+        with suppress(Exception):
+            message = str(error)
+        found.append((type(error), message, tuple(frames)))
+        if isinstance(error, BaseExceptionGroup):
+            for each in error.exceptions:
+                _add_key(each, found, seen)
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)

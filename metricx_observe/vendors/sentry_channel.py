@@ -27,6 +27,7 @@ from .sentry_events import scrub_event
 from .sentry_headers import header_scrubber
 from .sentry_logs import scrub_items
 from .sentry_rules import NO_RULES, Rules, RulesById
+from .sentry_size import within_bounds
 
 Put = Callable[[object, int], bool]
 """Hands a record and its approximate size in bytes to delivery."""
@@ -84,15 +85,15 @@ class EnvelopeTransport(Transport):
         event_id = envelope.headers.get("event_id")
         sent = Sent(envelope, self.rules.take(event_id))
         if envelope.get_event() is None:
-            self.put(sent, TRANSACTION_BYTES + attached)
+            self.put(sent, _held(envelope, TRANSACTION_BYTES) + attached)
         elif not self.burst.hold(str(event_id), sent):
-            self.put(sent, EVENT_BYTES + attached)
+            self.put(sent, _held(envelope, EVENT_BYTES) + attached)
 
     def _send_for_others(self, sent: Sent, more: int) -> None:
         event = sent.envelope.get_event()
         if event is not None and more:
             event["extra"] = {**(event.get("extra") or {}), "metricx.more_in_this_second": more}
-        self.put(sent, EVENT_BYTES + sum(map(_read_now, sent.envelope.items)))
+        self.put(sent, _held(sent.envelope, EVENT_BYTES) + sum(map(_read_now, sent.envelope.items)))
 
     def flush(self, timeout: float, callback: Any | None = None) -> None:  # noqa: ARG002
         self.burst.turn()
@@ -147,7 +148,8 @@ class SentryChannel:
         if isinstance(content, dict) and isinstance(content.get("items"), list):
             content = scrub_items(content, str(item.data_category), self._scrubber)
         elif isinstance(content, dict):
-            content = scrub_event(content, str(item.data_category), self._scrubber, rules)
+            scrubbed = scrub_event(content, str(item.data_category), self._scrubber, rules)
+            return within_bounds(scrubbed)
         else:
             content = self._scrubber.scrub(content, str(item.data_category), "item")
         return _json(content)
@@ -188,6 +190,15 @@ class SentryChannel:
         values = (event.get("exception") or {}).get("values") or [{}]
         name = values[-1].get("type") or event.get("transaction") or kind
         return Described(str(header.get("event_id", "")), str(name), (event.get("user") or {}).get("id"))
+
+
+def _held(envelope: Envelope, usual: int) -> int:
+    """About how many bytes an envelope holds until it is encoded, attachments apart: no less than what is usual."""
+    size = 0
+    for item in envelope.items:
+        with suppress(TypeError, ValueError, RecursionError):  # what JSON does not know: the usual size stands for it
+            size += len(orjson.dumps(item.payload.json)) if item.payload.json is not None else 0
+    return max(usual, size)
 
 
 def _read_now(item: Item) -> int:
