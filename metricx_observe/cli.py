@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import sys
+from importlib.metadata import version
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
 
+from .extras import install_command
+
 try:
     import typer
 except ImportError as error:  # the console script exists without the extra
-    raise SystemExit("metricx-observe needs: pip install 'metricx-observe[cli]'") from error
+    raise SystemExit(f"metricx-observe needs: {install_command('cli')}") from error
 
 from . import cli_outbox as outbox
 from .cli_forget import forget
@@ -24,8 +27,18 @@ app.add_typer(outbox.app, name="outbox")
 app.command()(forget)
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"metricx-observe {version('metricx-observe')}")
+        raise typer.Exit
+
+
 @app.callback()
-def commands() -> None:
+def commands(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version, and exit.")
+    ] = False,
+) -> None:
     """Errors, events and LLM traces of a FastAPI application: see them, and look after their delivery."""
 
 
@@ -41,7 +54,7 @@ def dev(
     try:
         from .receiver import run
     except ImportError as error:
-        raise SystemExit("the receiver needs: pip install 'metricx-observe[receiver]'") from error
+        raise SystemExit(f"the receiver needs: {install_command('receiver')}") from error
 
     run(
         host,

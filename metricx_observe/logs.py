@@ -3,22 +3,55 @@
 from __future__ import annotations
 
 import logging
+import sys
+from typing import Any
 
 from .context import current
 from .ids import one_line
 
-LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 FORMAT = "%(levelname)s:%(name)s:%(message)s [request_id=%(request_id)s user_id=%(user_id)s]"
 
 
+def level_of(text: str) -> int | None:
+    """The number of a level by its name in any case (`warn` and `notset` too) or as digits; None for what is none."""
+    name = text.strip().upper()
+    return int(name) if name.isascii() and name.isdigit() else logging.getLevelNamesMapping().get(name)
+
+
+class _UntilConfigured(logging.StreamHandler[Any]):
+    """Shows our lines on stderr, as `logging.basicConfig` would, for as long as the application has no handler.
+
+    On our own logger: a handler on the root would make the application's `basicConfig` do nothing.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFormatter(logging.Formatter(logging.BASIC_FORMAT))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not logging.getLogger().handlers:
+            self.setStream(sys.stderr)  # the one of now: a test or a server may have replaced it
+            super().emit(record)
+
+
+_shown = _UntilConfigured()
+
+
 def set_level(level: str | None) -> None:
-    """Apply LOG_LEVEL: to a root logger without handlers all of it, else to the `metricx_observe` logger only."""
-    if level not in LEVELS:
-        return
-    if not logging.getLogger().handlers:
-        logging.basicConfig(level=level)
+    """Apply LOG_LEVEL to the logger `metricx_observe`, the only one that is ours. What is no level changes nothing."""
+    own = logging.getLogger("metricx_observe")
+    if level is not None and (number := level_of(level)) is not None:
+        own.setLevel(number)
+        if _shown not in own.handlers:
+            own.addHandler(_shown)
+
+
+def say(logger: logging.Logger, level: int, text: str, *args: object) -> None:
+    """Log a line of the start, which reads `WARNING:app.main:...` also where nobody has configured logging yet."""
+    if logger.hasHandlers() or not logger.isEnabledFor(level):
+        logger.log(level, text, *args)
     else:
-        logging.getLogger("metricx_observe").setLevel(level)
+        _shown.handle(logger.makeRecord(logger.name, level, "(start)", 0, text, args, None))
 
 
 class ContextFilter(logging.Filter):

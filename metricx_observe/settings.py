@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
 from ipaddress import IPv4Network, IPv6Network, ip_network
@@ -17,11 +18,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import quote, urlsplit
 
+from dotenv import dotenv_values
 from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from .exceptions import ConfigurationError
-from .logs import LEVELS
+from .extras import install_command
+from .logs import level_of
 
 RECEIVER_URL = "http://127.0.0.1:4390"
 VENDORS = ("sentry", "rudderstack", "langfuse")
@@ -99,6 +102,20 @@ def _network(value: object) -> object:
         raise ValueError("type addresses or networks, e.g. 10.0.0.0/8") from None
 
 
+def _vendor_name(value: object) -> object:
+    name = {"analytics": "rudderstack"}.get(value, value) if isinstance(value, str) else value
+    if name not in VENDORS:
+        raise ValueError(f"type {', '.join(VENDORS)}, or some of them with commas between")
+    return name
+
+
+def _switch(value: object) -> object:
+    """As the vendors' SDKs read theirs: anything but `true` and `false` is the default, and no error."""
+    return {"true": True, "false": False}.get(value.strip().lower()) if isinstance(value, str) else value
+
+
+Switch = Annotated[bool | None, BeforeValidator(_switch)]
+VendorName = Annotated[str, BeforeValidator(_vendor_name)]
 Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)]
 """Words separated by commas."""
 Statuses = Annotated[frozenset[int], NoDecode, BeforeValidator(_statuses)]
@@ -129,9 +146,19 @@ class Settings(BaseSettings):
     langfuse_secret_key: SecretStr | None = _name("LANGFUSE_SECRET_KEY")
     langfuse_base_url: str = _name("LANGFUSE_BASE_URL", "LANGFUSE_HOST", default="https://cloud.langfuse.com")
     environment: str | None = _name("ENVIRONMENT")
-    log_level: Annotated[str, AfterValidator(str.upper)] | None = _name("LOG_LEVEL")
+    log_level: str | None = _name("LOG_LEVEL")
     service: str | None = _name("METRICX_SERVICE", "OTEL_SERVICE_NAME")
-    release: str | None = _name("METRICX_RELEASE", "SENTRY_RELEASE")
+    release: str | None = _name("METRICX_RELEASE", "SENTRY_RELEASE", "RELEASE_VERSION")
+    sentry_environment: str | None = _name("SENTRY_ENVIRONMENT")
+    langfuse_environment: str | None = _name("LANGFUSE_TRACING_ENVIRONMENT")
+    langfuse_tracing: Switch = Field(default=True, validation_alias=AliasChoices("LANGFUSE_TRACING_ENABLED"))
+    langfuse_sample_rate: float = Field(
+        default=1.0, ge=0, le=1, validation_alias=AliasChoices("LANGFUSE_SAMPLE_RATE")
+    )
+    otel_sdk_disabled: Switch = Field(default=False, validation_alias=AliasChoices("OTEL_SDK_DISABLED"))
+
+    enabled: bool = True
+    disabled: Annotated[tuple[VendorName, ...], NoDecode, BeforeValidator(_words)] = ()
 
     outbox_url: Annotated[str, AfterValidator(_outbox_url)] | None = None
     outbox_max_bytes: int = Field(default=256 << 20, ge=1 << 20)
@@ -140,7 +167,12 @@ class Settings(BaseSettings):
     delivery: Literal["thread", "process"] = "thread"
     durability: Literal["normal", "acknowledged"] = "normal"
     receiver_url: Annotated[str, AfterValidator(_url)] = RECEIVER_URL
-    traces_sample_rate: float | None = Field(default=None, ge=0, le=1)
+    traces_sample_rate: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        validation_alias=AliasChoices("METRICX_TRACES_SAMPLE_RATE", "SENTRY_TRACES_SAMPLE_RATE"),
+    )
     traces_max_per_second: float = Field(default=10, ge=0)
     errors_max_per_second: float = Field(default=200, ge=0)
     error_statuses: Statuses = frozenset(range(500, 600))
@@ -161,8 +193,8 @@ class Settings(BaseSettings):
     @property
     def level_fault(self) -> str:
         """What is wrong with LOG_LEVEL. Not an error of validation: it is no reason to send nothing."""
-        known = self.log_level is None or self.log_level in LEVELS
-        return "" if known else f"LOG_LEVEL is no level: type one of {', '.join(LEVELS)}"
+        known = self.log_level is None or level_of(self.log_level) is not None
+        return "" if known else "LOG_LEVEL is no level: type one of DEBUG, INFO, WARNING, ERROR, CRITICAL"
 
     @property
     def chose_personal_data(self) -> bool:
@@ -171,21 +203,32 @@ class Settings(BaseSettings):
 
     @property
     def mode(self) -> Literal["development", "test", "production"]:
-        """How vendors without keys are treated. An unset ENVIRONMENT is development until any vendor's key is set."""
+        """How vendors without keys are treated. An unset ENVIRONMENT is development until any vendor's key is set, and
+        test under pytest, where nothing may be written to the user's home."""
         if self.environment is None:
-            return "production" if any(any(self._keys(vendor).values()) for vendor in VENDORS) else "development"
+            if any(any(self._keys(vendor).values()) for vendor in VENDORS):
+                return "production"
+            return "test" if "PYTEST_VERSION" in os.environ else "development"
         name = self.environment.strip().lower()
         return "development" if name == "development" else "test" if name == "test" else "production"
 
     @property
     def environment_name(self) -> str:
         """What stands on each signal, of the characters that Langfuse takes, at most 40 of them."""
-        return re.sub(r"[^a-z0-9_-]", "-", (self.environment or self.mode).strip().lower())[:40]
+        return _environment(self.environment or self.mode)
+
+    def environment_at(self, vendor: Literal["sentry", "langfuse"]) -> str:
+        """The vendor's own variable wins over ENVIRONMENT there."""
+        own = self.sentry_environment if vendor == "sentry" else self.langfuse_environment
+        return _environment(own) if own else self.environment_name
 
     @property
     def service_name(self) -> str:
         """METRICX_SERVICE, else OTEL_SERVICE_NAME, else the working directory's name."""
-        return self.service or Path.cwd().name or "app"
+        try:
+            return self.service or Path.cwd().name or "app"
+        except OSError:  # it is gone
+            return "app"
 
     @property
     def sample_rate(self) -> float:
@@ -214,6 +257,8 @@ class Settings(BaseSettings):
 
     def vendor(self, name: str) -> Vendor:
         """Where this vendor's signals go, or why nowhere. Says "fault" for what is set but cannot work."""
+        if off := self._switched_off(name):
+            return Vendor("off", reason=off)
         keys = self._keys(name)
         given = any(keys.values())
         if given and (fault := self._fault(name, keys)):
@@ -226,6 +271,16 @@ class Settings(BaseSettings):
             return Vendor("on", *self._target(name, *keys.values()))
         state: Literal["on", "local"] = "on" if self.mode == "test" else "local"
         return Vendor(state, *_local(name, self.receiver_url))
+
+    def _switched_off(self, name: str) -> str:
+        """By which variable a vendor is switched off."""
+        switches = {
+            "METRICX_ENABLED": not self.enabled,
+            "METRICX_DISABLED": name in self.disabled,
+            "LANGFUSE_TRACING_ENABLED": name == "langfuse" and self.langfuse_tracing is False,
+            "OTEL_SDK_DISABLED": name == "langfuse" and self.otel_sdk_disabled is True,
+        }
+        return next((f"switched off by {variable}" for variable, off in switches.items() if off), "")
 
     def _keys(self, name: str) -> dict[str, str]:
         """What is set of a vendor's variables, by their names."""
@@ -282,6 +337,32 @@ def load_settings(overrides: Mapping[str, Any]) -> Settings:
     raise ConfigurationError("; ".join(texts)) from None
 
 
+def unknown_variables() -> list[str]:
+    """What is set of METRICX_ and nobody reads, with the nearest name: "METRICX_X is not known: …"."""
+    known = {"METRICX_RECEIVER_TOKEN"}
+    for field_name, each in Settings.model_fields.items():
+        known |= {*map(str, getattr(each.validation_alias, "choices", [f"METRICX_{field_name.upper()}"]))}
+    given = {name.upper() for name in (*os.environ, *_in_file()) if name.upper().startswith("METRICX_")}
+    told = []
+    for name in sorted(given - known):
+        if name.startswith("METRICX_DEMO_"):
+            continue
+        nearest = get_close_matches(name, known, 1)
+        told.append(f"{name} is not known" + (f": did you mean {nearest[0]}?" if nearest else ""))
+    return told
+
+
+def _in_file() -> list[str]:
+    try:
+        return [*dotenv_values(".env")]
+    except (OSError, UnicodeDecodeError):
+        return []
+
+
+def _environment(name: str) -> str:
+    return re.sub(r"[^a-z0-9_-]", "-", name.strip().lower())[:40]
+
+
 def _variable(name: str) -> str:
     """The variable's name: pydantic gives a field's, or a documented variable's own."""
     ours = name in Settings.model_fields and Settings.model_fields[name].validation_alias is None
@@ -298,4 +379,4 @@ def _is_installed(name: str) -> bool:
 def not_installed(name: str, module: str | None = None) -> str:
     """What to type when a vendor's SDK cannot be imported."""
     missing = module or _PACKAGES[name]
-    return f"its SDK is not installed, or too old ({missing}): pip install 'metricx-observe[{name}]'"
+    return f"its SDK is not installed, or too old ({missing}): {install_command(name)}"

