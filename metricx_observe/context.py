@@ -13,14 +13,19 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
 from contextvars import ContextVar
-from threading import Lock
-from typing import Any, NamedTuple
+from threading import Lock, current_thread
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from .ids import new_id, text_id, valid_request_id, valid_trace_id
+from .ids import new_id, subject_id, text_id, valid_request_id, valid_trace_id
 from .request import RequestInfo
+
+if TYPE_CHECKING:
+    from .llm import LLMTracer
+    from .reporter import ErrorReporter
+    from .tracker import Tracker
 
 logger = logging.getLogger(__name__)
 
@@ -78,11 +83,15 @@ class RequestContext(_RequestContext):
     # no `__slots__`: `packing` keeps its plain form in its `__dict__`
 
 
+def _nothing() -> None: ...
+
+
 class Context:
     """The cell of one request or job. Injected by `ContextDep`; also what the module's functions act on."""
 
     __slots__ = (
-        "_binding", "info", "installed", "llm_trace_id", "pending", "put", "reported", "shared", "state", "upstream",
+        "_binding", "answered", "info", "installed", "llm_trace_id", "pending", "put", "reported", "send_error",
+        "shared", "state", "upstream",
     )  # fmt: skip
 
     def __init__(
@@ -101,6 +110,10 @@ class Context:
         """Whether an exception was reported here: its error status is then no news."""
         self.pending: BaseException | None = None
         """An exception that left the routes; a handler or middleware may still make a response of it."""
+        self.answered = False
+        """Whether the whole response was sent: what fails after that, a background task, is no failure of it."""
+        self.send_error: OSError | None = None
+        """What the server raised when it could not send: the client has left, which is no error."""
         self.llm_trace_id: str | None = None
         """The last LLM trace that began here, so that an error leads to it."""
         self.put = False
@@ -146,9 +159,9 @@ class Context:
         """Bind the signed-in user to this request. Sends nothing.
 
         The same id again merges the given fields; another id replaces the user and the workspace. A blank id or None
-        unbinds. Never raises.
+        unbinds; so does what is no text, whole number or UUID, which is counted, and raises with METRICX_STRICT only.
         """
-        user_id, new_workspace = text_id(id), text_id(workspace_id)
+        user_id, new_workspace = _subject("bind_user", id), _subject("bind_user", workspace_id)
         given: dict[str, Any] = {}
         if traits is not None:
             with suppress(Exception):  # a mapping that cannot be read
@@ -171,7 +184,7 @@ class Context:
 
     def bind_workspace(self, id: object, *, name: str | None = None) -> None:
         """Bind the workspace to this request. A blank id or None unbinds. Never raises."""
-        workspace_id = text_id(id)
+        workspace_id = _subject("bind_workspace", id)
         workspace = None if workspace_id is None else Workspace(workspace_id, text_id(name))
         with self._binding:
             self.state = self.state._replace(workspace=workspace)
@@ -193,11 +206,23 @@ class Context:
                 )
             )
 
+    def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:
+        """Pickled with an exception that ended a job, it is nothing: no other process has the job."""
+        return _nothing, ()
+
     def end(self) -> None:
         """The request has ended: let go of everything that would keep it alive."""
-        self.pending = None
+        self.pending = self.send_error = None
         if self.info is not None:
             self.info.release()
+
+
+def _subject(call: str, id: object) -> str | None:
+    """An id, or None; what was meant as one and is none is a fault of the call."""
+    found = subject_id(id)
+    if found is None and id is not None and not isinstance(id, str) and note is not None:
+        note(call, ["unusable id"])
+    return found
 
 
 _cell: ContextVar[Context | None] = ContextVar("metricx_observe_context", default=None)
@@ -210,26 +235,39 @@ DETACHED = Context(RequestContext("", ""))
 carry_secret: bytes | None = None
 """METRICX_CARRY_SECRET of this process, set by `Observability`: what `carry()` signs and `restore()` demands."""
 
+note: Callable[[str, list[str]], None] | None = None
+"""Counts a fault of a call, set by `Observability`; raises with METRICX_STRICT."""
+
 vendor_scope: Callable[[Context], AbstractContextManager[object]] = nullcontext
 """What begins with a job at the error vendor, set by `Observability`: breadcrumbs and a trace of its own."""
 
 
+vendor_cell: Callable[[bool], Context | None] | None = None
+"""Where there is no middleware: the cell that the error vendor's own request holds, set by `Observability`. Called with
+whether to make one where there is none yet."""
+
+
 def current_cell() -> Context | None:
     """The cell of the running request or job; None outside, `DETACHED` under `detached()`."""
-    return _cell.get()
+    cell = _cell.get()
+    return vendor_cell(False) if cell is None and vendor_cell is not None else cell
 
 
 def current() -> RequestContext | None:
     """The frozen context of the running request or job, or None."""
-    cell = _cell.get()
+    cell = current_cell()
     return None if cell is None or cell is DETACHED else cell.state
 
 
 def _writable() -> Context:
     """The cell to bind to: the request's own, else a new one that no other task can see."""
     cell = _cell.get()
+    if cell is None and vendor_cell is not None:
+        cell = vendor_cell(True)
     if cell is not None and cell.shared and cell is not DETACHED:
         return cell
+    if cell is None and current_thread().name.startswith(_DEPENDENCY):
+        _say_that_it_is_lost()
     state = RequestContext(new_id(), new_id()) if cell is None or cell is DETACHED else cell.state
     cell = Context(state, shared=False)
     _cell.set(cell)
@@ -258,6 +296,41 @@ def set_consent(*, analytics: bool | None = None, llm_content: bool | None = Non
     _writable().set_consent(analytics=analytics, llm_content=llm_content)
 
 
+_DEPENDENCY = "AnyIO worker"
+"""How the threads are called in which Starlette and FastAPI run what is no coroutine."""
+_said = False
+
+
+def _say_that_it_is_lost() -> None:
+    global _said
+    if not _said:
+        _said = True
+        logger.warning(
+            "a user was bound in a dependency or route of `def` without the middleware: it is lost when that returns. "
+            "Type init_observability(app), or Observability.from_env().install(app), where the application is made."
+        )
+
+
+def facade(name: str) -> Any:
+    """The facade of this name for what runs now: `observability` puts its own in this one's place."""
+    raise NotImplementedError(name)
+
+
+def tracker() -> Tracker:
+    """The tracker of the running request or job, for code that has neither in its hand. Does nothing when off."""
+    return cast("Tracker", facade("tracker"))
+
+
+def llm() -> LLMTracer:
+    """The LLM tracer of the running request or job. Does nothing when off."""
+    return cast("LLMTracer", facade("llm"))
+
+
+def errors() -> ErrorReporter:
+    """The error reporter of the running request or job. Does nothing when off."""
+    return cast("ErrorReporter", facade("errors"))
+
+
 class use_cell:
     """Make `cell` the current one for a block. A class: a generator costs each request a microsecond more."""
 
@@ -277,19 +350,37 @@ class use_cell:
             pass
 
 
-@contextmanager
-def begin(cell: Context) -> Iterator[Context]:
-    """Make `cell` the current one for a block that is no request: a job, or what outlives its request.
+class begin:
+    """Make a cell the current one for a block that is no request: a job, or what outlives its request.
 
     An exception that leaves the block says whose it was: a worker's or the interpreter's hook reports it only then.
+    A class: `contextlib` writes to the exception, which one of the application's may refuse.
     """
-    with use_cell(cell), vendor_scope(cell):
+
+    __slots__ = ("_cell", "_use", "_vendor")
+
+    def __init__(self, cell: Context) -> None:
+        self._cell = cell
+
+    def __enter__(self) -> Context:
+        self._use, self._vendor = use_cell(self._cell), vendor_scope(self._cell)
+        self._use.__enter__()
+        self._vendor.__enter__()
+        return self._cell
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: Any) -> None:
+        if isinstance(error, Exception):
+            mark(error, _LEFT, self._cell)
         try:
-            yield cell
-        except Exception as error:
-            with suppress(Exception):  # a class of the application's may refuse attributes
-                setattr(error, _LEFT, cell)
-            raise
+            self._vendor.__exit__(kind, error, traceback)
+        finally:
+            self._use.__exit__(kind, error, traceback)
+
+
+def mark(error: BaseException, name: str, value: object) -> None:
+    """Write on an exception, also on one that refuses attributes, as a frozen dataclass does."""
+    with suppress(Exception):
+        BaseException.__setattr__(error, name, value)
 
 
 def left_by(error: BaseException | None) -> Context | None:
@@ -308,14 +399,14 @@ def job_cell(
 ) -> Context:
     """A new cell for a job outside any request."""
     cell = Context(RequestContext(request_id or new_id(), trace_id or new_id()))
-    if text_id(user_id) is not None:
+    if user_id is not None:
         cell.bind_user(user_id, email=email)
-    if text_id(workspace_id) is not None:
+    if workspace_id is not None:
         cell.bind_workspace(workspace_id)
     return cell
 
 
-def detached() -> AbstractContextManager[Context]:
+def detached() -> begin:
     """Run a block in which no request applies: start what outlives its request (a consumer, a pool) under it."""
     return begin(DETACHED)
 
@@ -342,20 +433,18 @@ def carry() -> dict[str, str]:
     return carried
 
 
-@contextmanager
-def restore(carried: Mapping[str, str]) -> Iterator[Context]:
-    """Bind what `carry()` gave, for a block.
+def restore(carried: Mapping[str, str] | None) -> begin:
+    """Bind what `carry()` gave, for a block; None, of a job that nobody gave one, begins a context of its own.
 
     Never raises: what is not a carried context, or not signed with our METRICX_CARRY_SECRET, binds nobody and is
     logged.
     """
-    with begin(_restored(carried)) as cell:
-        yield cell
+    return begin(_restored(carried))
 
 
-def _restored(carried: Mapping[str, str]) -> Context:
+def _restored(carried: Mapping[str, str] | None) -> Context:
     try:
-        fields = {str(key): str(value) for key, value in dict(carried).items()}
+        fields = {str(key): str(value) for key, value in dict(carried or {}).items()}
     except (TypeError, ValueError):
         fields = {}
     given = fields.pop("signature", "")

@@ -17,21 +17,27 @@ from .exceptions import ConfigurationError
 from .normalise import shown_name
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}")
-_PREFIXES = ("_", "ga_", "google_", "firebase_", "gtag.")
+_PREFIX = re.compile(r"_|ga_|google_|firebase_|gtag\.", re.I)
+_PREFIXES = "_, ga_, google_, firebase_, gtag."
 _RESERVED = re.compile(
     "ad_(activeview|click|exposure|impression|query)|adunit_exposure|app_(clear_data|exception|install|remove|update)|"
-    "app_(store_refund|upgrade)|dynamic_link_(app_open|app_update|first_open)|error|first_(open|visit)|in_app_purchase|"
-    "notification_(dismiss|foreground|open|receive)|os_update|screen_view|session_start|user_engagement"
+    "app_(store_refund|store_subscription_(cancel|convert|renew)|upgrade)|"
+    "dynamic_link_(app_open|app_update|first_open)|error|first_(open|visit)|in_app_purchase|"
+    "notification_(dismiss|foreground|open|receive)|os_update|screen_view|session_start|user_engagement",
+    re.I,
 )
 MAX_PARAMETERS, MAX_NAME, MAX_VALUE = 25, 40, 100
+MAX_USER_NAME, MAX_USER_VALUE = 24, 36
+_MAX_ITEMS = 1_000
+"""Values in lists and dicts that are measured."""
 
 
 class Personal:
     """Marks a field as personal data: `email: Annotated[str, Personal]`. METRICX_PERSONAL_DATA decides about it."""
 
 
-Id = Annotated[str, BeforeValidator(str)]
-"""An id that may be given as UUID or int."""
+Id = Annotated[str, BeforeValidator(lambda value: value if value is None else str(value))]
+"""An id that may be given as UUID or int; None stays None, and is left out."""
 
 
 class Event(BaseModel):
@@ -79,14 +85,45 @@ def ga4_name_faults(name: str) -> Iterator[str]:
         yield f"GA4 wants a name of letters, digits and _, starting with a letter, at most {MAX_NAME} characters"
     if _RESERVED.fullmatch(name):
         yield "GA4 reserves this name"
-    if name.startswith(_PREFIXES):
-        yield f"GA4 reserves names that start with {', '.join(_PREFIXES)}"
+    if _PREFIX.match(name):
+        yield f"GA4 reserves names that start with {_PREFIXES}"
+
+
+def ga4_user_faults(traits: Mapping[str, Any]) -> list[str]:
+    """What GA4 has against a user's properties. Names properties, never values."""
+    faults = []
+    for name, value in traits.items():
+        if len(str(name)) > MAX_USER_NAME:
+            faults.append(f"GA4 takes {MAX_USER_NAME} characters a user property's name: {shown_name(str(name))}")
+        if _longest(value) > MAX_USER_VALUE:
+            faults.append(f"GA4 takes {MAX_USER_VALUE} characters a user property, {shown_name(str(name))} is longer")
+    return faults
+
+
+def _longest(value: object) -> int:
+    """Characters of the longest text in a value, however deep."""
+    if type(value) is str:
+        return len(value)
+    if not isinstance(value, (dict, list, tuple)):
+        return 0
+    longest, open_ = 0, [value]
+    for _ in range(_MAX_ITEMS):
+        if not open_:
+            break
+        each = open_.pop()
+        if isinstance(each, str):
+            longest = max(longest, len(each))
+        elif isinstance(each, dict):
+            open_ += list(each.values())[:_MAX_ITEMS]
+        elif isinstance(each, (list, tuple)):
+            open_ += list(each)[:_MAX_ITEMS]
+    return longest
 
 
 def ga4_parameter_faults(properties: Mapping[str, Any]) -> list[str]:
     """What GA4 has against an event's properties. Names properties, never values."""
     faults = _ga4_names_faults(tuple(properties))
-    long = [name for name, value in properties.items() if type(value) is str and len(value) > MAX_VALUE]
+    long = [name for name, value in properties.items() if _longest(value) > MAX_VALUE]
     if not (faults or long):
         return []
     too_long = (f"GA4 takes {MAX_VALUE} characters a value, {shown_name(str(name))} is longer" for name in long)
@@ -97,9 +134,10 @@ def ga4_parameter_faults(properties: Mapping[str, Any]) -> list[str]:
 def _ga4_names_faults(names: tuple[object, ...]) -> tuple[str, ...]:
     faults = [f"GA4 takes {MAX_PARAMETERS} parameters an event"] if len(names) > MAX_PARAMETERS else []
     return *faults, *(
-        f"GA4 drops the parameter {shown_name(name)}: at most {MAX_NAME} characters, no reserved prefix"
+        f"GA4 drops the parameter {shown_name(name)}: letters, digits and _, a letter first, at most {MAX_NAME} "
+        "characters, no reserved prefix"
         for name in names
-        if isinstance(name, str) and (len(name) > MAX_NAME or name.startswith(_PREFIXES))
+        if isinstance(name, str) and (not _NAME.fullmatch(name) or _PREFIX.match(name))
     )
 
 

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import os
 import random
+from decimal import Decimal
+from enum import Enum
+from uuid import UUID
 
 _random = random.Random()
 _bits = _random.getrandbits
@@ -46,6 +49,22 @@ def valid_trace_id(value: str) -> str | None:
 
 
 _MAX_ID = 200
+
+
+_LARGEST = 10**30
+"""Numbers beyond are no ids, and their digits may be without end: `Decimal("1e999999")`."""
+
+
+def subject_id(value: object) -> str | None:
+    """The id of a user or a workspace: a text, a whole number or a UUID; None for anything else, and for blanks."""
+    if isinstance(value, (str, bytes, UUID)):
+        return text_id(value.value if isinstance(value, Enum) else value)
+    if isinstance(value, bool) or not isinstance(value, (int, float, Decimal)):
+        return None
+    try:
+        return str(int(value)) if -_LARGEST < value < _LARGEST and value == int(value) else None
+    except Exception:  # not a number, or a class of somebody's own
+        return None
 
 
 def text_id(value: object) -> str | None:

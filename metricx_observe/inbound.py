@@ -7,7 +7,7 @@ analytics cookies (`vendors/browser.py`).
 from __future__ import annotations
 
 from collections.abc import MutableMapping, Sequence
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import baggage  # FastAPI depends on it
@@ -71,11 +71,22 @@ def client_behind(client: tuple[str, int], headers: Headers, trusted: Sequence[N
     """Who is behind our own proxies: a hop of `X-Forwarded-For` counts only where a trusted one wrote it."""
     hops = b",".join(value for name, value in headers if name == b"x-forwarded-for").decode("latin-1").split(",")
     try:
-        while any(ip_address(client[0]) in network for network in trusted):
-            client = str(ip_address(hops.pop().strip())), 0
+        while any(_address(client[0]) in network for network in trusted):
+            client = str(_address(hops.pop())), 0
     except (IndexError, ValueError):  # no more hops, or one that is no address
         pass
     return client
+
+
+def _address(hop: str) -> IPv4Address | IPv6Address:
+    """Of a hop in any form that proxies write: with a port, in quotes or brackets, with a zone, IPv4 within IPv6."""
+    text = hop.strip().strip('"')
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    address = ip_address(text.partition("%")[0])
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 def drop_foreign_baggage() -> None:

@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
-from .context import DETACHED, Consent, Context, Identity, RequestContext, use_cell
+from .context import DETACHED, Consent, Context, Identity, RequestContext, begin, job_cell, use_cell
 from .inbound import client_behind, drop_foreign_baggage, keep_body, new_cell
 from .reporter import RequestStatus
 
@@ -32,6 +32,7 @@ AskConsent = Callable[[HTTPConnection], Awaitable[Consent | bool | None] | Conse
 
 SCOPE_KEY = "metricx_observe"
 _STARTS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
+_ENDS = frozenset({"lifespan.startup.failed", "lifespan.shutdown.complete", "lifespan.shutdown.failed"})
 _GONE = (ClientDisconnect, WebSocketDisconnect)
 """The client left: no error of the application."""
 
@@ -73,16 +74,21 @@ class ObserveMiddleware:
         self._identify = identify
         self._consent_required = consent_required
         settings = observability.settings
+        self._enabled = settings.enabled
         self._send_bodies = settings.send_bodies
         self._trusted = settings.trusted_proxies if settings.send_client_ip else ()
         observability.serve()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] in ("http", "websocket") and SCOPE_KEY not in scope:
+        if not self._enabled:  # as if it were not installed, but for what the dependencies give
+            if scope["type"] in ("http", "websocket"):
+                scope.setdefault(SCOPE_KEY, Installed(self._observability, job_cell()))
+            await self.app(scope, receive, send)
+        elif scope["type"] in ("http", "websocket") and SCOPE_KEY not in scope:
             await self._request(scope, receive, send)
         elif scope["type"] == "lifespan":
             self._observability.start()  # in the worker's process; again where the application is started once more
-            await self.app(scope, receive, self._lifespan_sender(send))
+            await self.app(scope, receive, self._lifespan_sender(send, job_cell()))
         else:
             if (outer := scope.get(SCOPE_KEY)) is not None:  # a mounted application, or installed twice
                 scope[SCOPE_KEY] = Installed(self._observability, outer.cell)
@@ -106,9 +112,12 @@ class ObserveMiddleware:
                     await bind_identity(self._observability, self._identify, None, scope, cell)
                 await self.app(scope, receive, self._sender(cell, request, send, kept))
             except Exception as error:
-                if reportable(error):
-                    request.status = 500  # also of a body or websocket that began well
+                if reportable(error, cell) and not cell.answered:
+                    request.status = 500  # also of a body or websocket that began well, but not of what came after it
                 self._observability.report(error, cell, handled=False)
+                raise
+            except BaseException:  # cancelled: 499 is what servers log for a client that left
+                request.status = request.status or 499
                 raise
             else:
                 self._report_response(cell, request.status)
@@ -139,9 +148,16 @@ class ObserveMiddleware:
             elif kept and message["type"] == "http.response.body" and not message.get("more_body"):
                 # it starts its keep-alive timer in here, which holds this context while the connection is idle
                 with use_cell(DETACHED), request.outside():
-                    await send(message)
+                    await send_or_tell(message)
                 return
-            await send(message)
+            await send_or_tell(message)
+
+        async def send_or_tell(message: Message) -> None:
+            try:
+                await send(message)
+            except OSError as error:
+                cell.send_error = error
+                raise
 
         return send_with_request_id
 
@@ -154,12 +170,16 @@ class ObserveMiddleware:
         elif not cell.reported:
             self._observability.report_status(status, cell)
 
-    def _lifespan_sender(self, send: Send) -> Send:
+    def _lifespan_sender(self, send: Send, cell: Context) -> Send:
         async def send_between(message: Message) -> None:
             if message["type"] == "lifespan.startup.complete":
                 self._observability.serve()  # the application may have called `sentry_sdk.init` meanwhile
-            elif message["type"] in ("lifespan.shutdown.complete", "lifespan.shutdown.failed"):
-                await self._observability.aclose()
+            elif message["type"] in _ENDS:
+                error = sys.exc_info()[1]  # of a lifespan that failed: the framework says so while it handles it
+                if isinstance(error, Exception) and message["type"] != "lifespan.shutdown.complete":
+                    with begin(cell):
+                        self._observability.report(error, cell, handled=False)
+                await self._observability.aclose()  # before the server is told, which then ends the process
             await send(message)
 
         return send_between
@@ -217,6 +237,8 @@ class InnerLayer:
                 if isinstance(error, Exception) and message.get("status", 101) in observability.error_statuses:
                     observability.report(error, cell, handled=True)
             await send(message)
+            if message["type"] == "http.response.body" and not message.get("more_body"):
+                cell.answered = True  # seen here, since a middleware around it may end a body that broke off
 
         return send_after_report
 
@@ -232,9 +254,14 @@ def tell_active_span(state: RequestContext) -> None:
             span.set_attribute("workspace_id", state.workspace.id)
 
 
-def reportable(error: BaseException) -> bool:
-    """Whether an exception that ended a request is the application's error, and not the client's going away."""
-    return not isinstance(error, _GONE)
+def reportable(error: BaseException, cell: Context) -> bool:
+    """Whether an exception that ended a request is the application's error, and not the client's going away.
+
+    That is also an `OSError` of the server's `send`. A task group's is an error where any of its own is one.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        return any(reportable(each, cell) for each in error.exceptions)
+    return not isinstance(error, _GONE) and error is not cell.send_error
 
 
 async def bind_identity(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 import logging
 from collections.abc import Iterator, Mapping
@@ -13,6 +12,7 @@ from threading import Lock
 from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from anyio import to_thread
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
@@ -23,10 +23,10 @@ from .delivery import Delivery, Limits, PortableChannel
 from .exceptions import ConfigurationError
 from .health import health_route
 from .llm import LLMTracer
-from .logs import set_level
+from .logs import say, set_level
 from .middleware import AskConsent, Identify, InnerLayer, ObserveMiddleware, reportable
 from .reporter import ErrorReporter, ErrorSink, mark_reported
-from .startup import DOCUMENTED_NAMES, announce, calling_module, state_of
+from .startup import DOCUMENTED_NAMES, State, announce, calling_module, state_of
 from .tracker import Tracker
 
 if TYPE_CHECKING:  # loaded when they are used, so that importing the package costs little more than FastAPI
@@ -36,8 +36,20 @@ if TYPE_CHECKING:  # loaded when they are used, so that importing the package co
 
 logger = logging.getLogger(__name__)
 
-_OUR_OPTIONS = frozenset({"dsn", "transport", "integrations"})
-"""Of `sentry_sdk.init`: what `sentry_options` may not set."""
+_OUR_OPTIONS = {
+    "dsn": "type SENTRY_DSN",
+    "transport": "the outbox is the transport: leave it out",
+    **dict.fromkeys(
+        ("profiles_sample_rate", "profiles_sampler", "profile_session_sample_rate", "profile_lifecycle"),
+        "profiles are not sent: leave it out",
+    ),
+}
+"""Of `sentry_sdk.init`: what `sentry_options` may not set, and what to type."""
+
+_TOO_LATE = (
+    "install(app) comes too late for the middleware: signals are sent, but requests have no request id, and no user "
+    "from identify=. Call it where the application is made, not in its lifespan."
+)
 
 
 class Observability:
@@ -63,7 +75,7 @@ class Observability:
 
         Args:
             settings: `Settings(...)`; from the environment when None.
-            sentry_options: Any of `sentry_sdk.init`'s but dsn, transport and integrations.
+            sentry_options: Any of `sentry_sdk.init`'s but dsn, transport and those of profiles.
             tolerant: A vendor that is at fault is off, instead of an error.
 
         Raises:
@@ -73,13 +85,14 @@ class Observability:
         from .settings import VENDORS, load_settings
 
         self._sentry_options = dict(sentry_options or {})
-        if refused := sorted(_OUR_OPTIONS & set(self._sentry_options)):
-            raise ConfigurationError(f"sentry_options: {', '.join(refused)} cannot be set there; leave it out")
+        if refused := sorted(_OUR_OPTIONS.keys() & self._sentry_options.keys()):
+            told = "; ".join(f"{name} cannot be set there, {_OUR_OPTIONS[name]}" for name in refused)
+            raise ConfigurationError(f"sentry_options: {told}")
         self.settings = settings if settings is not None else load_settings({})
         self.vendors: dict[str, Vendor] = {name: self.settings.vendor(name) for name in VENDORS}
         faults = [vendor.reason for vendor in self.vendors.values() if vendor.state == "fault"]
-        if not tolerant and (told := "; ".join(filter(None, [self.settings.level_fault, *faults]))):
-            raise ConfigurationError(told)
+        if faults and not tolerant:
+            raise ConfigurationError("; ".join(faults))
         self._tolerant = tolerant
         self.boundary = Boundary(self.settings.strict)
         self._scrub_rules: dict[str, Any] = {
@@ -145,7 +158,7 @@ class Observability:
 
     def serve(self) -> None:
         """Open the vendors with the middleware in the place of Sentry's own web integrations."""
-        self._web = False
+        self._web, contexts.vendor_cell = False, None
         if self._sentry is not None:  # open already, without the middleware
             self._sentry.replace_web_integrations()
         self._open()
@@ -172,9 +185,11 @@ class Observability:
         from . import vendors
 
         settings, channels = self.settings, list[PortableChannel]()
-        set_level(settings.log_level)
+        if settings.enabled:
+            set_level(settings.log_level)
         secret = settings.carry_secret
         contexts.carry_secret = None if secret is None else secret.get_secret_value().encode()
+        contexts.note = self.boundary.note
         wanted = [name for name, vendor in self.vendors.items() if vendor.state in ("on", "local")]
         for name in wanted:
             with self._opening_vendor(name):
@@ -224,7 +239,9 @@ class Observability:
             )
             self._sentry, self._errors = sentry, ErrorReporter(sentry, self.boundary)
             contexts.vendor_scope = sentry.scope
-            if not self._web:
+            if self._web:
+                contexts.vendor_cell = sentry.request_cell
+            else:
                 sentry.replace_web_integrations()
         else:
             from .vendors.langfuse import Langfuse
@@ -265,11 +282,14 @@ class Observability:
             health_path: Where to serve `status()`, e.g. "/health/observability".
             logger: Of the start-up line; the calling module's when None.
 
-        Raises:
-            ConfigurationError: The application has begun to serve already.
+        Too late for the middleware, in a lifespan or after a request, it starts the vendors and says what is missing.
         """
+        log = logger or logging.getLogger(calling_module())
         if app.middleware_stack is not None:
-            raise ConfigurationError("install(app) comes too late: call it before the application's first request")
+            self.start()
+            announce(self.settings, self.vendors, log)
+            say(log, logging.ERROR, "[STARTUP] %s", _TOO_LATE)
+            return
         self.serve()
         build = app.build_middleware_stack
 
@@ -278,28 +298,25 @@ class Observability:
 
         # the one seam around ServerErrorMiddleware, which sends the 500 of unhandled errors outside user middleware
         app.build_middleware_stack = build_wrapped_stack  # type: ignore[method-assign]
-        inner = Middleware(InnerLayer, observability=self, identify=identify, consent=consent)
-        app.user_middleware.append(inner)
+        if self.settings.enabled:
+            inner = Middleware(InnerLayer, observability=self, identify=identify, consent=consent)
+            app.user_middleware.append(inner)
         if health_path is not None:
             app.router.routes.insert(0, health_route(health_path, self.status))
-        announce(self.settings, self.vendors, logger or logging.getLogger(calling_module()))
+        announce(self.settings, self.vendors, log)
 
-    def states(self) -> dict[str, str]:
-        """By documented name: `on`, `local: URL` or `off: reason`."""
+    def states(self) -> dict[str, State]:
+        """By documented name: `on`, `local: URL` or `off: reason`, which is false."""
         return {DOCUMENTED_NAMES[name]: state_of(vendor, self.settings) for name, vendor in self.vendors.items()}
 
-    @contextmanager
-    def context(
-        self, *, user_id: object = None, workspace_id: object = None, email: str | None = None
-    ) -> Iterator[Context]:
+    def context(self, *, user_id: object = None, workspace_id: object = None, email: str | None = None) -> begin:
         """Open a context for a job outside any request: its signals share a request id, a user and a workspace."""
         self._open()
-        with begin(job_cell(user_id, workspace_id, email=email)) as cell:
-            yield cell
+        return begin(job_cell(user_id, workspace_id, email=email))
 
     def report(self, error: BaseException, cell: Context, *, handled: bool) -> None:
         """What the middleware saw. Never raises."""
-        if reportable(error):
+        if reportable(error, cell):
             with self.boundary("report"):
                 self._errors.bound(cell).report(error, handled=handled)
         else:  # the server logs it all the same, as its own error
@@ -363,9 +380,11 @@ class Observability:
         if self._delivery is not None:
             with self._alone("close"):
                 self._delivery.close(max(0.0, until - monotonic()))
+        if contexts.note == self.boundary.note:
+            contexts.note = None
         if self._sentry is not None:
             if contexts.vendor_scope == self._sentry.scope:
-                contexts.vendor_scope = nullcontext
+                contexts.vendor_scope, contexts.vendor_cell = nullcontext, None
             with self._alone("close"):
                 self._sentry.close()
 
@@ -379,7 +398,7 @@ class Observability:
 
     async def aclose(self, deadline_s: float = 5.0) -> None:
         """`close` without blocking the event loop."""
-        await asyncio.to_thread(self.close, deadline_s)
+        await to_thread.run_sync(self.close, deadline_s)
 
     def _at_exit(self) -> None:
         """A script that ends without `close()` loses nothing: what was put goes to disk. Delivers nothing, so is quick.
@@ -389,3 +408,16 @@ class Observability:
         self._hand_over()
         if self._delivery is not None:
             self._delivery.commit(1.0)
+
+
+_OFF = Boundary()
+
+
+def _facade(name: str) -> Any:
+    running, cell = Observability.default, contexts.current_cell()
+    if running is not None and running.is_open:
+        return getattr(running, name).bound(cell)
+    return {"tracker": Tracker, "llm": LLMTracer, "errors": ErrorReporter}[name](None, _OFF)
+
+
+contexts.facade = _facade  # the arrow goes the other way: context knows nobody

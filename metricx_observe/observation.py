@@ -78,13 +78,13 @@ class Observation:
         sink = self._tracer._sink
         return sink.url(self.trace_id) if sink is not None else None
 
-    def span(self, name: str, **fields: Any) -> Observation:
+    def span(self, name: str, *, start_time: datetime | None = None, **fields: Any) -> Observation:
         """A step that is no LLM call. Takes what `update` takes."""
-        return Observation(self._tracer, self, "span", name).update(**fields)
+        return Observation(self._tracer, self, "span", name, start_time).update(**fields)
 
-    def tool(self, name: str, **fields: Any) -> Observation:
+    def tool(self, name: str, *, start_time: datetime | None = None, **fields: Any) -> Observation:
         """A tool call. Takes what `update` takes."""
-        return Observation(self._tracer, self, "tool", name).update(**fields)
+        return Observation(self._tracer, self, "tool", name, start_time).update(**fields)
 
     def generation(
         self, name: str, *, model: str | None = None, start_time: datetime | None = None, **fields: Any
@@ -145,7 +145,8 @@ class Observation:
                 new_id(), self._facts(), self.trace_id, self.id, _name(name, notes), number, kind,
                 None if comment is None else as_text(comment, notes), datetime.now(UTC),
             )  # fmt: skip
-            return record.id if sink is not None and sink.put(record, 600) else None
+            sends = sink is not None and sink.samples(self.trace_id) and sink.put(record, 600)
+            return record.id if sends else None
         return None
 
     def end(self, end_time: datetime | None = None) -> None:
@@ -159,7 +160,7 @@ class Observation:
 
     def _put(self, root: Observation, end_ns: int) -> None:
         sink, cell = self._tracer._sink, self._tracer._cell
-        if sink is None:
+        if sink is None or not sink.samples(self.trace_id):
             return
         # given away: an update after the end must not change what the writer is reading
         fields, self._fields = self._fields, {}

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 from .boundary import Facade
-from .context import DETACHED, Context, use_cell
+from .context import DETACHED, Context, mark, use_cell
 from .normalise import Notes, as_text, line, mapping
 
 logger = logging.getLogger(__name__)
@@ -125,8 +125,7 @@ def _level(level: object, notes: Notes) -> str | None:
 def mark_reported(error: BaseException, cell: Context, event_id: str) -> None:
     """Remember on the exception itself that it was reported: a list of exceptions would keep their frames alive."""
     cell.reported = True
-    with suppress(Exception):  # a class of the application's may refuse attributes
-        setattr(error, _MARK, (cell.state.request_id, event_id))
+    mark(error, _MARK, (cell.state.request_id, event_id))
 
 
 def reported_as(error: BaseException, cell: Context) -> str | None:

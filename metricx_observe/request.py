@@ -184,6 +184,16 @@ class RequestInfo:
         return self._page[0]
 
     @property
+    def scope(self) -> Mapping[str, Any]:
+        """The ASGI scope, while the request runs."""
+        return self._scope
+
+    @property
+    def below_root(self) -> str:
+        """The path without the prefix that a proxy or `--root-path` stands for: as the application's routes read it."""
+        return path_below_root(self._scope, self.path)
+
+    @property
     def _root(self) -> str:
         root = root_of(self._scope)
         return root if self._scope["path"].startswith(root) else ""

@@ -100,6 +100,10 @@ class Tracker(Facade[Callable[[Waiting, int], bool]]):
             values = _values(properties, notes)
             if isinstance(event, Event):
                 values = {**event.properties(), **values}
+            for value in values.values():
+                if value is None:  # it is not known, for which GA4 has no word
+                    values = {key: value for key, value in values.items() if value is not None}
+                    break
             notes += faults
             if self._boundary.strict:  # else the codec looks, off the event loop
                 notes += ga4_parameter_faults(values)
@@ -120,6 +124,8 @@ class Tracker(Facade[Callable[[Waiting, int], bool]]):
         """Tell analytics who a user is: the given user, else the bound one. Binds nobody."""
         with self._boundary("identify") as notes:
             given, bound = identifier(user_id, notes), self._user()
+            if given is None and user_id is not None:  # whoever is meant, it is not whom the request has bound
+                return None
             known = bound if bound is not None and given in (None, bound.id) else User("")
             own = {"email": known.email if email is None else email, "workspace_id": identifier(workspace_id, notes)}
             values = {**known.traits, **{key: value for key, value in own.items() if value is not None}}

@@ -40,6 +40,10 @@ class Sink:
             self.records.append(ObservationRecord.unpacked(record))
         return self.taken and size > 0
 
+    def samples(self, trace_id: str) -> bool:
+        """All."""
+        return bool(trace_id)
+
     def url(self, trace_id: str) -> str:
         """Of the trace."""
         return f"/trace/{trace_id}"

@@ -644,7 +644,7 @@ async def test_a_transactions_status_is_the_responses_or_that_of_its_failure(rec
         for place, status in statuses.items():
             (transaction,) = receiver.signals(request_id=f"{run}-{place}", kind="transaction")
             trace = transaction["payload"]["contexts"]["trace"]
-            assert trace["data"]["http.response.status_code"] == status
+            assert trace["data"]["http.response.status_code"] == status, place
             assert trace["op"] == ("websocket.server" if place == "in-websocket" else "http.server")
 
 

@@ -69,6 +69,10 @@ class Kept:
         self.records.append(record)
         return size > 0
 
+    def samples(self, trace_id: str) -> bool:
+        """All."""
+        return bool(trace_id)
+
     def url(self, trace_id: str) -> str:
         """Anything."""
         return f"https://langfuse.example/trace/{trace_id}"

@@ -14,6 +14,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from anyio import to_thread
+
 from .channel import Channel, Limits, Message
 from .clock import Clock
 from .courier import Courier
@@ -74,8 +76,14 @@ class Delivery:
 
     async def committed(self) -> None:
         """Wait, without blocking the loop, until what was put is committed; at most 250 ms. Never raises."""
+        future = self._writer.committed()
         try:
-            await asyncio.wait_for(asyncio.wrap_future(self._writer.committed()), ACKNOWLEDGED_S)
+            try:
+                asyncio.get_running_loop()
+            except RuntimeError:  # trio, which cannot wait for a future of another thread
+                await to_thread.run_sync(future.result, ACKNOWLEDGED_S)
+            else:
+                await asyncio.wait_for(asyncio.wrap_future(future), ACKNOWLEDGED_S)
         except TimeoutError:
             self.count("outbox", "unacknowledged")
 

@@ -23,7 +23,7 @@ from opentelemetry.context import Context as OtelContext
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
-from opentelemetry.sdk.trace.sampling import ALWAYS_ON
+from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, Tracer
 from opentelemetry.util._decorator import _agnosticcontextmanager
 
@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 Put = Callable[[str, object, int], bool]
 
+_ALL = 1 << 64
 _APPLICATION_SPAN_BYTES = 8_000
 """What a span of the application's own Langfuse code holds until it is encoded, about."""
 
@@ -50,7 +51,9 @@ class Langfuse:
         self._target = target
         self._send = put
         resource = Resource.create(resource_attributes(settings))
-        self._provider = _Provider(ALWAYS_ON, resource, shutdown_on_exit=False)  # not by a client's traceparent
+        sampler = TraceIdRatioBased(settings.langfuse_sample_rate)  # not by a client's traceparent
+        self._bound = sampler.bound
+        self._provider = _Provider(sampler, resource, shutdown_on_exit=False)
         self._provider.add_span_processor(_Identify())
         owned = target.key not in LangfuseResourceManager._instances
         if not owned:
@@ -59,7 +62,7 @@ class Langfuse:
             public_key=target.key,
             secret_key=target.secret,
             base_url=target.url,
-            environment=settings.environment_name,
+            environment=settings.environment_at("langfuse"),
             release=settings.release,
             tracer_provider=self._provider,
             span_exporter=_Exporter(put),
@@ -75,6 +78,10 @@ class Langfuse:
         """Hand a record to the channel of its kind."""
         vendor = ScoreChannel.vendor if isinstance(record, ScoreRecord) else LangfuseChannel.vendor
         return self._send(vendor, record, size)
+
+    def samples(self, trace_id: str) -> bool:
+        """By LANGFUSE_SAMPLE_RATE, as OpenTelemetry's own sampler decides for the application's own spans."""
+        return self._bound >= _ALL or int(trace_id[16:], 16) < self._bound
 
     def url(self, trace_id: str) -> str:
         """The trace's page, which finds its project by itself."""

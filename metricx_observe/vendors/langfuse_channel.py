@@ -233,7 +233,7 @@ class ScoreChannel(_Channel):
 
     def __init__(self, settings: Settings, target: Vendor, scrubber: Scrubber) -> None:
         super().__init__(target)
-        self._environment = settings.environment_name
+        self._environment = settings.environment_at("langfuse")
         self._release = settings.release
         self._scrubber = scrubber
 
@@ -272,7 +272,7 @@ class ScoreChannel(_Channel):
 
 def resource_attributes(settings: Settings) -> dict[str, str]:
     """Environment and release, as the SDK puts them."""
-    return _given({Key.ENVIRONMENT: settings.environment_name, Key.RELEASE: settings.release})
+    return _given({Key.ENVIRONMENT: settings.environment_at("langfuse"), Key.RELEASE: settings.release})
 
 
 def trace_attributes(facts: TraceFacts, scrubber: Scrubber | None) -> dict[str, Any]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -19,7 +20,7 @@ from rudderstack.analytics.client import Client
 
 from metricx_observe.context import Consent
 from metricx_observe.delivery.channel import Described, Importance, Message, Post
-from metricx_observe.events import ga4_parameter_faults
+from metricx_observe.events import ga4_parameter_faults, ga4_user_faults
 from metricx_observe.normalise import plain, shown_name
 from metricx_observe.privacy import Personal, Scrubber, one_signal
 from metricx_observe.settings import Settings, Vendor
@@ -37,6 +38,18 @@ _SHRUNK_BYTES = (8 << 10, 2 << 10, 0)
 """What properties are cut to when a message is too large after all: JSON writes a control character in six."""
 _MAX_MESSAGE = 32 << 10
 """The gateway's limit (RudderStack's HTTP API); the SDK's own is 4 MB."""
+
+
+_LARGE = re.compile(rb"\d{16}")
+
+
+def _exact(value: Any) -> Any:
+    """Whole numbers from 2**53 on as text: JavaScript, which RudderStack's transformations are, rounds them."""
+    if isinstance(value, dict):
+        return {key: _exact(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_exact(each) for each in value]
+    return str(value) if type(value) is int and abs(value) >= 1 << 53 else value
 
 
 class RudderStackChannel:
@@ -81,6 +94,11 @@ class RudderStackChannel:
         values = orjson.loads(body)
         if signal == "track" and (faults := ga4_parameter_faults(values)):
             self._note(f"track {shown_name(record.name or '')}", faults)
+        elif signal == "identify" and (faults := ga4_user_faults(values)):
+            self._note(signal, faults)
+        if _LARGE.search(body):
+            values = _exact(values)
+            body = orjson.dumps(values)
         if self._policy != "keep" and record.personal:
             values = self._personal(values, record.personal)
             body = orjson.dumps(values)

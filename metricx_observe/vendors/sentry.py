@@ -33,7 +33,7 @@ from .sentry_frames import Bypass, add_source, steps_of, tell_own
 from .sentry_logs import ItemHooks
 from .sentry_messages import Messages, clean_message, crumb_hook
 from .sentry_named import name_fields, show_named_tuples
-from .sentry_scope import RequestScope, cell_of
+from .sentry_scope import RequestScope, cell_of, request_cell
 from .sentry_targets import keep_from_redirects, propagation_targets
 from .sentry_transactions import Transactions
 
@@ -98,7 +98,8 @@ class Sentry:
             given[hook] = self._completing(options.get(hook), with_source)
         given["before_breadcrumb"] = crumb_hook(options.get("before_breadcrumb"), self._messages)
         given |= ItemHooks(self._messages, _cell_now, scrubber).options(given)
-        sentry_sdk.init(dsn=target.url, transport=self._transport, **given)
+        with _fewer_imports():
+            sentry_sdk.init(dsn=target.url, transport=self._transport, **given)
         self._client: Any = sentry_sdk.get_client()
         self._transactions = Transactions(settings, put, self._client, options, scrubber)
         # `disabled_integrations` has no effect where an earlier `init` set them up
@@ -117,7 +118,7 @@ class Sentry:
     def _options(self, web: bool) -> dict[str, Any]:
         settings = self._settings
         return {
-            "environment": settings.environment_name,
+            "environment": settings.environment_at("sentry"),
             "release": settings.release,
             "traces_sample_rate": settings.sample_rate,
             "include_local_variables": settings.send_locals,
@@ -157,6 +158,8 @@ class Sentry:
         if sentry_sdk.get_client() is self._client:
             scope.set_client(self._previous)
         self._client.close(timeout=0)  # its threads
+
+    request_cell = staticmethod(request_cell)
 
     def replace_web_integrations(self) -> None:
         """The middleware is installed: Sentry's own web integrations would report everything once more.
@@ -309,6 +312,22 @@ class Sentry:
 
     def breadcrumb(self, message: str, category: str | None, data: Mapping[str, Any]) -> None:
         sentry_sdk.add_breadcrumb(message=message, category=category, data=dict(data))
+
+
+@contextmanager
+def _fewer_imports() -> Iterator[None]:
+    """A block in which the SDK does not look for the packages of `_OFF`: it imports each to see whether it is there.
+
+    That takes seconds and 100 MB where they are. Of the public options `disabled_integrations` comes after the import,
+    and `auto_enabling_integrations` turns off all of them.
+    """
+    automatic: list[str] = getattr(sentry_sdk.integrations, "_AUTO_ENABLING_INTEGRATIONS", [])
+    before = automatic[:]
+    automatic[:] = [each for each in before if each.split(".")[2:3] not in [[name] for name in _OFF]]
+    try:
+        yield
+    finally:
+        automatic[:] = before
 
 
 def _is_no_servers_echo(handler: Any, record: logging.LogRecord) -> bool:  # noqa: ARG001

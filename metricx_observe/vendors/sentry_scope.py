@@ -16,7 +16,7 @@ from sentry_sdk.scope import Scope
 from sentry_sdk.tracing import Transaction
 from sentry_sdk.utils import capture_internal_exceptions
 
-from metricx_observe.context import Context
+from metricx_observe.context import Context, RequestContext
 from metricx_observe.ids import new_id
 
 from .sentry_transactions import Transactions
@@ -77,7 +77,37 @@ class _LazyScope(_Scope):
 def cell_of(scope: Scope) -> Context | None:
     """The cell of the request or job that an isolation scope, or a fork of one, belongs to."""
     owners = (getattr(each, "__self__", None) for each in scope._event_processors)
-    return next((owner._cell for owner in owners if isinstance(owner, RequestScope)), None)
+    return next((owner._cell for owner in owners if isinstance(owner, (RequestScope, _Holder))), None)
+
+
+class _Holder:
+    """Keeps a cell in a scope of the SDK's own: a scope takes nothing but event processors."""
+
+    __slots__ = ("_cell",)
+
+    def __init__(self, cell: Context) -> None:
+        self._cell = cell
+
+    def process(self, event: Any, hint: Any) -> Any:  # noqa: ARG002
+        return event
+
+
+_WEB = ("asgi", "starlette", "fastapi")
+"""What the SDK's web integrations call the scope of a request, the innermost last."""
+
+
+def request_cell(make: bool) -> Context | None:
+    """The cell of the request for which the SDK's own web integration has made a scope, where there is no middleware.
+
+    All of a request share that scope, also the threads of its dependencies. `make`: one where there is none yet.
+    """
+    scope = Scope.get_isolation_scope()
+    found = cell_of(scope)
+    # no public name tells a request's scope from the process's, in which a user would be everybody
+    if found is None and make and scope._name in _WEB:
+        found = Context(RequestContext(new_id(), scope.get_active_propagation_context().trace_id))
+        scope.add_event_processor(_Holder(found).process)
+    return found
 
 
 class _Outside:

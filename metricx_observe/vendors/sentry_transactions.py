@@ -7,7 +7,8 @@ writer. `tests/test_vendor_sentry_transactions.py` holds ours against the SDK's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from threading import current_thread
 from time import time
@@ -27,6 +28,8 @@ from metricx_observe.settings import Settings
 
 from .sentry_channel import Put, Sent, collecting
 from .sentry_events import enrich, route_name
+
+logger = logging.getLogger(__name__)
 
 _NO_UPSTREAM = Upstream()
 _UNCHANGING = frozenset(
@@ -57,12 +60,14 @@ class Transactions:
     """The transactions of one client."""
 
     def __init__(
-        self, settings: Settings, put: Put, client: Any, options: Collection[str], scrubber: Scrubber
+        self, settings: Settings, put: Put, client: Any, options: Mapping[str, Any], scrubber: Scrubber
     ) -> None:
-        """`options`: names of those that the application gave to `sentry_sdk.init`."""
+        """`options`: those that the application gave to `sentry_sdk.init`."""
         self._settings = settings
         self._scrubber = scrubber
-        self._rate = settings.sample_rate
+        given = options.get("traces_sample_rate")
+        self._rate: float = settings.sample_rate if given is None else float(given)
+        self._sampler: Callable[[dict[str, Any]], float | bool | None] | None = options.get("traces_sampler")
         self._put = put
         self._client = client
         self._alike = _UNCHANGING.issuperset(options)
@@ -73,12 +78,32 @@ class Transactions:
     def sampled(self, cell: Context) -> bool:
         """Whether a request gets a transaction. A negative upstream leaves it out, a positive one has a limit."""
         info, upstream = cell.info, cell.upstream or _NO_UPSTREAM
-        if info is None or upstream.sampled is False or not self._rate:
+        if info is None:
+            return False
+        if self._sampler is not None:
+            return self._theirs(self._sampler, info, upstream)
+        if upstream.sampled is False or not self._rate:
             return False
         ours = chance() < self._rate
-        if not (ours or upstream.sampled) or info.method in ("HEAD", "OPTIONS") or self._settings.ignored(info.path):
+        if not (ours or upstream.sampled) or info.method in ("HEAD", "OPTIONS"):
+            return False
+        if self._settings.ignored(info.path) or self._settings.ignored(info.below_root):
             return False
         return ours or self._upstream.take()
+
+    def _theirs(self, sampler: Callable[[dict[str, Any]], Any], info: RequestInfo, upstream: Upstream) -> bool:
+        """What the application's `traces_sampler` says, given what the SDK's own integration gives it."""
+        context = {
+            "transaction_context": {"name": info.route or info.path, "op": _op(info)},
+            "parent_sampled": upstream.sampled,
+            "asgi_scope": info.scope,
+        }
+        try:
+            rate = float(sampler(context) or 0.0)
+        except Exception as error:
+            logger.warning("traces_sampler raised %s: the request is not traced", type(error).__name__)
+            return False
+        return chance() < rate
 
     def begin(self, scope: Scope, cell: Context, start: float) -> Transaction:
         """The transaction of a sampled request that began at `start`, as the scope's span."""
