@@ -98,7 +98,7 @@ def test_events_by_their_functions(running: Observability, receiver: Receiver, u
     telemetry.track_connected_meta_ads(user_id, "w1", account_name="Shop")
     telemetry.track_connected_shopify(user_id, "w1", "shop.example.com")
     telemetry.track_copilot_query_sent(user_id, "w1", 12, success=True, latency_ms=15)
-    telemetry.track(user_id, metricx_observe.events.UserLoggedIn(email="ada@example.com", workspace_id=None))
+    telemetry.track(user_id, metricx_observe.events.UserLoggedIn(email="ada@example.com", workspace_id=None))  # pyright: ignore[reportArgumentType]
     found = [signal["payload"] for signal in sent(running, receiver, 7, user=user_id)]
     assert sorted((event["event"], tuple(sorted(event["properties"].items()))) for event in found) == sorted(
         (name, tuple(sorted(properties.items())))

@@ -76,6 +76,7 @@ def test_a_large_error_arrives(receiver: Receiver) -> None:
             down(depth - 1, text + "x")
         raise ValueError("deep")
 
+    event_id = None
     with observed(receiver) as observability:
         for n in range(20):
             observability.errors.add_breadcrumb(f"{n}" + "b" * 72_000)

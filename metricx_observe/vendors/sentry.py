@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 import sentry_sdk
+from sentry_sdk import integrations as sentry_integrations
 from sentry_sdk.consts import DEFAULT_OPTIONS
 from sentry_sdk.integrations.fastapi import FastApiIntegration
 from sentry_sdk.integrations.logging import LoggingIntegration, ignore_logger
@@ -321,7 +322,7 @@ def _fewer_imports() -> Iterator[None]:
     That takes seconds and 100 MB where they are. Of the public options `disabled_integrations` comes after the import,
     and `auto_enabling_integrations` turns off all of them.
     """
-    automatic: list[str] = getattr(sentry_sdk.integrations, "_AUTO_ENABLING_INTEGRATIONS", [])
+    automatic: list[str] = getattr(sentry_integrations, "_AUTO_ENABLING_INTEGRATIONS", [])
     before = automatic[:]
     automatic[:] = [each for each in before if each.split(".")[2:3] not in [[name] for name in _OFF]]
     try:
