@@ -384,7 +384,8 @@ class Observability:
             contexts.note = None
         if self._sentry is not None:
             if contexts.vendor_scope == self._sentry.scope:
-                contexts.vendor_scope, contexts.vendor_cell = nullcontext, None
+                contexts.vendor_scope = nullcontext
+            contexts.vendor_cell = None
             with self._alone("close"):
                 self._sentry.close()
 

@@ -424,3 +424,37 @@ async def test_deep_code_has_the_requests_facades(receiver: Receiver, user_id: s
         deep()
     finally:
         Observability.default = before
+
+
+# sentry_options
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0, True, "no number"])
+async def test_a_traces_sampler_decides(receiver: Receiver, rate: Any, user_id: str) -> None:
+    """The application's own, with what the SDK gives it; one that fails traces nothing."""
+    asked: list[dict[str, Any]] = []
+
+    def sampler(context: dict[str, Any]) -> Any:
+        asked.append(context)
+        return rate
+
+    with observed(receiver, sentry_options={"traces_sampler": sampler}) as observability:
+        app = FastAPI()
+        observability.install(app)
+
+        @app.get("/sampled")
+        async def sampled() -> None: ...
+
+        await call(app, "/sampled", headers={"x-request-id": user_id})
+        assert await asyncio.to_thread(observability.flush, 10)
+    found = receiver.signals(request_id=user_id, kind="transaction")
+    assert len(found) == (rate in (1.0, True))
+    assert asked[0]["transaction_context"]["op"] == "http.server"
+    assert asked[0]["asgi_scope"]["path"] == "/sampled"
+
+
+@pytest.mark.parametrize("option", ["profiles_sample_rate", "transport"])
+def test_an_option_that_cannot_be_set_says_what_to_type(option: str) -> None:
+    """At once."""
+    with pytest.raises(ConfigurationError, match=f"{option} cannot be set there, .* leave it out"):
+        Observability.from_env(sentry_options={option: 1})

@@ -44,6 +44,7 @@ def test_a_person_finds_their_four_signals_on_the_receivers_page(
     """Sign up, connect, ask and fail in the demo: both events, the trace and the error are on the page."""
     monkeypatch.setenv("METRICX_RECEIVER_URL", receiver.url)
     monkeypatch.setenv("METRICX_OUTBOX_URL", f"sqlite:///{tmp_path}/outbox.db")
+    monkeypatch.setenv("ENVIRONMENT", "development")
     with running_demo(tmp_path) as demo:
         page.goto(f"{demo.url}/signup")
         page.locator("[name=workspace]").fill("Northwind")

@@ -103,6 +103,7 @@ def test_export_writes_whole_messages_and_purge_deletes_them(left: Path) -> None
 def test_an_outbox_that_cannot_be_looked_at_is_named(url: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory has nothing to look at from outside, and a wrong path is not made into an empty outbox."""
     monkeypatch.setenv("METRICX_OUTBOX_URL", url)
+    monkeypatch.setenv("ENVIRONMENT", "development")  # under pytest all is in memory
     result = CliRunner().invoke(cli.app, ["outbox", "status"])
     assert told in str(result.exception)
 

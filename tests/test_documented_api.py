@@ -200,6 +200,7 @@ async def test_initialize_and_the_dependencies(
     monkeypatch.setattr(Observability, "default", None)
     monkeypatch.setenv("METRICX_RECEIVER_URL", receiver.url)
     monkeypatch.setenv("METRICX_OUTBOX_URL", "memory://")
+    monkeypatch.setenv("ENVIRONMENT", "development")
     names = users_names()
     (states,) = run(blocks("3. Initialize")[0], names)
     assert Observability.default is not None

@@ -160,13 +160,14 @@ def test_a_second_one_with_another_dsn_is_a_configuration_error(receiver: Receiv
     last.close(0.1)
 
 
-def test_install_after_the_first_request_raises(receiver: Receiver) -> None:
-    """The stack is built by then: the error says when to call it."""
+def test_install_after_the_first_request_says_so(receiver: Receiver, caplog: pytest.LogCaptureFixture) -> None:
+    """The stack is built by then: the vendors start, and the line says when to call it."""
     with observed(receiver) as observability:
         app = FastAPI()
         asyncio.run(call(app, "/"))
-        with pytest.raises(ConfigurationError, match="before the application's first request"):
-            observability.install(app)
+        observability.install(app)
+        assert all(observability.states().values())
+    assert "Call it where the application is made, not in its lifespan" in caplog.text
 
 
 def test_closing_comes_after_the_applications_own_shutdown_and_before_its_end(receiver: Receiver) -> None:

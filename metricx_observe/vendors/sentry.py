@@ -135,7 +135,7 @@ class Sentry:
         earlier = sentry_sdk.get_client()
         if not earlier.is_active() or any(earlier is other._client for other in Sentry._open):
             return earlier if earlier.is_active() else None
-        known = {*given, "dsn", "transport", "integrations"}
+        known = {*given, "dsn", "transport"}
         lost = [
             name
             for name, value in sorted(earlier.options.items())

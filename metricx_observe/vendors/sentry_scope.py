@@ -12,6 +12,7 @@ from threading import RLock
 from time import time
 from typing import Any
 
+from sentry_sdk.integrations.asgi import SentryAsgiMiddleware
 from sentry_sdk.scope import Scope
 from sentry_sdk.tracing import Transaction
 from sentry_sdk.utils import capture_internal_exceptions
@@ -92,8 +93,13 @@ class _Holder:
         return event
 
 
-_WEB = ("asgi", "starlette", "fastapi")
-"""What the SDK's web integrations call the scope of a request, the innermost last."""
+def _is_a_requests(scope: Scope) -> bool:
+    """Whether the SDK's ASGI middleware made it: in the process's own scope a user would be everybody.
+
+    It leaves its event processor there, as a partial; the scope's name is also written by those that make none.
+    """
+    owners = (getattr(getattr(each, "func", None), "__self__", None) for each in scope._event_processors)
+    return any(isinstance(owner, SentryAsgiMiddleware) for owner in owners)
 
 
 def request_cell(make: bool) -> Context | None:
@@ -103,8 +109,7 @@ def request_cell(make: bool) -> Context | None:
     """
     scope = Scope.get_isolation_scope()
     found = cell_of(scope)
-    # no public name tells a request's scope from the process's, in which a user would be everybody
-    if found is None and make and scope._name in _WEB:
+    if found is None and make and _is_a_requests(scope):
         found = Context(RequestContext(new_id(), scope.get_active_propagation_context().trace_id))
         scope.add_event_processor(_Holder(found).process)
     return found
