@@ -357,18 +357,25 @@ class begin:
     A class: `contextlib` writes to the exception, which one of the application's may refuse.
     """
 
-    __slots__ = ("_cell", "_use", "_vendor")
+    __slots__ = ("_cell", "_open", "_use", "_vendor")
 
     def __init__(self, cell: Context) -> None:
-        self._cell = cell
+        self._cell, self._open = cell, False
 
     def __enter__(self) -> Context:
+        self._open = True
         self._use, self._vendor = use_cell(self._cell), vendor_scope(self._cell)
         self._use.__enter__()
         self._vendor.__enter__()
         return self._cell
 
+    def __del__(self) -> None:
+        """A worker that drops a job without its end, as Celery does in eager mode, ends the job's block."""
+        if self._open:
+            self.__exit__(None, None, None)
+
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: Any) -> None:
+        self._open = False
         if isinstance(error, Exception):
             mark(error, _LEFT, self._cell)
         try:

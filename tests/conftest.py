@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
+from metricx_observe.context import _cell
 from metricx_observe.observability import Observability
 
 from .certificates import trust_one_authority
@@ -47,8 +48,11 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def _nothing_is_left_open(request: pytest.FixtureRequest) -> Iterator[None]:
-    """A module that leaves an Observability open would lend its documented functions to the next one."""
+    """A module that leaves an Observability open, or somebody bound, would lend them to the next one."""
     yield
+    if (cell := _cell.get()) is not None:
+        _cell.set(None)
+        pytest.fail(f"{request.node.name} left {cell.state} bound")
     left = Observability.default
     if left is not None and left.is_open:
         left.close()
