@@ -345,8 +345,6 @@ def unknown_variables() -> list[str]:
     given = {name.upper() for name in (*os.environ, *_in_file()) if name.upper().startswith("METRICX_")}
     told = []
     for name in sorted(given - known):
-        if name.startswith("METRICX_DEMO_"):
-            continue
         nearest = get_close_matches(name, known, 1)
         told.append(f"{name} is not known" + (f": did you mean {nearest[0]}?" if nearest else ""))
     return told

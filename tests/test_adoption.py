@@ -430,7 +430,9 @@ async def test_deep_code_has_the_requests_facades(receiver: Receiver, user_id: s
 
 
 @pytest.mark.parametrize("rate", [0.0, 1.0, True, "no number"])
-async def test_a_traces_sampler_decides(receiver: Receiver, rate: Any, user_id: str) -> None:
+async def test_a_traces_sampler_decides(
+    receiver: Receiver, rate: Any, user_id: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """The application's own, with what the SDK gives it; one that fails traces nothing."""
     asked: list[dict[str, Any]] = []
 
@@ -446,6 +448,9 @@ async def test_a_traces_sampler_decides(receiver: Receiver, rate: Any, user_id: 
         async def sampled() -> None: ...
 
         await call(app, "/sampled", headers={"x-request-id": user_id})
+        if rate == "no number":
+            await call(app, "/sampled")
+            assert caplog.text.count("traces_sampler raised ValueError") == 1
         assert await asyncio.to_thread(observability.flush, 10)
     found = receiver.signals(request_id=user_id, kind="transaction")
     assert len(found) == (rate in (1.0, True))

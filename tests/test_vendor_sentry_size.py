@@ -36,6 +36,10 @@ LARGE: dict[str, dict[str, Any]] = {
     "extra of many": event(extra={str(at): "x" * 500 for at in range(4_000)}),
     "causes": {"event_id": "a" * 32, "exception": {"values": [{"type": "E", "value": "v" * 900}] * 3_000}},
     "spans": event(type="transaction", spans=[{"description": "d" * 500, "n": at} for at in range(5_000)]),
+    "contexts": event(
+        message="low",
+        contexts={"trace": {"trace_id": "t" * 32}, **{f"c{n}": {"a": ["x" * 900] * 300} for n in range(9)}},
+    ),
     "not of JSON": event(extra={"a": {1, 2}, "b": "x" * 2_000_000}),
 }
 
@@ -50,6 +54,8 @@ def test_no_event_is_over_the_limit(name: str) -> None:
     assert found["event_id"] == "a" * 32
     last, before = found["exception"]["values"][-1], given["exception"]["values"][-1]
     assert (last["type"], last["value"]) == (before["type"], before["value"])
+    if name == "contexts":
+        assert (found["message"], found["contexts"]["trace"]) == ("low", {"trace_id": "t" * 32})
     if "stacktrace" in before:
         assert last["stacktrace"]["frames"][-1] == before["stacktrace"]["frames"][-1]
 

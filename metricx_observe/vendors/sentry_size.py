@@ -21,7 +21,7 @@ _INNERMOST = 10
 """Frames of each exception that always arrive; their locals go last of all."""
 _KEPT = frozenset(
     {"event_id", "timestamp", "start_timestamp", "platform", "level", "type", "exception", "contexts", "tags", "user",
-     "transaction", "release", "environment"}
+     "transaction", "release", "environment", "message", "logentry"}
 )  # fmt: skip
 
 
@@ -113,7 +113,8 @@ def _spans(event: dict[str, Any], over: int) -> Iterator[None]:
 
 
 def _members(event: dict[str, Any], over: int) -> Iterator[None]:  # noqa: ARG001
-    """Half of the largest member, again and again; then causes, the outermost first."""
+    """Half of the largest member, again and again; then contexts but for the trace's ids, and causes, the outermost
+    first."""
     while others := [key for key in event.keys() - _KEPT if event[key]]:
         largest = max(others, key=lambda key: len(orjson.dumps(event[key])))
         value = event[largest]
@@ -123,6 +124,10 @@ def _members(event: dict[str, Any], over: int) -> Iterator[None]:  # noqa: ARG00
             event[largest] = value[: len(value) // 2]
         else:
             event[largest] = None
+        yield
+    contexts = event.get("contexts") or {}
+    while rest := contexts.keys() - {"trace"}:
+        del contexts[max(rest, key=lambda key: len(orjson.dumps(contexts[key])))]
         yield
     values = (event.get("exception") or {}).get("values")
     while isinstance(values, list) and len(values) > 1:

@@ -68,6 +68,8 @@ class Transactions:
         given = options.get("traces_sample_rate")
         self._rate: float = settings.sample_rate if given is None else float(given)
         self._sampler: Callable[[dict[str, Any]], float | bool | None] | None = options.get("traces_sampler")
+        self._said = False
+        """Whether it was logged that the sampler raises: it is asked for each request."""
         self._put = put
         self._client = client
         self._alike = _UNCHANGING.issuperset(options)
@@ -101,7 +103,9 @@ class Transactions:
         try:
             rate = float(sampler(context) or 0.0)
         except Exception as error:
-            logger.warning("traces_sampler raised %s: the request is not traced", type(error).__name__)
+            if not self._said:
+                self._said = True
+                logger.warning("traces_sampler raised %s: such a request is not traced", type(error).__name__)
             return False
         return chance() < rate
 
