@@ -13,6 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
+
 from metricx_observe.delivery import Described, Importance, Message, Post
 
 OUTAGES = ("refused", "500", "503", "429", "hang", "trickle", "reset")
@@ -200,6 +202,11 @@ class LineChannel:
     def describe(self, kind: str, payload: bytes) -> Described:
         record = json.loads(payload)
         return Described(str(record.get("id", "")), kind, record.get("user"))
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """The levels of what was logged, without what a message says that is refused before a second one is stored."""
+    return [record.levelname for record in caplog.records if "which waits for another" not in record.getMessage()]
 
 
 def until(

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterator
 import pytest
 
 from metricx_observe.delivery import Delivery, Limits
-from tests.faults import FaultyVendor, LineChannel, until
+from tests.faults import FaultyVendor, LineChannel, said, until
 
 FAST = Limits(
     post_deadline_s=60.0, probe_every_s=10.0, backoff_s=0.1, backoff_cap_s=0.3, stopped_probe_every_s=0.2
@@ -128,7 +128,7 @@ def test_wrong_credentials_stop_the_vendor_and_cost_no_message(
     delivery = start(channel_of(vendor, shape))
     put(delivery, range(120))
     until(lambda: breaker(delivery) == "stopped")
-    until(lambda: caplog.records)  # the status shows it a moment earlier
+    until(lambda: said(caplog))  # the status shows it a moment earlier
     until(lambda: not any(courier.busy for courier in delivery._couriers))  # a post of theirs may have yet to begin
     vendor.mode = "ok"
     put(delivery, range(120, 130))
@@ -137,7 +137,7 @@ def test_wrong_credentials_stop_the_vendor_and_cost_no_message(
     assert (shown["pending"], shown["dead"], vendor.accepted) == (130, 0, [])
     assert shown["last_error"] == f"HTTP {status}: the credentials are refused"
     assert len(vendor.requests) <= 50
-    assert [record.levelno for record in caplog.records] == [logging.ERROR]
+    assert said(caplog) == ["ERROR"]
     assert "the credentials are refused" in caplog.text
     assert "secret" not in caplog.text
 
@@ -163,7 +163,7 @@ def test_credentials_that_are_mended_at_the_vendor_cost_no_message(
     assert delivery.flush(10)
     assert arrived(vendor) == list(range(120))
     assert dead(delivery) == {}
-    assert [record.levelname for record in caplog.records] == ["ERROR", "INFO"]
+    assert said(caplog) == ["ERROR", "INFO"]
 
 
 def test_a_message_that_is_alone_waits_for_another_that_is_accepted(vendor: FaultyVendor, start: Start) -> None:
