@@ -193,6 +193,7 @@ class Observability:
         wanted = [name for name, vendor in self.vendors.items() if vendor.state in ("on", "local")]
         for name in wanted:
             with self._opening_vendor(name):
+                vendors.fit.check(name)
                 channels += vendors.channels(name, settings, self.vendors[name], self.scrubber, self.boundary.count)
         if not channels:
             return
@@ -216,15 +217,18 @@ class Observability:
 
     @contextmanager
     def _opening_vendor(self, name: str) -> Iterator[None]:
-        from .settings import Vendor, not_installed
+        """An SDK that does not fit costs its own vendor; what is configured wrongly is an error, unless tolerant."""
+        from . import vendors
+        from .settings import Vendor
 
         try:
             yield
-        except (ImportError, ConfigurationError) as error:
-            reason = not_installed(name, error.name) if isinstance(error, ImportError) else str(error)
+        except ConfigurationError as error:
             if not self._tolerant:
-                raise ConfigurationError(reason) from error
-            self.vendors[name] = Vendor("fault", reason=reason)
+                raise
+            self.vendors[name] = Vendor("fault", reason=str(error))
+        except Exception as error:
+            self.vendors[name] = Vendor("fault", reason=vendors.fit.misfit(name, error))
 
     def _open_vendor(self, name: str, target: Vendor, delivery: Delivery) -> None:
         """A vendor's module is imported only when that vendor is configured: its SDK comes with it."""

@@ -266,7 +266,7 @@ class Settings(BaseSettings):
         if not given and self.mode == "production":
             return Vendor("off", reason=f"not set: {', '.join(keys)}")
         if not _is_installed(name):
-            return Vendor("fault" if given and self.mode != "test" else "off", reason=not_installed(name))
+            return Vendor("fault" if given and self.mode != "test" else "off", reason=_not_installed(name))
         if given and self.mode != "test":
             return Vendor("on", *self._target(name, *keys.values()))
         state: Literal["on", "local"] = "on" if self.mode == "test" else "local"
@@ -374,7 +374,6 @@ def _is_installed(name: str) -> bool:
         return False
 
 
-def not_installed(name: str, module: str | None = None) -> str:
-    """What to type when a vendor's SDK cannot be imported."""
-    missing = module or _PACKAGES[name]
-    return f"its SDK is not installed, or too old ({missing}): {install_command(name)}"
+def _not_installed(name: str) -> str:
+
+    return f"its SDK is not installed ({_PACKAGES[name]}): {install_command(name)}"

@@ -61,10 +61,15 @@ class Receiver(asyncio.Protocol):
     """Answers `POST /{status}/{n}` with that status and the nth of `LIMITS`; counts posts by path."""
 
     posts: Counter[str]
+    open: set[asyncio.Transport]
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport, self.received = transport, b""
+        self.open.add(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.open.discard(self.transport)
 
     def data_received(self, data: bytes) -> None:
         self.received += data
@@ -100,7 +105,8 @@ class Sentrys(LineChannel):
 def serving() -> Iterator[tuple[str, Counter[str]]]:
     """The address of a receiver on a thread, and what it counts."""
     loop, counted = asyncio.new_event_loop(), Counter[str]()
-    made = type("Counting", (Receiver,), {"posts": counted})
+    connections = set[asyncio.Transport]()
+    made = type("Counting", (Receiver,), {"posts": counted, "open": connections})
     server = loop.run_until_complete(loop.create_server(made, "127.0.0.1", 0, backlog=1024))
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
@@ -110,7 +116,9 @@ def serving() -> Iterator[tuple[str, Counter[str]]]:
         loop.call_soon_threadsafe(loop.stop)
         thread.join(10)
         server.close()
-        loop.run_until_complete(loop.shutdown_asyncgens())
+        for connection in connections:
+            connection.abort()  # whose client's going away was not read yet
+        loop.run_until_complete(asyncio.sleep(0))
         loop.close()
 
 

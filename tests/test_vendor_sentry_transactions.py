@@ -168,3 +168,22 @@ def test_one_that_the_sdk_drops_is_dropped(receiver: Receiver, monkeypatch: pyte
     monkeypatch.setattr(Transactions, "_like", lambda self, op, status: None)
     with pytest.raises(ValueError, match="not enough values"):
         traced(receiver, [])
+
+
+def test_a_transaction_that_fails_is_counted(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A later SDK's may be built otherwise: the request goes on, and the status says that transactions are lost."""
+    app = FastAPI()
+
+    @app.get("/")
+    async def root() -> None:
+        return None
+
+    def fails(*_: object) -> None:
+        raise AttributeError("gone")
+
+    monkeypatch.setattr(Transactions, "put_plain", fails)
+    with observed(receiver, traces_sample_rate=1.0) as observability:
+        observability.install(app)
+        observability.start()
+        asyncio.run(get(app, "/", uuid4().hex))
+        assert observability.status()["faults"] == {"transaction: AttributeError": 1}

@@ -8,6 +8,8 @@ from metricx_observe.delivery.channel import PortableChannel
 from metricx_observe.privacy import Scrubber
 from metricx_observe.settings import Settings, Vendor
 
+from . import fit as fit
+
 
 def channels(
     name: str, settings: Settings, target: Vendor, scrubber: Scrubber, note: Callable[[str, list[str]], None]
@@ -19,7 +21,7 @@ def channels(
         note: Counts a fault of a call that was mended while it was encoded.
 
     Raises:
-        ImportError: The vendor's SDK is not installed, or too old.
+        ImportError: The vendor's SDK is not installed, or does not fit.
     """
     if name == "sentry":
         from .sentry_channel import SentryChannel

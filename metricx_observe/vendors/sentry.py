@@ -73,8 +73,11 @@ class Sentry:
         """Become the process's Sentry client. `web`: with Sentry's own web integrations, where no middleware is.
 
         Raises:
-            ConfigurationError: Another open Observability has another DSN.
+            ConfigurationError: Another open Observability has another DSN; the SDK does not know an option.
         """
+        if unknown := sorted(options.keys() - DEFAULT_OPTIONS.keys()):
+            told = ", ".join(unknown)
+            raise ConfigurationError(f"sentry_options: sentry-sdk {sentry_sdk.VERSION} has no option {told}")
         if any(other._dsn != target.url for other in Sentry._open):
             raise ConfigurationError("another open Observability has another SENTRY_DSN: close() it first")
         self._settings = settings
@@ -102,7 +105,17 @@ class Sentry:
         with _fewer_imports():
             sentry_sdk.init(dsn=target.url, transport=self._transport, **given)
         self._client: Any = sentry_sdk.get_client()
-        self._transactions = Transactions(settings, put, self._client, options, scrubber)
+        try:
+            self._transactions = Transactions(settings, put, self._client, options, scrubber)
+            self._attend()
+        except BaseException:
+            sentry_sdk.get_global_scope().set_client(self._previous)
+            self._client.close(timeout=0)
+            raise
+        Sentry._open.append(self)
+
+    def _attend(self) -> None:
+        """What is done to the client that was made."""
         # `disabled_integrations` has no effect where an earlier `init` set them up
         for name in _OFF:
             self._client.integrations.pop(name, None)
@@ -114,7 +127,6 @@ class Sentry:
             if (handler := getattr(logs, name, None)) is not None:
                 handler.addFilter(partial(wanted, handler))
         sentry_sdk.get_global_scope().add_event_processor(self._process)
-        Sentry._open.append(self)
 
     def _options(self, web: bool) -> dict[str, Any]:
         settings = self._settings

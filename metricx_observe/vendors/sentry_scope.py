@@ -15,8 +15,8 @@ from typing import Any
 from sentry_sdk.integrations.asgi import SentryAsgiMiddleware
 from sentry_sdk.scope import Scope
 from sentry_sdk.tracing import Transaction
-from sentry_sdk.utils import capture_internal_exceptions
 
+from metricx_observe import context as contexts
 from metricx_observe.context import Context, RequestContext
 from metricx_observe.ids import new_id
 
@@ -195,8 +195,11 @@ class RequestScope:
 
     def __exit__(self, *raised: object) -> None:
         if self._start:
-            with capture_internal_exceptions():
+            try:
                 self._end()
+            except Exception as error:
+                if contexts.note is not None:
+                    contexts.note("transaction", [type(error).__name__])
         # a generator that is dropped ends in somebody else's Context, which has nothing to put back
         if Scope.get_isolation_scope() is self._mine:
             Scope.set_isolation_scope(self._before[0])
