@@ -5,7 +5,7 @@ BIN := .venv/bin
 # three workers keep two cores busy while tests wait for servers; a file's tests share a worker, and its servers
 PYTEST_ARGS ?= -q -n 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered --cov-fail-under=95
 
-.PHONY: demo test check bench bench-quick bench-guard bench-faults clean
+.PHONY: demo test test-lowest check bench bench-quick bench-guard bench-faults clean
 
 demo: .venv/.demo
 	@$(BIN)/python -m demo_app
@@ -13,6 +13,12 @@ demo: .venv/.demo
 # with bytecode, also where the caller's shell forbids writing it: each worker would compile all tests and libraries anew
 test: .venv/.dev
 	@PYTHONDONTWRITEBYTECODE= $(BIN)/pytest $(PYTEST_ARGS)
+
+# with the lowest version of each direct dependency. What tells of them runs, and the file says what is left out; warnings
+# are no errors here, since those of libraries of then are none of ours
+test-lowest: .venv-lowest/.test
+	@grep '^#' tests/lowest.txt
+	@.venv-lowest/bin/python -m pytest -q -n 3 --dist loadfile -o filterwarnings=default $$(grep '^tests/' tests/lowest.txt)
 
 check: .venv/.dev
 	$(BIN)/ruff check .
@@ -46,5 +52,10 @@ bench/.venv/.bench: pyproject.toml
 	@PYTHON=$(PYTHON) VENV=bench/.venv sh tools/venv.sh bench
 	@touch $@
 
+.venv-lowest/.test: pyproject.toml tools/lowest.py
+	@$(PYTHON) tools/lowest.py > .venv-lowest.txt
+	@PYTHON=$(PYTHON) VENV=.venv-lowest CONSTRAINTS=.venv-lowest.txt sh tools/venv.sh test
+	@touch $@
+
 clean:
-	rm -rf .venv bench/.venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
+	rm -rf .venv .venv-lowest .venv-lowest.txt bench/.venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*

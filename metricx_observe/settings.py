@@ -327,8 +327,10 @@ def load_settings(overrides: Mapping[str, Any]) -> Settings:
     """
     if unknown := sorted(set(overrides) - set(Settings.model_fields)):
         raise ConfigurationError(f"no such setting: {', '.join(unknown)}")
+    # by the first of its names: given by the field's own, the environment wins in pydantic-settings before 2.9
+    names = {name: getattr(each.validation_alias, "choices", [name])[0] for name, each in Settings.model_fields.items()}
     try:
-        return Settings(**overrides)
+        return Settings(**{names[name]: value for name, value in overrides.items()})
     except ValidationError as error:
         faults = {_variable(str(item["loc"][0])): item["msg"] for item in error.errors(include_input=False)}
     except (OSError, UnicodeDecodeError) as error:
@@ -375,5 +377,4 @@ def _is_installed(name: str) -> bool:
 
 
 def _not_installed(name: str) -> str:
-
     return f"its SDK is not installed ({_PACKAGES[name]}): {install_command(name)}"

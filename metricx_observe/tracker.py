@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from time import time
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from .boundary import Facade
 from .context import Context, RequestContext, User
@@ -98,7 +98,7 @@ class Tracker(Facade[Callable[[Waiting, int], bool]]):
                 notes.append("no event name")
                 return None
             values = _values(properties, notes)
-            if isinstance(event, Event):
+            if _is_event(event):
                 values = {**event.properties(), **values}
             for value in values.values():
                 if value is None:  # it is not known, for which GA4 has no word
@@ -212,8 +212,12 @@ An application has few.
 _MOST_KNOWN = 1_000
 
 
+def _is_event(event: object) -> TypeGuard[Event]:
+    return issubclass(type(event), Event)  # `isinstance` of pydantic before 2.10 reads attributes, which may raise
+
+
 def _read_event(event: object) -> _Known:
-    if isinstance(event, Event):
+    if _is_event(event):
         return event.name, (), tuple(event.personal), event.name
     name = line(event, [], 256).strip()
     documented = DOCUMENTED.get(name)

@@ -11,15 +11,19 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Annotated, Any
 
 from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, WebSocket
 from fastapi.responses import StreamingResponse
-from fastapi.sse import EventSourceResponse
 from starlette.requests import HTTPConnection
 
 from metricx_observe import ContextDep, ErrorReporterDep, Identity, LLMTracerDep, Observability, TrackerDep
 from metricx_observe.context import bind_user
+
+sse = import_module("fastapi.sse") if find_spec("fastapi.sse") else None
+"""Events from the server as FastAPI has them from 0.135 on."""
 
 EXECUTOR = ThreadPoolExecutor(4)
 """Its threads outlive each request, and the first was started in somebody's."""
@@ -187,12 +191,14 @@ def places(make: Any) -> APIRouter:
 
         return StreamingResponse(body())
 
-    @router.get("/events", response_class=EventSourceResponse)
-    async def events(probe: Probe = Depends(make)) -> AsyncIterator[str]:
-        probe()
-        yield "1"
-        await asyncio.sleep(0)
-        probe()
+    if sse is not None:
+
+        @router.get("/events", response_class=sse.EventSourceResponse)
+        async def events(probe: Probe = Depends(make)) -> AsyncIterator[str]:
+            probe()
+            yield "1"
+            await asyncio.sleep(0)
+            probe()
 
     @router.get("/create-task")
     async def create_task(probe: Probe = Depends(make)) -> None:
@@ -245,7 +251,7 @@ TWICE = frozenset({"async-yield", "sync-yield", "background", "stream", "sync-st
 """Places that emit two times."""
 PLACES = (
     "async-dependency", "sync-dependency", "async-yield", "sync-yield", "async-route", "sync-route", "background",
-    "stream", "sync-stream", "events", "create-task", "to-thread", "websocket",
+    "stream", "sync-stream", *(["events"] if sse else []), "create-task", "to-thread", "websocket",
 )  # fmt: skip
 BINDINGS = ("async", "sync", "function", "async-yield", "sync-yield", "identify", "async-route", "sync-route")
 PATHS = (

@@ -13,9 +13,13 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any
 
+import pytest
 import uvicorn
+from sentry_sdk.consts import DEFAULT_OPTIONS
 from starlette.types import ASGIApp, Message, Scope
 
 from metricx_observe.observability import Observability
@@ -23,6 +27,17 @@ from metricx_observe.request import RequestInfo, first_headers
 from metricx_observe.settings import load_settings
 
 from .receiver_server import Receiver
+
+
+def with_module(package: str, module: str) -> pytest.MarkDecorator:
+    """Skips a test where `package` is so old that it has no such module."""
+    return pytest.mark.skipif(find_spec(module) is None, reason=f"{package} {version(package)} has no {module}")
+
+
+def with_option(option: str) -> pytest.MarkDecorator:
+    """Skips a test where Sentry's SDK has no such option yet."""
+    missing = option not in DEFAULT_OPTIONS
+    return pytest.mark.skipif(missing, reason=f"sentry-sdk {version('sentry-sdk')} has no option {option}")
 
 
 @contextmanager

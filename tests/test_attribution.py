@@ -267,7 +267,7 @@ async def test_breadcrumbs_stay_with_their_request(receiver: Receiver) -> None:
     assert len(errors) == 20
     for error in errors:
         name = error["name"].removeprefix("LookupError: ")
-        crumbs = [crumb["message"] for crumb in error["payload"]["breadcrumbs"]["values"]]
+        crumbs = [crumb.get("message") for crumb in error["payload"]["breadcrumbs"]["values"]]
         assert crumbs == [f"begin {name}", f"logged {name}", f"end {name}"]
 
 
@@ -295,7 +295,8 @@ async def test_two_jobs_at_once_keep_to_themselves(receiver: Receiver) -> None:
             assert {(signal["user_id"], signal["workspace_id"]) for signal in found} == {(name, f"w-{name}")}
             assert len({signal["request_trace_id"] or signal["trace_id"] for signal in found}) == 1
             (error,) = (signal for signal in found if signal["kind"] == "error")
-            assert [crumb["message"] for crumb in error["payload"]["breadcrumbs"]["values"]] == [name]
+            crumbs = [crumb.get("message") for crumb in error["payload"]["breadcrumbs"]["values"]]
+            assert [crumb for crumb in crumbs if crumb in ids] == [name]
 
 
 async def test_a_user_bound_outside_a_request_is_this_tasks_only(receiver: Receiver) -> None:

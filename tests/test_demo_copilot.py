@@ -16,7 +16,6 @@ import pytest
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
-from fastapi.sse import format_sse_event
 from sqlmodel import Session
 
 from demo_app.copilot.model import Claude
@@ -196,7 +195,7 @@ def anthropic_stand_in(replies: list[str]) -> Iterator[tuple[str, list[dict[str,
             },
             {"type": "message_stop"},
         ]
-        body = b"".join(format_sse_event(event=event["type"], data_str=json.dumps(event)) for event in events)
+        body = "".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in events)
         return Response(body, media_type="text/event-stream")
 
     server = uvicorn.Server(uvicorn.Config(app, log_config=None))

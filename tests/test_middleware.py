@@ -14,6 +14,7 @@ from uuid import uuid4
 import httpx
 import pytest
 import sentry_sdk
+import starlette
 from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, HTTPException, Request, WebSocket
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.middleware.base import BaseHTTPMiddleware
@@ -227,6 +228,9 @@ UNHANDLED = (
     "in-background", "in-sync-background", "in-stream", "in-sync-stream", "in-websocket", "in-middleware", "in-base",
     "logged-and-raised", "captured-and-raised",
 )  # fmt: skip
+EARLIER = tuple(map(int, starlette.__version__.split(".")[:2])) < (0, 46)
+"""Starlette then keeps what a background task raises below BaseHTTPMiddleware to itself, and denies no websocket."""
+LOST = frozenset({"in-background", "in-sync-background"}) if EARLIER else frozenset[str]()
 ANSWERED = {"swallowed-inside": 500, "swallowed-after": 500, "handled": 503, "http-503": 503}
 
 
@@ -234,23 +238,25 @@ ANSWERED = {"swallowed-inside": 500, "swallowed-after": 500, "handled": 503, "ht
 async def test_each_exception_is_reported_exactly_once(receiver: Receiver, base: bool) -> None:
     """Wherever it came from, and whether a handler, a middleware or nobody made a response of it."""
     run = uuid4().hex[:8]
-    places = [place for place in (*UNHANDLED, *ANSWERED) if base or place != "in-base"]
+    places = [place for place in (*UNHANDLED, *ANSWERED) if place not in (LOST if base else {"in-base"})]
+    names = {place: [place] for place in places}
     with observed(receiver) as observability:
         app = failing_app(observability, base=base)
         for place in places:
             answer = await _call(app, place, run)
-            assert isinstance(answer.error, Broken if place in UNHANDLED else type(None)), place
+            error = answer.error
+            if isinstance(error, BaseExceptionGroup):  # which Starlette before 0.46 makes of a stream's error
+                names[place], error = [error.message], error.exceptions[0]
+            assert isinstance(error, Broken if place in UNHANDLED else type(None)), place
             assert answer.headers["x-request-id"] == f"{run}-{place}"
             assert place not in ANSWERED or answer.status == ANSWERED[place]
         observability.flush()
         found = {place: receiver.signals(request_id=f"{run}-{place}", kind="error") for place in places}
-    assert {place: [error["name"].rpartition(": ")[2] for error in errors] for place, errors in found.items()} == {
-        place: [place] for place in places
-    }
+    assert {place: [error["name"].rpartition(": ")[2] for error in errors] for place, errors in found.items()} == names
     for place, (error,) in found.items():
         (*_, raised) = error["payload"]["exception"]["values"]
         if place in UNHANDLED and "captured" not in place and "logged" not in place:
-            assert raised["mechanism"] == {"type": "metricx_observe", "handled": False}
+            assert raised["mechanism"].items() >= {"type": "metricx_observe", "handled": False}.items()
 
 
 async def _call(app: ASGIApp, place: str, run: str) -> Answer:
@@ -269,17 +275,18 @@ def test_each_exception_is_reported_once_under_uvicorn(receiver: Receiver) -> No
     server_log.addHandler(handler)
     try:
         with observed(receiver) as observability, serving(failing_app(observability)) as url:
-            for place in (*UNHANDLED, *ANSWERED):
+            places = [place for place in (*UNHANDLED, *ANSWERED) if place not in LOST]
+            for place in places:
                 _request(url, place, run)
-            _until(lambda: logged.qsize() >= len(UNHANDLED))
+            _until(lambda: logged.qsize() >= len(places) - len(ANSWERED))
             assert observability.flush()
-            found = {place: receiver.signals(request_id=f"{run}-{place}") for place in (*UNHANDLED, *ANSWERED)}
+            found = {place: receiver.signals(request_id=f"{run}-{place}") for place in places}
             errors = [signal for signal in receiver.signals(kind="error") if signal["request_id"] is None]
     finally:
         server_log.removeHandler(handler)
     for place, signals in found.items():
         names = [signal["name"].rpartition(": ")[2] for signal in signals if signal["kind"] == "error"]
-        assert names == [place]
+        assert names == [place] or (EARLIER and "stream" in place and "TaskGroup" in names[0])
     assert not [error for error in errors if "Exception in ASGI application" in error["name"]]
 
 
@@ -371,7 +378,7 @@ async def test_what_is_no_error_of_the_applications_is_not_reported(receiver: Re
         )
         observability.flush()
         found = [signal for signal in receiver.signals() if str(signal["request_id"]).startswith(run)]
-    assert [answer.status for answer in answers.values()] == [404, 410, 422, 418, 500, 0, 403]
+    assert [answer.status for answer in answers.values()] == [404, 410, 422, 418, 500, 0, 0 if EARLIER else 403]
     assert isinstance(answers["/left"].error, ClientDisconnect)
     assert isinstance(answers["/chat"].error, WebSocketDisconnect)
     assert {signal["kind"] for signal in found} == {"transaction"}

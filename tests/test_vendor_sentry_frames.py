@@ -19,7 +19,7 @@ from sentry_sdk.scrubber import EventScrubber
 from sentry_sdk.transport import Transport
 
 from .receiver_server import Receiver
-from .support import observed
+from .support import observed, with_option
 
 Sent = list[dict[str, Any]]
 
@@ -121,7 +121,7 @@ def test_frames_are_those_of_the_sdk(receiver: Receiver, make: Any) -> None:
         {"include_local_variables": False}, {"include_source_context": False}, {"max_value_length": 10},
         {"max_value_length": 60},
         {"custom_repr": lambda value: "shown" if isinstance(value, str) else None}, {"add_full_stack": True},
-        {"data_collection": {"stack_frame_variables": False}},
+        pytest.param({"data_collection": {"stack_frame_variables": False}}, marks=with_option("data_collection")),
     ],
     ids=["no locals", "no source", "very short", "short", "own repr", "full stack", "data collection"],
 )  # fmt: skip

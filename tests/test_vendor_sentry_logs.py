@@ -21,7 +21,7 @@ from metricx_observe import ContextDep, Observability
 
 from .faults import FaultyVendor
 from .receiver_server import Receiver
-from .support import call, keys_for, observed
+from .support import call, keys_for, observed, with_option
 
 log = logging.getLogger("shop")
 EMAIL = "ann@example.com"
@@ -217,6 +217,7 @@ def test_the_applications_hooks_run_first(vendor: FaultyVendor, receiver: Receiv
     assert "metricx" not in "".join(seen)
 
 
+@with_option("trace_lifecycle")
 def test_streamed_spans_are_items_too(vendor: FaultyVendor, receiver: Receiver) -> None:
     """With `trace_lifecycle="stream"` a span's name and attributes are scrubbed as a log's are."""
     secret = secrets.token_hex(10)

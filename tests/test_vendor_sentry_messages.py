@@ -156,7 +156,7 @@ def test_harmless_parameters_stay(
 def test_a_hook_of_the_application_that_raises_lets_nothing_through(
     receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The SDK keeps a breadcrumb whose hook failed."""
+    """The SDK keeps a breadcrumb whose hook failed; earlier ones drop it."""
     secret = secrets.token_hex(8)
     caplog.set_level(logging.INFO)
 
@@ -167,4 +167,6 @@ def test_a_hook_of_the_application_that_raises_lets_nothing_through(
         running.start()
         event = arrived(receiver, running, lambda: _crumb_of(logging.INFO, "in: %(password)s", {"password": secret}))
     assert secret not in json.dumps(event)
-    assert any("[scrubbed name" in crumb["message"] for crumb in event["breadcrumbs"]["values"])
+    crumbs = [crumb["message"] for crumb in event["breadcrumbs"]["values"] if crumb.get("category") == "shop"]
+    assert not crumbs or "[scrubbed name" in crumbs[0]
+    assert crumbs or sentry_sdk.VERSION < "2.75"

@@ -8,17 +8,18 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request
-from fastapi.responses import Response
-from fastapi.sse import EventSourceResponse, ServerSentEvent
+from fastapi.encoders import jsonable_encoder
+from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, Field
+from sqlalchemy import Engine
 from starlette.concurrency import run_in_threadpool
 
 from demo_app.copilot.model import Model, ModelDep
 from demo_app.copilot.query import Plan, run_query
 from demo_app.database import EngineDep
 from demo_app.pages import page
-from demo_app.security import CurrentUser, require_user
-from metricx_observe import ErrorReporterDep, LLMTracerDep, TrackerDep
+from demo_app.security import CurrentUser, SignedIn, require_user
+from metricx_observe import ErrorReporter, ErrorReporterDep, LLMTracer, LLMTracerDep, Tracker, TrackerDep
 from metricx_observe.events import CopilotQuerySent
 from metricx_observe.llm import Trace
 
@@ -42,7 +43,7 @@ async def copilot_page(request: Request, model: ModelDep) -> Response:
     return page(request, "copilot.html", model=model.name)
 
 
-@router.post("/qa", response_class=EventSourceResponse)
+@router.post("/qa")
 async def ask(
     body: Question,
     user: CurrentUser,
@@ -51,32 +52,49 @@ async def ask(
     llm: LLMTracerDep,
     tracker: TrackerDep,
     errors: ErrorReporterDep,
-) -> AsyncIterator[ServerSentEvent]:
+) -> StreamingResponse:
     """Server-sent events: `plan`, `rows`, `text` for each piece of the answer, then `done` or `failed`."""
+    events = _answer(body, user, model, engine, llm, tracker, errors)
+    return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+
+
+async def _answer(
+    body: Question,
+    user: SignedIn,
+    model: Model,
+    engine: Engine,
+    llm: LLMTracer,
+    tracker: Tracker,
+    errors: ErrorReporter,
+) -> AsyncIterator[str]:
     trace = llm.trace("copilot", input=body.question, session_id=body.conversation_id)
     try:
         with trace:
             plan = await understand(model, trace, body.question)
-            yield ServerSentEvent(event="plan", data=plan)
+            yield _event("plan", plan)
 
             with trace.tool("query_ad_metrics", input=plan.model_dump()) as tool:
                 rows = await run_in_threadpool(run_query, engine, user.workspace_id, plan)
                 tool.update(output=rows)
-            yield ServerSentEvent(event="rows", data=rows)
+            yield _event("rows", rows)
 
             answer, facts = "", {"question": body.question, "query": plan.model_dump(), "rows": rows}
             async for text in phrase(model, trace, facts):
                 answer += text
-                yield ServerSentEvent(event="text", data=text)
+                yield _event("text", text)
             trace.update(output=answer)
     except Exception as error:
         # The answer has begun, so no error handler can make it a 500: the page is told in the stream, and the error is
         # reported here. The `with` has marked the trace failed already.
         errors.capture_exception(error, extra={"llm_trace_id": trace.trace_id})
-        yield ServerSentEvent(event="failed", data={"message": "The copilot could not answer.", "url": trace.url})
+        yield _event("failed", {"message": "The copilot could not answer.", "url": trace.url})
         return
     tracker.track(CopilotQuerySent(question_length=len(body.question), workspace_id=user.workspace_id))
-    yield ServerSentEvent(event="done", data={"trace_id": trace.trace_id, "url": trace.url})
+    yield _event("done", {"trace_id": trace.trace_id, "url": trace.url})
+
+
+def _event(name: str, data: object) -> str:
+    return f"event: {name}\ndata: {json.dumps(jsonable_encoder(data))}\n\n"
 
 
 async def understand(model: Model, trace: Trace, question: str) -> Plan:
