@@ -17,6 +17,7 @@ from decimal import Decimal
 from enum import Enum
 from itertools import takewhile
 from pathlib import PurePath
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -157,18 +158,21 @@ def moment(value: object, notes: Notes) -> datetime | None:
     return None
 
 
-def plain(value: object, notes: Notes | None = None, max_bytes: int = MAX_BYTES) -> Any:
+def plain(
+    value: object, notes: Notes | None = None, max_bytes: int = MAX_BYTES, *, attributes: tuple[str, ...] = ()
+) -> Any:
     """`value` as dict, list, str, int, float, bool and None.
 
     Args:
         value: Anything: pydantic models, dataclasses, sets, UUID, Decimal, cycles, an object whose `__str__` raises.
         notes: Gets the kinds of fault that were replaced by a marker.
         max_bytes: About how much text is kept; what comes after is replaced by a marker.
+        attributes: Those that are read of an object of no known kind which has some of them.
     """
-    walk = _Walk(max_bytes, fair=False)
+    walk = _Walk(max_bytes, attributes, fair=False)
     found = walk.value(value, 0)
     if "too large" in walk.notes:
-        walk = _Walk(max_bytes, fair=True)
+        walk = _Walk(max_bytes, attributes, fair=True)
         found = walk.value(value, 0)
     if notes is not None:
         notes += walk.notes
@@ -198,8 +202,9 @@ def named_fields(value: object) -> dict[str, Any] | None:
 class _Walk:
     """One pass over one value, with what is left of its budget."""
 
-    def __init__(self, max_bytes: int, fair: bool) -> None:
+    def __init__(self, max_bytes: int, attributes: tuple[str, ...], fair: bool) -> None:
         self.notes: Notes = []
+        self.attributes = attributes
         self.left = max_bytes
         self.fair = fair
         """Whether each item gets at most half of what is left, so that what stands after a huge one arrives too."""
@@ -280,6 +285,12 @@ class _Walk:
             return {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.repr}
         if hasattr(kind, "tolist"):  # numpy's arrays and numbers, and their like
             return value.tolist()
+        if kind.__repr__ is SimpleNamespace.__repr__:  # its text would be all of its fields, too
+            return dict(vars(value))
+        # not what `__getattr__` makes up: a mock has whatever it is asked for, at any depth
+        known = {*dir(kind), *getattr(value, "__dict__", ())} if self.attributes else ()
+        if found := {name: getattr(value, name) for name in self.attributes if name in known}:
+            return found
         # an object we know nothing of: its text when it has one. Never `__dict__`: passwords are there
         shown = str(value)[:10_000]
         if callable(value) or (shown.startswith("<") and " at 0x" in shown):  # an address is another one each time

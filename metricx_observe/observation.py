@@ -219,8 +219,12 @@ class Generation(Observation):
     __slots__ = ()
 
     def record(self, response: object) -> Self:
-        """Read model, output and token usage from a provider's response (Anthropic, OpenAI, or a dict like theirs)."""
-        return self.update(**read_response(response))
+        """Read model, output and token usage from a provider's response: Anthropic's, OpenAI's, or a dict or any object
+        with their keys or attributes. One with neither output nor usage becomes the output as it is, and is counted."""
+        fields: dict[str, Any] = {}
+        with self._block as notes:
+            fields = read_response(response, notes)
+        return self.update(**fields)
 
 
 def current_observation() -> Observation | None:

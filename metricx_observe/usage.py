@@ -5,9 +5,11 @@ Langfuse adds up every key that contains `input`, so a count that includes its c
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
-from .normalise import plain
+from .normalise import Notes, plain
 
 _NAMES = {"input_tokens": "input", "prompt_tokens": "input", "output_tokens": "output", "completion_tokens": "output",
           "total_tokens": "total"}  # fmt: skip
@@ -17,20 +19,23 @@ _PLAIN = frozenset({"input", "output", "total"})
 _MOST = 2**53
 """What a JSON number holds exactly."""
 _PARTS = ("cached_tokens", "reasoning_tokens")
+_COUNTS = (*_NAMES, *_DETAILS, *_PLAIN, *_PARTS, "cache_read_input_tokens", "cache_creation_input_tokens")
+_CONTENT = ("type", "role", "text", "content", "tool_calls", "function", "id", "name", "arguments", "input", "refusal")
+"""What usages, messages and content blocks have. Of an object of no known kind nothing else is read."""
 
 
 def usage_details(usage: object) -> dict[str, int]:
-    """`usage` (a mapping or a provider's usage object) as Langfuse's usage details: whole numbers by kind.
+    """`usage` (a mapping or an object with a provider's attributes) as Langfuse's usage details: whole numbers by kind.
 
     Anthropic's `input_tokens` leaves out what was cached; OpenAI's `prompt_tokens` and `input_tokens` include it when
     there are `…_tokens_details`, so the cached part is taken off.
     """
     if type(usage) is dict and usage.keys() <= _PLAIN and {*map(type, usage.values())} <= {int}:
         return {key: count for key, count in usage.items() if 0 <= count < _MOST}  # what most callers give
-    fields = usage if type(usage) is dict else plain(usage)
+    fields = usage if type(usage) is dict else plain(usage, attributes=_COUNTS)
     details = {_NAMES.get(key, key): int(count) for key, count in _numbers(fields).items()}
     for name in _DETAILS.keys() & fields if isinstance(fields, dict) else ():
-        side, parts = _DETAILS[name], _numbers(plain(fields[name]))
+        side, parts = _DETAILS[name], _numbers(plain(fields[name], attributes=_COUNTS))
         for key in _PARTS:
             if count := int(parts.get(key, 0)):
                 details[f"{side}_{key}"] = count
@@ -44,18 +49,32 @@ def cost_details(cost: object) -> dict[str, float]:
     return _numbers(found if isinstance(found, dict) else {"total": found})
 
 
-def read_response(response: object) -> dict[str, Any]:
-    """`model`, `output`, `usage` and the stop reason of a provider's response, for `Generation.update`."""
-    fields = plain(response)
-    if not isinstance(fields, dict):
-        return {}
-    output = fields.get("content") or fields.get("output")  # Anthropic messages, OpenAI responses
-    choices = fields.get("choices")  # OpenAI chat completions
-    if isinstance(choices, list) and choices and isinstance(choices[0], dict):
-        output = choices[0].get("message") or choices[0].get("text")
-    stopped = {"stop_reason": fields["stop_reason"]} if fields.get("stop_reason") else None
-    found = {"model": fields.get("model"), "usage": fields.get("usage"), "output": output, "metadata": stopped}
-    return {key: value for key, value in found.items() if value is not None}
+def read_response(response: object, notes: Notes) -> dict[str, Any]:
+    """`model`, `output`, `usage` and the stop reason of a provider's response, for `Generation.update`.
+
+    Keys and attributes are read alike. A response with neither output nor usage is the output itself, and noted.
+    """
+    output = _field(response, "content")  # Anthropic messages
+    if output is None:
+        output = _field(response, "output")  # OpenAI responses
+    choices = _field(response, "choices")  # OpenAI chat completions
+    if isinstance(choices, (list, tuple)) and choices:
+        message = _field(choices[0], "message")
+        output = _field(choices[0], "text") if message is None else message
+    usage, stopped = _field(response, "usage"), _field(response, "stop_reason")
+    if output is None and usage is None:
+        notes.append("unreadable response")
+        output = response
+    if type(output) is not str:
+        output = plain(output, notes, attributes=_CONTENT)
+    metadata = None if stopped is None else {"stop_reason": stopped}
+    return {"model": _field(response, "model"), "usage": usage, "output": output, "metadata": metadata}
+
+
+def _field(value: object, name: str) -> Any:
+    with suppress(Exception):  # somebody's own method
+        return value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)
+    return None
 
 
 def _numbers(fields: object) -> dict[str, float]:

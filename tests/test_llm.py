@@ -242,7 +242,7 @@ def test_what_is_not_sent(sink: Sink, boundary: Boundary) -> None:
     """With Langfuse off everything works and does nothing; a sink that refuses gives no score id."""
     off = LLMTracer(None, boundary)
     with off.trace("t", input="x") as trace, trace.generation("g") as generation:
-        generation.record({"model": "m"})
+        generation.record({"model": "m", "usage": {"input": 1}})
         assert generation.score("s", 1) is None
     assert (trace.url, off.client) == (None, None)
     assert len(trace.id) == 16

@@ -9,6 +9,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from pathlib import PurePosixPath
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -146,6 +147,7 @@ class Endless(Mapping[str, int]):
         (Point(1, 2), {"x": 1, "y": 2}),
         (Login(name="bob", password=SecretStr("s3cret")), {"name": "bob", "password": "**********"}),
         (Row("a"), {"name": "a"}),
+        (SimpleNamespace(a=1, b=[SimpleNamespace(c="x")]), {"a": 1, "b": [{"c": "x"}]}),
         (Array([1, math.nan]), [1, "[nan]"]),
         (Array(7), 7),
         (Array(complex(1, 2)), "(1+2j)"),
