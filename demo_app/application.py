@@ -1,4 +1,4 @@
-"""Puts the demo together. The telemetry is one line of it."""
+"""Puts the demo together. The telemetry is two lines of it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_exception_handler(NotSignedInError, _ask_to_log_in)
     app.add_exception_handler(Exception, _error_page)
 
-    Observability.from_env().install(app, identify=identify)
+    app.state.observability = Observability.from_env()
+    app.state.observability.install(app, identify=identify)
     return app
 
 

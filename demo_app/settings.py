@@ -72,6 +72,3 @@ class Settings(BaseSettings):
     anthropic_api_key: SecretStr | None = Field(default=None, validation_alias="ANTHROPIC_API_KEY")
     """Without it the built-in offline model answers."""
     anthropic_model: str = "claude-haiku-5-5"
-
-    receiver_url: str = Field(default="http://127.0.0.1:4390", validation_alias="METRICX_RECEIVER_URL")
-    """Where the pages link to. Telemetry reads the same variable."""

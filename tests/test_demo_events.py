@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -198,6 +199,31 @@ def test_an_error_is_reported_once_with_its_user(demo: Demo, receiver: Receiver,
     assert error["payload"]["exception"]["values"][-1]["type"] == "DemoError"
     assert (error["user_id"], error["workspace_id"]) == (user.id, user.workspace_id)
     assert error["request_id"] == response.headers["x-request-id"]
+
+
+def test_a_reported_error_is_linked_where_it_is(demo: Demo, receiver: Receiver) -> None:
+    """"Reported as" leads to that very error on the receiver's page of this request."""
+    with demo.browser() as browser:
+        demo.sign_up(browser)
+        response = browser.post("/debug/handled")
+    settled(demo, receiver)
+    (error,) = receiver.wait_for(1, kind="error")
+    path, anchor = f"/requests/{response.headers['x-request-id']}", error["id"]
+    assert f'href="{receiver.url}{path}#{anchor}"' in response.text
+    assert f'id="{anchor}"' in receiver.get(path).text
+
+
+def test_nothing_is_linked_to_a_receiver_that_gets_nothing(
+    tmp_path: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no service sends to the local receiver, the id of the error is there without a link."""
+    monkeypatch.setenv("ENVIRONMENT", "test")
+    monkeypatch.setenv("METRICX_RECEIVER_URL", receiver.url)
+    with running_demo(tmp_path) as demo, demo.browser() as browser:
+        demo.sign_up(browser)
+        text = browser.post("/debug/handled").text + browser.post("/debug/error").text
+    assert re.search(r"Reported as\s+<code>[0-9a-f]{32}</code>", text)
+    assert receiver.url not in text
 
 
 def test_no_secret_of_the_demo_arrives(demo: Demo, receiver: Receiver) -> None:
