@@ -102,10 +102,12 @@ def _serve(listener: socket.socket, receiver_port: int) -> None:
 
     import uvicorn  # after the environment is set, which the application reads when it is imported
 
+    from demo_app.console import log_config
+
     demo_url = f"http://{HOST}:{listener.getsockname()[1]}"
     print(f"Demo:     {demo_url}\nReceiver: {receiver_url}\nCtrl-C stops both.", flush=True)
     # No access log: an OAuth callback's query holds a code and a state.
-    config = uvicorn.Config("demo_app.main:app", access_log=False, log_level="warning")
+    config = uvicorn.Config("demo_app.main:app", access_log=False, log_level="warning", log_config=log_config())
     uvicorn.Server(config).run(sockets=[listener])
 
 

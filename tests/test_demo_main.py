@@ -78,8 +78,8 @@ def command(folder: Path, *options: str) -> Iterator[Command]:
         yield running
     finally:
         if process.poll() is None:
-            process.kill()
-            process.wait()
+            process.terminate()  # not killed: its receiver would live on, and with it the pipe that is read here
+            process.wait(30)
         running._reader.join(10)
         assert process.stdout is not None
         process.stdout.close()
@@ -100,6 +100,35 @@ def test_one_command_shows_what_users_do_and_stops_cleanly(tmp_path: Path, numbe
     assert "code=" not in printed
     with pytest.raises(httpx.ConnectError):
         httpx.get(receiver_url, trust_env=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("environment", ["development", "production"])
+def test_an_error_prints_two_lines_where_it_is_reported(tmp_path: Path, environment: str) -> None:
+    """Type, text and place, and where the rest is; where errors go nowhere, the whole traceback."""
+    (tmp_path / ".env").write_text(f"ENVIRONMENT={environment}\n")
+    with command(tmp_path, "--port", "0", "--receiver-port", "0") as demo:
+        url, receiver_url = demo.wait_for(r"Demo: +(http\S+)"), demo.wait_for(r"Receiver: +(http\S+)")
+        demo.wait_for("(Ctrl-C)")
+        before = len(demo.lines)
+        with httpx.Client(base_url=url, trust_env=False, follow_redirects=True, timeout=30) as browser:
+            account = {"workspace": "N", "email": "ada@example.com", "password": "correct horse battery"}
+            browser.post("/signup", data=account).raise_for_status()
+            for _ in range(2):
+                # uvicorn closes a connection on which an error was raised
+                assert browser.post("/debug/error", headers={"Connection": "close"}).status_code == 500
+        demo.wait_for("(This is a test error)")
+        demo.wait_for("(This is a test error)")
+        code, _ = demo.end(signal.SIGTERM)
+    printed = [line for line in demo.lines[before:] if not line.startswith("WARNING:")]
+    assert code == 0
+    if environment == "production":
+        assert "".join(printed).count("Traceback") >= 2
+    else:
+        assert [line.strip() for line in printed] == 2 * [
+            "ERROR:    DemoError: This is a test error: you pressed the button.",
+            f"raised at demo_app/routers/debug.py:28 in raise_error, reported to {receiver_url}",
+        ]
 
 
 @pytest.mark.slow
