@@ -19,8 +19,8 @@ from fastapi.responses import JSONResponse, Response
 from sqlmodel import Session
 
 from demo_app.copilot.model import Claude
-from demo_app.copilot.offline import CONTEXT_WINDOW, ContextWindowError, OfflineModel, count_tokens
-from demo_app.copilot.query import Plan, run_query
+from demo_app.copilot.offline import CONTEXT_WINDOW, DECLINED, ContextWindowError, OfflineModel, count_tokens
+from demo_app.copilot.query import Declined, Plan, run_query
 from demo_app.database import open_database
 from demo_app.models import AdMetric
 from demo_app.routers.qa import UNDERSTAND
@@ -91,7 +91,7 @@ def test_ratios_survive_days_without_spend(tmp_path: Path) -> None:
         ("What is the cost per order of each campaign?", Plan(metric="cpa", group_by="campaign")),
         ("Show me the daily clicks from Meta", Plan(metric="clicks", channel="meta_ads", group_by="day")),
         ("How many conversions today?", Plan(metric="conversions", days=1)),
-        ("Anything in 99 days?", Plan(metric="revenue", days=60)),
+        ("How are our ads doing in 99 days?", Plan(metric="revenue", days=60)),
     ],
 )
 async def test_the_offline_model_understands(question: str, plan: Plan) -> None:
@@ -104,6 +104,17 @@ async def test_the_offline_model_understands(question: str, plan: Plan) -> None:
     assert Plan.model_validate_json(text) == plan
     assert reply.usage.input_tokens == count_tokens(UNDERSTAND) + count_tokens(question)
     assert reply.usage.output_tokens == count_tokens(text)
+
+
+@pytest.mark.parametrize(
+    "question",
+    ["What is the meaning of life?", "Tell me about metaphysics", "Who learns from conversations?", "Hello", "?"],
+)
+async def test_the_offline_model_says_what_it_can_answer(question: str) -> None:
+    """A question that names nothing of the data gets no figures."""
+    async with OfflineModel(0).stream(UNDERSTAND, question) as stream:
+        text = (await stream.get_final_message()).content[0].text
+    assert Declined.model_validate_json(text).declined == DECLINED
 
 
 def test_a_token_is_a_word_or_a_mark() -> None:
@@ -148,6 +159,15 @@ def test_the_answer_is_streamed(demo: Demo) -> None:
     assert len(names) > 5
     rows = events[1][1]
     assert "".join(data for name, data in events if name == "text").startswith(rows[0]["label"])
+
+
+def test_what_is_not_about_the_data_gets_no_figures(demo: Demo) -> None:
+    """No query is run for it: one text says what can be asked, and the stream ends as that of any answer."""
+    with demo.browser() as browser:
+        demo.sign_up(browser)
+        _, events = demo.ask(browser, "What is the meaning of life?")
+    assert events[0] == ("text", DECLINED)
+    assert [name for name, _ in events] == ["text", "done"]
 
 
 def test_a_failing_model_ends_the_stream_with_a_failure(demo: Demo) -> None:
@@ -215,7 +235,8 @@ PLAN = '{"metric": "spend", "channel": null, "days": 7, "group_by": "channel"}'
 def test_with_a_key_claude_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real SDK asks the address it is given, with the key and the model of the settings; fences are no obstacle."""
     monkeypatch.setenv("ENVIRONMENT", "test")
-    with anthropic_stand_in([f"```json\n{PLAN}\n```", "Google was the largest."]) as (url, requests):
+    replies = [f"```json\n{PLAN}\n```", "Google was the largest."]
+    with anthropic_stand_in(replies) as (url, requests):
         monkeypatch.setenv("ANTHROPIC_BASE_URL", url)
         with running_demo(tmp_path, ANTHROPIC_API_KEY="key-1", anthropic_model="claude-x") as demo:
             assert isinstance(demo.app.state.model, Claude)
@@ -225,5 +246,8 @@ def test_with_a_key_claude_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPat
                 assert events[0] == ("plan", json.loads(PLAN))
                 assert "".join(data for name, data in events if name == "text") == "Google was the largest."
                 assert [(sent["key"], sent["model"]) for sent in requests] == [("Bearer key-1", "claude-x")] * 2
+                replies.append('{"declined": "Ask me about ads."}')
+                _, events = demo.ask(browser, "Why?")
+                assert events[0] == ("text", "Ask me about ads.")
                 _, events = demo.ask(browser, "And now?")
                 assert [name for name, _ in events] == ["failed"]

@@ -1,7 +1,8 @@
 """A model without a network: it reads the copilot's two kinds of prompt by simple rules.
 
-A bare question gets a query as JSON; a question with its rows gets an answer from these rows. Its tokens are words and
-punctuation marks, counted in everything that it is given and everything that it replies.
+A bare question gets a query as JSON, or what can be asked when it names nothing that the data has; a question with its
+rows gets an answer from these rows. Its tokens are words and punctuation marks, counted in everything that it is given
+and everything that it replies.
 """
 
 from __future__ import annotations
@@ -85,25 +86,32 @@ def count_tokens(text: str) -> int:
 METRICS = {
     "roas": r"\broas\b|return on",
     "cpa": r"\bcpa\b|cost per|expensive",
-    "spend": r"spen[dt]|cost|budget",
-    "clicks": r"click|traffic",
-    "conversions": r"conver|order|sale",
-    "revenue": r"",
+    "spend": r"\bspen[dt]|\bcosts?\b|budget",
+    "clicks": r"\bclick|traffic",
+    "conversions": r"\bconver(t|sion)|\borders?\b|\bsales?\b",
+    "revenue": r"revenue|\bearn|\bincome\b|\bcampaigns?\b|\bchannels?\b|\bads?\b",
 }
-"""What a question is about, the first that fits."""
+"""What a question is about, the first that fits. A question that fits none is not about the data."""
+DECLINED = (
+    "That is not in this workspace's data. I can answer questions about spend, revenue, return on ad spend (ROAS), "
+    "clicks, orders and cost per order, by channel, campaign or day, of the last 60 days at most."
+)
 PERIODS = {1: r"today|yesterday", 7: r"week", 60: r"two months|quarter", 30: r""}
 
 
 def _first(choices: dict[Any, str], question: str) -> Any:
-    return next(choice for choice, words in choices.items() if re.search(words, question))
+    return next((choice for choice, words in choices.items() if re.search(words, question)), None)
 
 
 def _plan(question: str) -> dict[str, Any]:
     question = question.lower()
+    metric = _first(METRICS, question)
+    if metric is None:
+        return {"declined": DECLINED}
     days = re.search(r"(\d{1,2}) days?", question)
     return {
-        "metric": _first(METRICS, question),
-        "channel": _first({"google_ads": "google", "meta_ads": "meta|facebook|instagram", None: ""}, question),
+        "metric": metric,
+        "channel": _first({"google_ads": r"\bgoogle\b", "meta_ads": r"\b(meta|facebook|instagram)\b"}, question),
         "days": min(60, max(1, int(days[1]))) if days else _first(PERIODS, question),
         "group_by": _first({"campaign": "campaign", "day": r"per day|each day|daily|trend", "channel": ""}, question),
     }

@@ -24,6 +24,12 @@ class Plan(BaseModel):
     group_by: Literal["channel", "campaign", "day"] = "channel"
 
 
+class Declined(BaseModel):
+    """What the model says in place of a query when the question is not about these figures."""
+
+    declined: str
+
+
 def run_query(engine: Engine, workspace_id: str, plan: Plan) -> list[dict[str, Any]]:
     """The plan's rows for this workspace: `label` and `value` (money in euros), best first, days in order."""
     group = col(getattr(AdMetric, plan.group_by))
