@@ -37,7 +37,7 @@ class Connection(SQLModel, table=True):
 
 
 class AdMetric(SQLModel, table=True):
-    """What one campaign did on one day. Money in cents."""
+    """What one campaign, or a shop, did on one day. Money in cents."""
 
     id: int | None = Field(default=None, primary_key=True)
     workspace_id: str = Field(foreign_key="workspace.id", index=True)

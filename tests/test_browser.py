@@ -51,12 +51,17 @@ def test_a_person_finds_their_four_signals_on_the_receivers_page(
         page.locator("[name=email]").fill("grace@example.com")
         page.locator("[name=password]").fill(PASSWORD)
         page.locator("main").get_by_role("button").click()
-        expect(page.get_by_role("heading", name=re.compile("Last .* days"))).to_be_visible()
+        expect(page.get_by_role("heading", name="No account is connected")).to_be_visible()
+        page.screenshot(path=tmp_path / "before.png", full_page=True)
 
-        page.get_by_role("link", name="Connections").click()
-        page.locator("#shopify").get_by_role("button", name="Connect").click()
-        page.get_by_role("button", name="Allow").click()
-        expect(page.locator("#shopify .connected")).to_be_visible()
+        page.get_by_role("link", name="Connect an account").click()
+        for provider in ("shopify", "google_ads"):
+            page.locator(f"#{provider}").get_by_role("button", name="Connect").click()
+            page.get_by_role("button", name="Allow").click()
+            expect(page.locator(f"#{provider} .connected")).to_be_visible()
+        page.get_by_role("link", name="Dashboard").click()
+        expect(page.get_by_role("heading", name=re.compile("Last .* days"))).to_be_visible()
+        page.screenshot(path=tmp_path / "dashboard.png", full_page=True)
 
         page.get_by_role("link", name="Copilot").click()
         page.get_by_label("Question").fill("Which campaign has the best ROAS?")

@@ -20,11 +20,11 @@ def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Demo]:
 
 
 def test_signing_up_logs_in_and_shows_the_workspace(demo: Demo) -> None:
-    """A new user lands on a dashboard with data, and comes back to it after logging out and in."""
+    """A new user lands on the dashboard, and comes back to it after logging out and in."""
     with demo.browser() as browser:
         page = demo.sign_up(browser, "Ada@Example.com")
         assert page.url.path == "/"
-        assert "Brand Search" in page.text
+        assert "No account is connected" in page.text
         for path in ("/connections", "/copilot", "/debug"):
             assert browser.get(path).url.path == path
         assert browser.post("/logout").url.path == "/login"

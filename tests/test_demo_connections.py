@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -44,6 +45,32 @@ def test_each_provider_connects(demo: Demo) -> None:
         ("meta_ads", "2090417755", "Northwind Social"),
         ("shopify", "northwind.myshopify.com", "Northwind Outdoor"),
     ]
+
+
+def test_the_dashboard_shows_what_is_connected(demo: Demo) -> None:
+    """No figure before a connection, only the way to one; after it that account's, and the same after it came again."""
+    with demo.browser() as browser:
+        page = demo.sign_up(browser).text
+        assert "No account is connected" in page
+        assert 'href="/connections"' in page.partition("<main>")[2]
+        assert "€" not in page
+        demo.connect(browser, "shopify")
+        page = browser.get("/").text
+        assert re.search(r"Shopify</span>\s*<strong>€\d", page)
+        assert "Connect an ad account" in page
+        assert "Brand Search" not in page
+        demo.connect(browser, "google_ads")
+        page = browser.get("/").text
+        assert re.search(r"Google Ads</span>\s*<strong>\d\.\d+×", page)
+        assert "Brand Search" in page
+        assert "Retargeting" not in page
+        demo.connect(browser, "google_ads")
+        assert figures(browser.get("/").text) == figures(page)
+
+
+def figures(page: str) -> list[str]:
+    """The numbers on a dashboard."""
+    return re.findall(r"<strong>(.*?)</strong>", page)
 
 
 def test_a_connection_belongs_to_its_workspace(demo: Demo) -> None:

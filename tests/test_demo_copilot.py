@@ -38,9 +38,10 @@ def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Demo]:
 
 
 def test_the_same_workspace_always_gets_the_same_data() -> None:
-    """Seeded data is a function of workspace and day, and different for another workspace."""
+    """Seeded data is a function of workspace, channel and day, and different for another workspace."""
     first, again, other = (
-        [row.model_dump() for row in ad_metrics(workspace, TODAY)] for workspace in ("one", "one", "two")
+        [row.model_dump() for channel in CAMPAIGNS for row in ad_metrics(workspace, channel, TODAY)]
+        for workspace in ("one", "one", "two")
     )
     assert first == again
     assert first != other
@@ -51,11 +52,11 @@ def test_the_same_workspace_always_gets_the_same_data() -> None:
 def test_a_query_sees_its_workspace_and_its_days_only(tmp_path: Path) -> None:
     """Sums are those of the workspace's own rows; another workspace's never count, and no rows are no answer."""
     engine = open_database(f"sqlite:///{tmp_path}/q.db")
-    rows = list(ad_metrics("one", TODAY))
+    rows = [row for channel in ("google_ads", "meta_ads") for row in ad_metrics("one", channel, TODAY)]
     week = [row for row in rows if (TODAY - row.day).days < 7 and row.channel == "meta_ads"]
     expected = round(sum(row.revenue_cents for row in week) / 100, 2)
     with Session(engine) as session:
-        session.add_all([*rows, *ad_metrics("two", TODAY)])
+        session.add_all([*rows, *ad_metrics("two", "meta_ads", TODAY)])
         session.commit()
         plan = Plan(metric="revenue", channel="meta_ads", days=7)
         assert run_query(engine, "one", plan) == [{"label": "meta_ads", "value": expected}]
@@ -70,7 +71,7 @@ def test_a_query_sees_its_workspace_and_its_days_only(tmp_path: Path) -> None:
 
 
 def test_ratios_survive_days_without_spend(tmp_path: Path) -> None:
-    """Nothing spent and nothing sold is a 0, not a division by zero."""
+    """Nothing spent and nothing sold is no row, not a division by zero, and not the worst of all."""
     engine = open_database(f"sqlite:///{tmp_path}/q.db")
     nothing: dict[str, Any] = {"spend_cents": 0, "revenue_cents": 0, "clicks": 0, "conversions": 0}
     with Session(engine) as session:
@@ -78,7 +79,7 @@ def test_ratios_survive_days_without_spend(tmp_path: Path) -> None:
         session.commit()
     for metric in ("roas", "cpa"):
         plan = Plan.model_validate({"metric": metric})
-        assert run_query(engine, "w", plan) == [{"label": "google_ads", "value": 0.0}]
+        assert run_query(engine, "w", plan) == []
     engine.dispose()
 
 
@@ -89,6 +90,7 @@ def test_ratios_survive_days_without_spend(tmp_path: Path) -> None:
         ("How much did we spend on Google in the last 14 days?", Plan(metric="spend", channel="google_ads", days=14)),
         ("Which channel brought the most revenue this week?", Plan(metric="revenue", days=7)),
         ("What is the cost per order of each campaign?", Plan(metric="cpa", group_by="campaign")),
+        ("How many orders did the shop get?", Plan(metric="conversions", channel="shopify")),
         ("Show me the daily clicks from Meta", Plan(metric="clicks", channel="meta_ads", group_by="day")),
         ("How many conversions today?", Plan(metric="conversions", days=1)),
         ("How are our ads doing in 99 days?", Plan(metric="revenue", days=60)),
@@ -149,6 +151,7 @@ def test_the_answer_is_streamed(demo: Demo) -> None:
     """The page hears the query, the rows, the pieces of the answer and the end, in this order."""
     with demo.browser() as browser:
         demo.sign_up(browser)
+        demo.connect(browser, "google_ads")
         assert "metricx-offline-1" in browser.get("/copilot").text
         response, events = demo.ask(browser, "Which campaign has the best ROAS?")
     assert response.headers["content-type"].startswith("text/event-stream")
@@ -159,6 +162,15 @@ def test_the_answer_is_streamed(demo: Demo) -> None:
     assert len(names) > 5
     rows = events[1][1]
     assert "".join(data for name, data in events if name == "text").startswith(rows[0]["label"])
+
+
+def test_before_a_connection_the_answer_says_what_is_missing(demo: Demo) -> None:
+    """There are no figures to answer from."""
+    with demo.browser() as browser:
+        demo.sign_up(browser)
+        _, events = demo.ask(browser, "Which campaign has the best ROAS?")
+    assert events[1] == ("rows", [])
+    assert "connect an account" in "".join(data for name, data in events if name == "text")
 
 
 def test_what_is_not_about_the_data_gets_no_figures(demo: Demo) -> None:

@@ -154,6 +154,7 @@ def test_an_answer_is_a_trace_with_its_calls(demo: Demo, receiver: Receiver) -> 
     """Understand, query and answer stand under one trace, with the model's own counts, of this user and request."""
     with demo.browser() as browser:
         demo.sign_up(browser)
+        demo.connect(browser, "google_ads")
         response, events = demo.ask(browser, QUESTION)
     settled(demo, receiver)
     user, trace_id = user_of(demo), events[-1][1]["trace_id"]

@@ -96,6 +96,11 @@ DECLINED = (
     "That is not in this workspace's data. I can answer questions about spend, revenue, return on ad spend (ROAS), "
     "clicks, orders and cost per order, by channel, campaign or day, of the last 60 days at most."
 )
+CHANNELS = {
+    "google_ads": r"\bgoogle\b",
+    "meta_ads": r"\b(meta|facebook|instagram)\b",
+    "shopify": r"\b(shop|shopify)\b",
+}
 PERIODS = {1: r"today|yesterday", 7: r"week", 60: r"two months|quarter", 30: r""}
 
 
@@ -111,7 +116,7 @@ def _plan(question: str) -> dict[str, Any]:
     days = re.search(r"(\d{1,2}) days?", question)
     return {
         "metric": metric,
-        "channel": _first({"google_ads": r"\bgoogle\b", "meta_ads": r"\b(meta|facebook|instagram)\b"}, question),
+        "channel": _first(CHANNELS, question),
         "days": min(60, max(1, int(days[1]))) if days else _first(PERIODS, question),
         "group_by": _first({"campaign": "campaign", "day": r"per day|each day|daily|trend", "channel": ""}, question),
     }
@@ -120,7 +125,7 @@ def _plan(question: str) -> dict[str, Any]:
 def _answer(facts: dict[str, Any]) -> str:
     query, rows = facts["query"], facts["rows"]
     if not rows:
-        return "There is no data for this question yet."
+        return "There is no data for this question: connect an account that has it, on the page Connections."
     best, worst = max(rows, key=lambda row: row["value"]), min(rows, key=lambda row: row["value"])
     metric = query["metric"].upper() if query["metric"] in {"roas", "cpa"} else query["metric"]
     text = f"{_name(best)} had the highest {metric} of the last {query['days']} days with {best['value']:,}."

@@ -19,7 +19,7 @@ class Plan(BaseModel):
     """A query that the model asks for. Nothing that it writes becomes SQL; it can only choose."""
 
     metric: Metric
-    channel: Literal["google_ads", "meta_ads"] | None = None
+    channel: Literal["google_ads", "meta_ads", "shopify"] | None = None
     days: int = Field(default=30, ge=1, le=60)
     group_by: Literal["channel", "campaign", "day"] = "channel"
 
@@ -31,7 +31,10 @@ class Declined(BaseModel):
 
 
 def run_query(engine: Engine, workspace_id: str, plan: Plan) -> list[dict[str, Any]]:
-    """The plan's rows for this workspace: `label` and `value` (money in euros), best first, days in order."""
+    """The plan's rows for this workspace: `label` and `value` (money in euros), best first, days in order.
+
+    Without spend there is no return on it, and without orders no cost of one: such a row is left out.
+    """
     group = col(getattr(AdMetric, plan.group_by))
     mine = col(AdMetric.workspace_id) == workspace_id
     with Session(engine) as session:
@@ -49,15 +52,16 @@ def run_query(engine: Engine, workspace_id: str, plan: Plan) -> list[dict[str, A
         if plan.channel:
             statement = statement.where(col(AdMetric.channel) == plan.channel)
         found: Iterable[Any] = session.connection().execute(statement)
-        rows = [{"label": str(row[0]), "value": _VALUES[plan.metric](row)} for row in found]
+        values = ((str(row[0]), _VALUES[plan.metric](row)) for row in found)
+        rows = [{"label": label, "value": value} for label, value in values if value is not None]
     return sorted(rows, key=(lambda row: row["label"]) if plan.group_by == "day" else (lambda row: -row["value"]))
 
 
-_VALUES: dict[Metric, Callable[[Any], float]] = {
+_VALUES: dict[Metric, Callable[[Any], float | None]] = {
     "spend": lambda row: round(row.spend / 100, 2),
     "revenue": lambda row: round(row.revenue / 100, 2),
-    "roas": lambda row: round(row.revenue / row.spend, 2) if row.spend else 0.0,
+    "roas": lambda row: round(row.revenue / row.spend, 2) if row.spend else None,
     "clicks": lambda row: row.clicks,
     "conversions": lambda row: row.conversions,
-    "cpa": lambda row: round(row.spend / 100 / row.conversions, 2) if row.conversions else 0.0,
+    "cpa": lambda row: round(row.spend / 100 / row.conversions, 2) if row.spend and row.conversions else None,
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import date
 from typing import Annotated
 
 from fastapi import APIRouter, Form, Request
@@ -15,7 +14,6 @@ from demo_app.database import SessionDep
 from demo_app.models import User, Workspace
 from demo_app.pages import page
 from demo_app.security import password_fits, passwords, sign_in
-from demo_app.seed import ad_metrics
 from metricx_observe import ContextDep, TrackerDep
 from metricx_observe.events import UserLoggedIn, UserSignedUp
 
@@ -49,13 +47,12 @@ def sign_up(
     context: ContextDep,
     tracker: TrackerDep,
 ) -> Response:
-    """Create the user and a workspace with demo data, and sign in."""
+    """Create the user and a workspace, and sign in."""
     workspace = Workspace(name=form.workspace)
     password_hash = passwords.hash(form.password.get_secret_value())
     user = User(email=form.email, password_hash=password_hash, workspace_id=workspace.id)
     session.add(workspace)
     session.add(user)
-    session.add_all(ad_metrics(workspace.id, until=date.today()))
     try:
         session.commit()
     except IntegrityError:

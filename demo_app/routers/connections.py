@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import date
+
 from authlib.integrations.base_client import OAuthError
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import RedirectResponse, Response
@@ -10,10 +12,11 @@ from sqlmodel import Session, col, delete, select
 from starlette.concurrency import run_in_threadpool
 
 from demo_app.database import EngineDep
-from demo_app.models import Connection
+from demo_app.models import AdMetric, Connection
 from demo_app.pages import page
 from demo_app.providers import Account, ProviderName, oauth_client, provider_settings, read_account
 from demo_app.security import CurrentUser, require_user
+from demo_app.seed import ad_metrics
 from metricx_observe import TrackerDep
 from metricx_observe.events import ConnectedGoogleAds, ConnectedMetaAds, ConnectedShopify, Event
 
@@ -88,11 +91,13 @@ def _connected(engine: Engine, workspace_id: str) -> dict[str, Connection]:
 
 
 def _save(engine: Engine, workspace_id: str, name: ProviderName, account: Account) -> None:
-    """Keep the account; of each provider the latest one."""
+    """Keep the account, of each provider the latest one, and the figures that stand for what it would tell."""
     new = Connection(workspace_id=workspace_id, provider=name, account_id=account.id, account_name=account.name)
     with Session(engine) as session:
         session.exec(
             delete(Connection).where(col(Connection.workspace_id) == workspace_id, col(Connection.provider) == name)
         )
+        session.exec(delete(AdMetric).where(col(AdMetric.workspace_id) == workspace_id, col(AdMetric.channel) == name))
         session.add(new)
+        session.add_all(ad_metrics(workspace_id, name, until=date.today()))
         session.commit()
