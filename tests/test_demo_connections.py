@@ -15,6 +15,7 @@ from sqlmodel import Session, select
 
 from demo_app import standins
 from demo_app.models import Connection, OAuthState
+from demo_app.routers.dashboard import axis_top
 from demo_app.settings import Settings
 from tests.demo_server import Demo, callback, running_demo
 
@@ -66,6 +67,30 @@ def test_the_dashboard_shows_what_is_connected(demo: Demo) -> None:
         assert "Retargeting" not in page
         demo.connect(browser, "google_ads")
         assert figures(browser.get("/").text) == figures(page)
+
+
+def test_the_bars_have_an_axis_with_figures(demo: Demo) -> None:
+    """Nothing, the half and the top in euros, and the first, middle and last day; no bar is higher than the axis."""
+    with demo.browser() as browser:
+        demo.sign_up(browser)
+        demo.connect(browser, "meta_ads")
+        page = browser.get("/").text
+    top, half, zero = (int(text.replace(",", "")) for text in re.findall(r"<span>€([\d,]+)</span>", page))
+    assert (zero, half) == (0, top / 2)
+    heights = [float(text) for text in re.findall(r"<i style=\"height: ([\d.]+)%", page)]
+    days = re.findall(r"<span>(\d{4}-\d\d-\d\d)</span>", page)
+    assert len(heights) == 30
+    assert 50 <= max(heights) <= 100
+    assert days == sorted(days)
+    assert len(days) == 3
+
+
+@pytest.mark.parametrize(
+    ("highest", "top"), [(0, 1), (0.5, 0.6), (1, 1), (1.01, 2), (4_100, 6_000), (9_999, 10_000), (10_000, 10_000)]
+)
+def test_an_axis_ends_at_a_round_figure(highest: float, top: float) -> None:
+    """One digit and zeros, at most twice what is shown."""
+    assert axis_top(highest) == pytest.approx(top)
 
 
 def figures(page: str) -> list[str]:
