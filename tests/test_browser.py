@@ -64,9 +64,13 @@ def test_a_person_finds_their_four_signals_on_the_receivers_page(
         page.screenshot(path=tmp_path / "dashboard.png", full_page=True)
 
         page.get_by_role("link", name="Copilot").click()
+        own_request = page.locator("#request code").inner_text()
         page.get_by_label("Question").fill("Which campaign has the best ROAS?")
         page.get_by_role("button", name="Ask", exact=True).click()
         expect(page.locator("article.answer .steps")).to_contain_text("trace", timeout=20_000)
+        expect(page.locator("#request")).to_contain_text("Request of the last question")
+        expect(page.locator("#request code")).not_to_have_text(own_request)
+        page.screenshot(path=tmp_path / "copilot.png", full_page=True)
 
         page.get_by_role("link", name="Errors").click()
         page.get_by_role("button", name="Raise a test error").click()

@@ -23,6 +23,7 @@ async function ask(question) {
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify({ question, conversation_id: conversation }),
     });
+    nameRequest(response.headers.get("X-Request-ID"));
     if (!response.ok) throw new Error(`The server answered ${response.status}.`);
     for await (const [name, data] of events(response.body)) show[name]?.(card, data);
   } catch (error) {
@@ -50,6 +51,16 @@ function step(card, text, url) {
   const steps = card.querySelector(".steps");
   const link = url && Object.assign(document.createElement("a"), { href: url, target: "metricx-receiver", textContent: text });
   steps.append(steps.hasChildNodes() ? " → " : "", link || text);
+}
+
+// The footer names the page's own request until a question has one, under which its trace is found.
+function nameRequest(id) {
+  if (!id) return; // without telemetry requests have none
+  const footer = document.querySelector("#request");
+  footer.querySelector("span").textContent = "Request of the last question";
+  footer.querySelector("code").textContent = id;
+  const link = footer.querySelector("a");
+  if (link) link.href = new URL(`/requests/${encodeURIComponent(id)}`, link.href);
 }
 
 function setBusy(busy) {
