@@ -70,7 +70,11 @@ def test_a_person_finds_their_four_signals_on_the_receivers_page(
         expect(page.locator("article.answer .steps")).to_contain_text("trace", timeout=20_000)
         expect(page.locator("#request")).to_contain_text("Request of the last question")
         expect(page.locator("#request code")).not_to_have_text(own_request)
+        answer = page.locator("article.answer .text").inner_text()
+        assert "Brand Search" in answer
         page.screenshot(path=tmp_path / "copilot.png", full_page=True)
+        trace_url = page.locator("article.answer .steps a").get_attribute("href")
+        request_url = page.locator("#request a").get_attribute("href")
 
         page.get_by_role("link", name="Errors").click()
         page.get_by_role("button", name="Raise a test error").click()
@@ -97,3 +101,34 @@ def test_a_person_finds_their_four_signals_on_the_receivers_page(
         expect(receivers_page.locator("main")).to_contain_text(user)
         expect(receivers_page.locator("main")).to_contain_text("/debug/error")
         receivers_page.screenshot(path=tmp_path / "request.png", full_page=True)
+
+        assert trace_url
+        assert request_url
+        receivers_page.goto(trace_url)
+        expect(receivers_page.locator("tr", has_text="answer")).to_contain_text(re.compile(r"input \d+, output \d+"))
+        receivers_page.goto(request_url)
+        line = receivers_page.locator(".line", has_text="copilot")
+        trace = receivers_page.locator("main > .story > li", has=line).first
+        expect(trace.locator("> .text.output")).to_contain_text(answer)
+        call = trace.locator("li", has=receivers_page.locator("strong", has_text=re.compile("^answer$")))
+        expect(call.locator(".facts").first).to_contain_text(re.compile(r"tokens\s*input [1-9]\d*, output [1-9]\d*"))
+        expect(call.locator(".facts").first).to_contain_text("metricx-offline-1")
+        expect(call.locator("> .text.output")).to_contain_text(answer)
+        receivers_page.screenshot(path=tmp_path / "trace.png", full_page=True)
+
+        page.goto(f"{demo.url}/debug")
+        page.get_by_role("button", name="Report a handled error").click()
+        with page.expect_popup() as popup:
+            page.locator(".connected a").click()
+        event_id = page.locator(".connected code").inner_text()
+        popup.value.wait_for_load_state()
+        receiver.wait_for(2, kind="error", user=user)
+        popup.value.reload()
+        expect(popup.value.locator("li:target")).to_contain_text(event_id)
+        expect(popup.value.locator("li:target")).to_contain_text("This error was caught.")
+        page.screenshot(path=tmp_path / "debug.png", full_page=True)
+        page.goto(f"{demo.url}/copilot")
+        page.get_by_label("Question").fill("What is the meaning of life?")
+        page.get_by_role("button", name="Ask", exact=True).click()
+        expect(page.locator("article.answer .text")).to_contain_text("I can answer questions about spend")
+        page.screenshot(path=tmp_path / "declined.png", full_page=True)
