@@ -7,9 +7,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import Depends, FastAPI, Request
+from fastapi.exception_handlers import http_exception_handler, request_validation_exception_handler
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.middleware.sessions import SessionMiddleware
 
 from demo_app import standins
@@ -41,6 +44,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.include_router(module.router)
     app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
     app.add_exception_handler(NotSignedInError, _ask_to_log_in)
+    app.add_exception_handler(HTTPException, _refusal)
+    app.add_exception_handler(RequestValidationError, _refusal)
     app.add_exception_handler(Exception, _error_page)
 
     app.state.observability = Observability.from_env()
@@ -58,9 +63,28 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 async def _ask_to_log_in(request: Request, _error: Exception) -> Response:
-    if "text/html" in request.headers.get("accept", ""):
+    if _is_browser(request):
         return RedirectResponse("/login", status_code=303)
     return JSONResponse({"detail": "Log in first."}, status_code=401)
+
+
+async def _refusal(request: Request, error: Exception) -> Response:
+    """A page for a person, and FastAPI's JSON for everything else."""
+    if isinstance(error, RequestValidationError):
+        if not _is_browser(request):
+            return await request_validation_exception_handler(request, error)
+        fields = ", ".join(dict.fromkeys(str(each["loc"][-1]) for each in error.errors()))
+        status, reason = 422, f"What was sent does not fit: {fields}."
+    else:
+        assert isinstance(error, HTTPException)  # the only other class that this is registered for
+        if not _is_browser(request):
+            return await http_exception_handler(request, error)
+        status, reason = error.status_code, error.detail
+    return page(request, "refusal.html", status_code=status, status=status, reason=reason)
+
+
+def _is_browser(request: Request) -> bool:
+    return "text/html" in request.headers.get("accept", "")
 
 
 async def _error_page(request: Request, _error: Exception) -> Response:

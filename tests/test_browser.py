@@ -127,6 +127,10 @@ def test_a_person_finds_their_four_signals_on_the_receivers_page(
         expect(popup.value.locator("li:target")).to_contain_text(event_id)
         expect(popup.value.locator("li:target")).to_contain_text("This error was caught.")
         page.screenshot(path=tmp_path / "debug.png", full_page=True)
+        page.goto(f"{demo.url}/nowhere")
+        expect(page.get_by_role("heading", name="There is no such page")).to_be_visible()
+        page.screenshot(path=tmp_path / "missing.png", full_page=True)
+
         page.goto(f"{demo.url}/copilot")
         page.get_by_label("Question").fill("What is the meaning of life?")
         page.get_by_role("button", name="Ask", exact=True).click()

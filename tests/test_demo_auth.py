@@ -129,6 +129,25 @@ def test_the_own_origin_is_allowed_and_links_from_elsewhere_too(demo: Demo) -> N
         assert browser.get("/", headers={"Sec-Fetch-Site": "cross-site"}).url.path == "/"
 
 
+def test_what_is_refused_is_a_page_for_a_person_and_json_for_a_program(demo: Demo) -> None:
+    """A wrong address, and a form whose field does not fit, signed in or not; markup in an address stays text."""
+    form = {"workspace": "N", "email": "ada@localhost", "password": PASSWORD}  # a browser lets this address through
+    with demo.browser() as browser:
+        for user in ("", "ada@example.com"):
+            missing = browser.get("/no<b>where")
+            assert (missing.status_code, "There is no such page" in missing.text) == (404, True)
+            assert "/no%3Cb%3Ewhere" in missing.text or "/no&lt;b&gt;where" in missing.text
+            assert user in missing.text
+            refused = browser.post("/signup", data=form)
+            assert (refused.status_code, "does not fit: email." in refused.text) == (422, True)
+            for accept in ("application/json", "*/*"):
+                missing = browser.get("/nowhere", headers={"Accept": accept})
+                assert (missing.status_code, missing.json()) == (404, {"detail": "Not Found"})
+                refused = browser.post("/signup", data=form, headers={"Accept": accept})
+                assert refused.json()["detail"][0]["loc"] == ["body", "email"]
+            demo.sign_up(browser)
+
+
 def test_without_a_user_pages_lead_to_log_in_and_calls_get_401(demo: Demo) -> None:
     """A person is led to the log-in page, a script is told."""
     with demo.browser() as browser:
