@@ -244,10 +244,10 @@ async def test_each_exception_is_reported_exactly_once(receiver: Receiver, base:
         app = failing_app(observability, base=base)
         for place in places:
             answer = await _call(app, place, run)
-            error = answer.error
-            if isinstance(error, BaseExceptionGroup):  # which Starlette before 0.46 makes of a stream's error
-                names[place], error = [error.message], error.exceptions[0]
-            assert isinstance(error, Broken if place in UNHANDLED else type(None)), place
+            ended = answer.error
+            if isinstance(ended, BaseExceptionGroup):  # which Starlette before 0.46 makes of a stream's error
+                names[place], ended = [ended.message], ended.exceptions[0]
+            assert isinstance(ended, Broken if place in UNHANDLED else type(None)), place
             assert answer.headers["x-request-id"] == f"{run}-{place}"
             assert place not in ANSWERED or answer.status == ANSWERED[place]
         observability.flush()
