@@ -90,8 +90,8 @@ class Context:
     """The cell of one request or job. Injected by `ContextDep`; also what the module's functions act on."""
 
     __slots__ = (
-        "_binding", "answered", "info", "installed", "llm_trace_id", "pending", "put", "reported", "send_error",
-        "shared", "state", "upstream",
+        "_binding", "answered", "info", "installed", "key", "llm_trace_id", "pending", "put", "reported",
+        "send_error", "shared", "state", "upstream",
     )  # fmt: skip
 
     def __init__(
@@ -102,6 +102,8 @@ class Context:
         shared: bool = True,
     ) -> None:
         self.state = state
+        self.key = state.request_id
+        """Tells this request or job from others; the id that is shown may become another one."""
         self.info = info
         self.upstream = upstream
         self.shared = shared
@@ -188,6 +190,11 @@ class Context:
         workspace = None if workspace_id is None else Workspace(workspace_id, text_id(name))
         with self._binding:
             self.state = self.state._replace(workspace=workspace)
+
+    def take_request_id(self, request_id: str) -> None:
+        """The application has an id of its own for this request: what is made from now on has it."""
+        with self._binding:
+            self.state = self.state._replace(request_id=request_id)
 
     def set_tag(self, key: str, value: object) -> None:
         """Put a tag on every signal of this request. Values become strings of at most 200 characters."""

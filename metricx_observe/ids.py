@@ -34,12 +34,13 @@ def chance() -> float:
     return _random.random()
 
 
-_ID_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
+_ID_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-+/=:")
+"""Also base64 and what else gateways make their ids of; nothing that means something in a log line or a header."""
 _HEX = frozenset("0123456789abcdef")
 
 
 def valid_request_id(value: str) -> str | None:
-    """`value` when it is 1 to 128 of `[A-Za-z0-9._-]`, else None."""
+    """`value` when it is 1 to 128 of `[A-Za-z0-9._+/=:-]`, else None."""
     return value if 0 < len(value) <= 128 and _ID_CHARACTERS.issuperset(value) else None
 
 

@@ -6,7 +6,7 @@ analytics cookies (`vendors/browser.py`).
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Iterable, MutableMapping, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from .request import Headers, RequestInfo, first_headers
 if TYPE_CHECKING:
     from .settings import Network
 
+REQUEST_ID = b"x-request-id"
 MAX_BODY = 16 << 10
 """Of a larger body nothing is sent: where it is cut, the rest of a secret could no longer be told."""
 
@@ -33,7 +34,44 @@ def new_cell(scope: MutableMapping[str, Any]) -> tuple[Context, RequestInfo]:
         trace_id, upstream = _upstream(first.get(b"traceparent", b""), first.get(b"sentry-trace", b""))
     request_id = valid_request_id(first[b"x-request-id"].decode("latin-1")) if b"x-request-id" in first else None
     info = RequestInfo(scope, first)
-    return Context(RequestContext(request_id or new_id(), trace_id or new_id()), info, upstream), info
+    if request_id is None:
+        request_id = new_id()
+        # for whoever reads it: the application's own middleware, or a service that it hands its headers on to
+        scope["headers"] = [*_others(scope["headers"]), (REQUEST_ID, request_id.encode())]
+    return Context(RequestContext(request_id, trace_id or new_id()), info, upstream), info
+
+
+def _others(headers: Headers) -> Headers:
+    return [pair for pair in headers if pair[0] != REQUEST_ID]
+
+
+def see_request_id(cell: Context, headers: Iterable[tuple[bytes, bytes]]) -> None:
+    """Take the id that the application has put on the request or on its response, where it is another one."""
+    for name, value in headers:
+        if name.lower() == REQUEST_ID and value != cell.state.request_id.encode():
+            _take(cell, value)
+
+
+def with_request_id(cell: Context, headers: Iterable[tuple[bytes, bytes]]) -> Headers:
+    """The headers of a response with one request id. What the application says there is its id from now on."""
+    others, said = Headers(), list[bytes]()
+    for pair in headers:
+        if pair[0].lower() == REQUEST_ID:
+            said.append(pair[1])
+        else:
+            others.append(pair)
+    ours = cell.state.request_id.encode()
+    if said and ours not in said:
+        ours = said[-1]  # of the outermost that has a say
+        _take(cell, ours)
+    others.append((REQUEST_ID, ours))
+    return others
+
+
+def _take(cell: Context, value: bytes) -> None:
+    request_id = valid_request_id(value.decode("latin-1"))
+    if request_id is not None:
+        cell.take_request_id(request_id)
 
 
 def _upstream(traceparent: bytes, sentry_trace: bytes) -> tuple[str | None, Upstream | None]:

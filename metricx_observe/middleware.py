@@ -14,12 +14,13 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from opentelemetry.trace import get_current_span  # FastAPI depends on it
+from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
 from .context import DETACHED, Consent, Context, Identity, RequestContext, begin, job_cell, use_cell
-from .inbound import client_behind, drop_foreign_baggage, keep_body, new_cell
+from .inbound import client_behind, drop_foreign_baggage, keep_body, new_cell, see_request_id, with_request_id
 from .reporter import RequestStatus
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ class ObserveMiddleware:
         elif scope["type"] in ("http", "websocket") and SCOPE_KEY not in scope:
             await self._request(scope, receive, send)
         elif scope["type"] == "lifespan":
+            scope[SCOPE_KEY] = Installed(self._observability, DETACHED)
             self._observability.start()  # in the worker's process; again where the application is started once more
             await self.app(scope, receive, self._lifespan_sender(send, job_cell()))
         else:
@@ -133,16 +135,12 @@ class ObserveMiddleware:
     def _sender(self, cell: Context, request: RequestStatus, send: Send, kept: bool) -> Send:
         observability = self._observability
         acknowledged = observability.acknowledged
-        header = (b"x-request-id", cell.state.request_id.encode("latin-1"))
-
         async def send_with_request_id(message: Message) -> None:
             if message["type"] in _STARTS:
                 request.status = message.get("status", 101)
                 # inside a handler's response this is what it handles; whether it goes on after that is not known yet
                 cell.pending = sys.exc_info()[1] or cell.pending
-                headers = [pair for pair in message.get("headers") or () if pair[0].lower() != b"x-request-id"]
-                headers.append(header)
-                message = {**message, "headers": headers}
+                message = {**message, "headers": with_request_id(cell, message.get("headers") or ())}
                 if acknowledged and cell.put:
                     await observability.committed()
             elif kept and message["type"] == "http.response.body" and not message.get("more_body"):
@@ -190,6 +188,21 @@ def _is_uvicorns(send: Send) -> bool:
     return type(getattr(send, "__self__", None)).__module__.startswith("uvicorn.")
 
 
+class OuterStack(ServerErrorMiddleware):
+    """The application's stack inside the outer layer, with the parts of the stack for who takes it apart.
+
+    OpenTelemetry's instrumentation for FastAPI does, and makes no span where it finds anything but this class.
+    """
+
+    def __init__(self, stack: ServerErrorMiddleware, **more: Any) -> None:
+        """`more`: as of `ObserveMiddleware`."""
+        super().__init__(stack.app, stack.handler, stack.debug)
+        self._outer = ObserveMiddleware(stack, **more)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._outer(scope, receive, send)
+
+
 class InnerLayer:
     """Innermost user middleware: the application's own session and authentication middleware have run."""
 
@@ -207,13 +220,17 @@ class InnerLayer:
         self._consent = consent
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        installed = scope.get(SCOPE_KEY) if scope["type"] in ("http", "websocket") else None
+        installed = scope.get(SCOPE_KEY)
         if installed is None:
+            await self._with_outer(scope, receive, send)
+            return
+        if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
         cell: Context = installed.cell
         if cell.info is not None:
             cell.info.see(scope)
+            see_request_id(cell, scope["headers"])
             if cell.info.has_baggage:
                 drop_foreign_baggage()  # a middleware in between may have read it
         identify = None if cell.installed else self._identify
@@ -227,11 +244,20 @@ class InnerLayer:
             tell_active_span(cell.state)
             raise
 
+    async def _with_outer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Somebody has taken the application's stack apart, and the outer layer with it: put it back around."""
+        more: dict[str, Any] = {"observability": self._observability, "consent_required": self._consent is not None}
+        app: Any = scope.get("app")
+        if getattr(app, "middleware_stack", None) is not None:
+            app.middleware_stack = ObserveMiddleware(app.middleware_stack, **more)  # for what comes next
+        await ObserveMiddleware(self, **more)(scope, receive, send)
+
     def _sender(self, cell: Context, send: Send) -> Send:
         observability = self._observability
 
         async def send_after_report(message: Message) -> None:
             if message["type"] in _STARTS:
+                see_request_id(cell, message.get("headers") or ())
                 tell_active_span(cell.state)  # FastAPI ends it with the last byte, before the application returns
                 error = sys.exc_info()[1]  # inside an exception handler's response this is what it handles
                 if isinstance(error, Exception) and message.get("status", 101) in observability.error_statuses:

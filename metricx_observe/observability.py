@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from anyio import to_thread
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.middleware.errors import ServerErrorMiddleware
 
 from . import context as contexts
 from .boundary import Boundary
@@ -24,7 +25,7 @@ from .exceptions import ConfigurationError
 from .health import health_route
 from .llm import LLMTracer
 from .logs import say, set_level
-from .middleware import AskConsent, Identify, InnerLayer, ObserveMiddleware, reportable
+from .middleware import AskConsent, Identify, InnerLayer, ObserveMiddleware, OuterStack, reportable
 from .reporter import ErrorReporter, ErrorSink, mark_reported
 from .startup import DOCUMENTED_NAMES, State, announce, calling_module, state_of
 from .tracker import Tracker
@@ -205,7 +206,11 @@ class Observability:
 
     def _deliver(self, channels: list[PortableChannel]) -> Delivery:
         settings = self.settings
-        limits = Limits(outbox_bytes=settings.outbox_max_bytes, max_age_s=settings.outbox_max_age)
+        limits = Limits(
+            outbox_bytes=settings.outbox_max_bytes,
+            max_age_s=settings.outbox_max_age,
+            ephemeral=settings.outbox_ephemeral,
+        )
         if settings.delivery == "process" and settings.mode != "test":  # where rows stay in this process
             from .sidecar import greeting, remote_delivery
 
@@ -297,8 +302,12 @@ class Observability:
         self.serve()
         build = app.build_middleware_stack
 
-        def build_wrapped_stack() -> ObserveMiddleware:
-            return ObserveMiddleware(build(), observability=self, consent_required=consent is not None)
+        def build_wrapped_stack() -> ObserveMiddleware | OuterStack:
+            stack = build()
+            whole: object = stack  # which is always the one class to Starlette's types
+            if isinstance(whole, ServerErrorMiddleware):
+                return OuterStack(whole, observability=self, consent_required=consent is not None)
+            return ObserveMiddleware(stack, observability=self, consent_required=consent is not None)
 
         # the one seam around ServerErrorMiddleware, which sends the 500 of unhandled errors outside user middleware
         app.build_middleware_stack = build_wrapped_stack  # type: ignore[method-assign]

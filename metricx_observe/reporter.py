@@ -125,13 +125,13 @@ def _level(level: object, notes: Notes) -> str | None:
 def mark_reported(error: BaseException, cell: Context, event_id: str) -> None:
     """Remember on the exception itself that it was reported: a list of exceptions would keep their frames alive."""
     cell.reported = True
-    mark(error, _MARK, (cell.state.request_id, event_id))
+    mark(error, _MARK, (cell.key, event_id))
 
 
 def reported_as(error: BaseException, cell: Context) -> str | None:
     """The event id of this very exception in this request or job; one that is raised again in another is news."""
-    request_id, event_id = getattr(error, _MARK, (None, None))
-    return event_id if request_id == cell.state.request_id else None
+    key, event_id = getattr(error, _MARK, (None, None))
+    return event_id if key == cell.key else None
 
 
 def was_reported(error: BaseException) -> bool:

@@ -164,6 +164,8 @@ class Settings(BaseSettings):
     outbox_max_bytes: int = Field(default=256 << 20, ge=1 << 20)
     outbox_max_age: float = Field(default=72 * 3600.0, gt=0)
     """Seconds; GA4 refuses events older than 72 h."""
+    outbox_ephemeral: bool = False
+    """The outbox's disk ends with the process, as in a container without a volume."""
     delivery: Literal["thread", "process"] = "thread"
     durability: Literal["normal", "acknowledged"] = "normal"
     receiver_url: Annotated[str, AfterValidator(_url)] = RECEIVER_URL

@@ -126,7 +126,9 @@ def test_status_shows_counters_without_secrets(open_delivery: Open, vendor: Faul
         "breaker": "closed",
         "last_error": None,
     }
-    assert shown["outbox"] == {"kind": "sqlite", "fallback": "", "healed": "", "stranded": {}, "unacknowledged": 0}
+    assert shown["outbox"] == {
+        "kind": "sqlite", "fallback": "", "healed": "", "would_lose": {}, "stranded": {}, "unacknowledged": 0,
+    }  # fmt: skip
     assert "secret" not in json.dumps(shown)
 
 
@@ -232,6 +234,30 @@ def test_close_returns_in_time_and_loses_nothing(open_delivery: Open, vendor: Fa
     assert set(numbers(vendor)) == set(range(50))
     if mode != "reset":
         assert len(vendor.accepted) == 50
+
+
+def test_close_of_an_ephemeral_outbox_uses_its_deadline(open_delivery: Open, vendor: FaultyVendor) -> None:
+    """A vendor that comes back while it closes gets all, and until then the status says what would be lost."""
+    vendor.mode = "500"
+    delivery = open_delivery(limits=Limits(ephemeral=True, backoff_s=0.2))
+    put(delivery, 30)
+    until(lambda: delivery.status()["rudderstack"]["breaker"] == "open")
+    assert delivery.status()["outbox"]["would_lose"] == {"rudderstack": 30}
+    back = threading.Timer(0.5, setattr, (vendor, "mode", "ok"))
+    back.start()
+    delivery.close(10.0)
+    assert back.finished.is_set()
+    assert numbers(vendor) == list(range(30))
+
+
+def test_what_a_restart_would_lose(open_delivery: Open, vendor: FaultyVendor) -> None:
+    """Nothing where the outbox is a file that stays; all of it where it is in memory."""
+    vendor.mode = "500"
+    for url, lost in ((None, {}), ("memory://", {"rudderstack": 3})):
+        delivery = open_delivery(**({"url": url} if url else {}))
+        put(delivery, 3)
+        assert delivery.commit(5)
+        assert delivery.status()["outbox"]["would_lose"] == lost
 
 
 def test_close_does_not_wait_for_who_does_not_answer(open_delivery: Open, vendor: FaultyVendor) -> None:

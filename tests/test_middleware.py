@@ -460,6 +460,7 @@ async def test_every_response_has_the_request_id(receiver: Receiver) -> None:
     assert [answer.status for answer in answers] == [200, 404, 500, 500, 500, 503, 418, 200, 0, 401]
     assert answers[2].body == b'{"oops":true}'
     ids = [answer.headers["x-request-id"] for answer in answers]
+    assert ids.pop(7) == "the application's own"
     assert len(set(ids)) == len(ids)
     assert all(len(id) == 32 and HEX.issuperset(id) for id in ids)
     assert answers[0].body == b'{"id":"%b"}' % ids[0].encode()

@@ -109,6 +109,8 @@ class Limits:
     outbox_rows: int = 2_000_000
     max_age_s: float = 72 * 3600.0
     """GA4 refuses events that are older."""
+    ephemeral: bool = False
+    """What waits in the outbox is lost with this process: closing tries to deliver for its whole deadline."""
     local_rows: int = 10_000
     local_max_age_s: float = 3600.0
     post_deadline_s: float = 15.0

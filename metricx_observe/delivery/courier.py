@@ -67,6 +67,12 @@ class Courier:
                     start_thread(self.channel.vendor, self._lane, self._isolate)
                     self._lanes, self._idle = self._lanes + 1, 1
 
+    def hasten(self) -> None:
+        """Try at once, whatever the last failure was: there may be no later."""
+        with self._changed:
+            self._gate.probe_again()
+        self.wake()
+
     def check(self, now: float) -> None:
         """Abort posts that are over their deadline, and what hangs since the vendor was away."""
         for line in list(self._gate.running):

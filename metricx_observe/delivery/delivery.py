@@ -8,7 +8,7 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import partial
@@ -100,7 +100,8 @@ class Delivery:
     def close(self, deadline_s: float) -> None:
         """Commit, deliver until the deadline, leave the rest for the next start. Again: nothing happens.
 
-        Waits only for vendors that answer, never for local ones beyond the commit.
+        Waits only for vendors that answer, never for local ones beyond the commit; where the outbox is ephemeral for
+        each that may yet answer.
         """
         if self._closed:
             return
@@ -111,6 +112,8 @@ class Delivery:
         if self._writer.thread:
             with suppress(OutboxError):
                 self.hasten(adopt=False)
+            for courier in self._couriers if self._limits.ephemeral else ():
+                courier.hasten()
             _until(partial(self.drained, closing=True), give_up - ABORT_S)
         self._rest(0.1, abort=True)
 
@@ -148,10 +151,16 @@ class Delivery:
             "kind": self._outbox.kind if self._writer.thread else "not opened",
             "fallback": self._fallback,
             "healed": self._healed,
+            "would_lose": self._would_lose(status),
             "stranded": dict(stranded),
             "unacknowledged": self._tally.counters["outbox", "unacknowledged", ""],
         }
         return status
+
+    def _would_lose(self, status: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
+        """Messages by vendor that a restart would lose now: none where the outbox is a file that stays."""
+        lasts = self._outbox.kind != "memory" and not self._limits.ephemeral
+        return {} if lasts else {vendor: shown["pending"] for vendor, shown in status.items() if shown["pending"]}
 
     def _fell_back(self, why: str) -> None:
         self._fallback = why
@@ -201,10 +210,12 @@ class Delivery:
 
         Local ones count as long as nobody closes. Never raises.
         """
+        asked = [courier for courier in self._couriers if not (closing and courier.channel.local)]
+        patient = not closing or self._limits.ephemeral
         wanted = {
             courier.channel.destination
-            for courier in self._couriers
-            if (courier.answers and not courier.channel.local if closing else courier.breaker != "stopped")
+            for courier in asked
+            if (courier.breaker != "stopped" if patient else courier.answers)
         }
         with suppress(OutboxError):  # asked again soon
             depths = self._outbox.depths()

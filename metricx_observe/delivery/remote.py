@@ -77,7 +77,8 @@ class RemoteDelivery(Delivery):
         theirs = self._theirs
         status = {vendor: _merged(self._tally.of(vendor), theirs.get(vendor, {})) for vendor in self._channels}
         unacknowledged = self._tally.counters["outbox", "unacknowledged", ""]
-        outbox = {"kind": "not opened", "fallback": "", "healed": "", "stranded": {}, **theirs.get("outbox", {})}
+        closed = {"kind": "not opened", "fallback": "", "healed": "", "would_lose": {}, "stranded": {}}
+        outbox = {**closed, **theirs.get("outbox", {})}
         status["outbox"] = outbox | {"unacknowledged": unacknowledged, "process": self._link.pid}
         return status
 

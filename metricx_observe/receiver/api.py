@@ -73,7 +73,7 @@ class Api:
         return [
             Route("/api/signals", self._signals, methods=["GET"]),
             Route("/api/signals", self._clear, methods=["DELETE"]),
-            Route("/api/requests/{request_id}", self._request, methods=["GET"]),
+            Route("/api/requests/{request_id:path}", self._request, methods=["GET"]),
             Route("/api/scrubbed", self._scrubbed, methods=["GET"]),
             Route("/api/health", self._health, methods=["GET"]),
         ]

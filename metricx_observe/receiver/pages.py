@@ -39,7 +39,7 @@ class Pages:
         return [
             Route("/", self._live, methods=["GET"]),
             Route("/signals", self._table, methods=["GET"]),
-            Route("/requests/{request_id}", self._request, methods=["GET"]),
+            Route("/requests/{request_id:path}", self._request, methods=["GET"]),
             Route("/project/{project}/traces/{trace_id}", self._trace, methods=["GET"]),
             Route("/trace/{trace_id}", self._trace, methods=["GET"]),
             Route("/static/{name}", self._file, methods=["GET"]),
