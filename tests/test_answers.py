@@ -104,21 +104,25 @@ class Sentrys(LineChannel):
 @contextmanager
 def serving() -> Iterator[tuple[str, Counter[str]]]:
     """The address of a receiver on a thread, and what it counts."""
-    loop, counted = asyncio.new_event_loop(), Counter[str]()
-    connections = set[asyncio.Transport]()
+    loop, counted, connections = asyncio.new_event_loop(), Counter[str](), set[asyncio.Transport]()
     made = type("Counting", (Receiver,), {"posts": counted, "open": connections})
     server = loop.run_until_complete(loop.create_server(made, "127.0.0.1", 0, backlog=1024))
+
+    async def end() -> None:
+        server.close()
+        while connections or len(asyncio.all_tasks()) > 1:  # of clients that have gone, and that are being accepted
+            for connection in [*connections]:
+                connection.abort()
+            await asyncio.sleep(0.01)
+
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", counted
     finally:
+        asyncio.run_coroutine_threadsafe(end(), loop).result(30)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(10)
-        server.close()
-        for connection in connections:
-            connection.abort()  # whose client's going away was not read yet
-        loop.run_until_complete(asyncio.sleep(0))
         loop.close()
 
 

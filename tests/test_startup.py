@@ -230,17 +230,26 @@ print(init_observability())
         ("sentry_sdk", "sentry", "sentry"),
         ("rudderstack", "analytics", "rudderstack"),
         ("langfuse", "langfuse", "langfuse"),
-        ("opentelemetry.sdk", "langfuse", "langfuse"),
     ],
 )
 def test_a_vendors_package_is_missing(tmp_path: Path, package: str, name: str, extra: str) -> None:
-    """Without a vendor's SDK, or something that it needs, that service is off and the pip command is told."""
+    """Without a vendor's SDK that service is off and the pip command is told."""
     ended = run_fresh_python("-c", WITHOUT.format(package=package), folder=tmp_path, **PRODUCTION)
     assert ended.returncode == 0, ended.stderr
     raised, states = map(ast.literal_eval, ended.stdout.splitlines())
     assert re.search(rf"pip install .*\[{extra}\]'$", raised)
     assert states == {"sentry": "on", "analytics": "on", "langfuse": "on", name: f"off: {raised}"}
     assert ended.stderr.splitlines().count(f"ERROR:__main__:[STARTUP] {name} is off: {raised}") == 1
+
+
+def test_what_a_vendors_package_needs_is_missing(tmp_path: Path) -> None:
+    """It costs that vendor alone, and no start; the missing module is named with what to type."""
+    ended = run_fresh_python("-c", WITHOUT.format(package="opentelemetry.sdk"), folder=tmp_path, **PRODUCTION)
+    assert ended.returncode == 0, ended.stderr
+    (states,) = map(ast.literal_eval, ended.stdout.splitlines())
+    assert (states["sentry"], states["analytics"]) == ("on", "on")
+    told = r"off: langfuse \S+ does not fit \(ModuleNotFoundError: opentelemetry\.sdk.*\); type: pip install 'langfuse<"
+    assert re.match(told, states["langfuse"])
 
 
 def test_in_test_mode_nothing_leaves_and_no_file_is_written(tmp_path: Path, receiver: Receiver) -> None:
