@@ -235,6 +235,7 @@ def _subject(call: str, id: object) -> str | None:
 _cell: ContextVar[Context | None] = ContextVar("metricx_observe_context", default=None)
 
 _LEFT = "__metricx_observe_cell__"
+_REPORTED = "__metricx_observe_event__"
 
 DETACHED = Context(RequestContext("", ""))
 """Marks a Context in which no request applies. Never written to."""
@@ -350,7 +351,9 @@ class use_cell:
         self._token = _cell.set(self._cell)
         return self._cell
 
-    def __exit__(self, *raised: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if error is not None:
+            _report_outwards(error, self._cell, self._token.old_value)
         try:
             _cell.reset(self._token)
         except ValueError:  # a generator that is dropped ends in somebody else's Context, and has nothing to undo there
@@ -401,6 +404,33 @@ def left_by(error: BaseException | None) -> Context | None:
     """The cell of the job that this exception ended, or None."""
     cell: Context | None = getattr(error, _LEFT, None)
     return cell
+
+
+def mark_reported(error: BaseException, cell: Context, event_id: str) -> None:
+    """Remember on the exception itself that it was reported: a list of exceptions would keep their frames alive."""
+    cell.reported = True
+    mark(error, _REPORTED, (cell.key, event_id))
+
+
+def reported_as(error: BaseException, cell: Context) -> str | None:
+    """The event id of this very exception in this request or job; one that is raised again in another is news.
+
+    Under `DETACHED`, where none applies, that of whichever reported it: a server or a wrapper around the application
+    logs what has ended a request.
+    """
+    key, event_id = getattr(error, _REPORTED, (None, None))
+    return event_id if cell is DETACHED or key == cell.key else None
+
+
+def _report_outwards(error: BaseException, cell: Context, outer: object) -> None:
+    """What was reported in a job, or in a request that a job makes, is no news to what it leaves for.
+
+    A request around a request is: both have failed.
+    """
+    if isinstance(outer, Context) and (cell.info is None or outer.info is None):
+        key, event_id = getattr(error, _REPORTED, (None, None))
+        if key == cell.key:
+            mark_reported(error, outer, event_id or "")
 
 
 def job_cell(

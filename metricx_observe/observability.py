@@ -19,14 +19,14 @@ from starlette.middleware.errors import ServerErrorMiddleware
 
 from . import context as contexts
 from .boundary import Boundary
-from .context import Context, begin, job_cell
+from .context import Context, begin, job_cell, mark_reported
 from .delivery import Delivery, Limits, PortableChannel
 from .exceptions import ConfigurationError
 from .health import health_route
 from .llm import LLMTracer
 from .logs import say, set_level
 from .middleware import AskConsent, Identify, InnerLayer, ObserveMiddleware, OuterStack, reportable
-from .reporter import ErrorReporter, ErrorSink, mark_reported
+from .reporter import ErrorReporter, ErrorSink
 from .startup import DOCUMENTED_NAMES, State, announce, calling_module, state_of
 from .tracker import Tracker
 

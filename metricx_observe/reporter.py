@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 from .boundary import Facade
-from .context import DETACHED, Context, mark, use_cell
+from .context import DETACHED, Context, mark_reported, reported_as, use_cell
 from .normalise import Notes, as_text, line, mapping
 
 logger = logging.getLogger(__name__)
@@ -19,7 +19,6 @@ _MAX_TEXT = 8_192
 """Sentry's limit for a message."""
 _MAX_EXTRA = 200_000
 """Sentry takes 1 MB an event, and there is the rest of it."""
-_MARK = "__metricx_observe_event__"
 
 
 class RequestStatus(Protocol):
@@ -120,20 +119,3 @@ def _level(level: object, notes: Notes) -> str | None:
     if level is not None:
         notes.append("unknown level")
     return None
-
-
-def mark_reported(error: BaseException, cell: Context, event_id: str) -> None:
-    """Remember on the exception itself that it was reported: a list of exceptions would keep their frames alive."""
-    cell.reported = True
-    mark(error, _MARK, (cell.key, event_id))
-
-
-def reported_as(error: BaseException, cell: Context) -> str | None:
-    """The event id of this very exception in this request or job; one that is raised again in another is news."""
-    key, event_id = getattr(error, _MARK, (None, None))
-    return event_id if key == cell.key else None
-
-
-def was_reported(error: BaseException) -> bool:
-    """Whether this very exception was reported: a server logs it once more after the request."""
-    return hasattr(error, _MARK)

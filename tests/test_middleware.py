@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import nullcontext
 from logging.handlers import QueueHandler
 from queue import SimpleQueue
 from typing import Any
@@ -408,6 +409,78 @@ async def test_the_error_statuses_are_a_setting(receiver: Receiver) -> None:
     assert {error["request_id"]: error["name"] for error in errors} == {
         f"{run}-missing": "HTTPException: Not Found",
     }
+
+
+def _log_to(name: str) -> Callable[[Exception], object]:
+    return lambda error: logging.getLogger(name).error("it ended with an exception", exc_info=error)
+
+
+@pytest.mark.parametrize("in_job", [False, True], ids=["outside", "in a job around the application"])
+@pytest.mark.parametrize(
+    "tell",
+    [*map(_log_to, ("mangum.http", "_granian", "wrapper", "asyncio")), sentry_sdk.capture_exception],
+    ids=["mangum", "granian", "a wrapper's own", "a task's", "captured"],
+)
+async def test_what_a_wrapper_says_of_a_request_that_ended_is_no_second_event(
+    receiver: Receiver, tell: Callable[[Exception], object], in_job: bool
+) -> None:
+    """By whatever logger it does, or by Sentry's own function; and no step of what comes after it."""
+    run = uuid4().hex
+    with observed(receiver) as observability:
+        app = FastAPI()
+        observability.install(app)
+
+        @app.get("/")
+        async def raising() -> None:
+            raise Broken(run)
+
+        async def wrapper() -> None:
+            try:
+                await app(scope_of("/", headers={"x-request-id": run}), _nothing_received, _nothing_sent)
+            except Broken as error:
+                tell(error)
+
+        with observability.context() if in_job else nullcontext():
+            await wrapper()
+        observability.errors.capture_message(f"after {run}")
+        assert observability.flush(10)
+        after, *errors = [each for each in receiver.signals(kind="error") if run in each["name"]]
+    assert [error["request_id"] for error in errors] == [run]
+    crumbs = (after["payload"].get("breadcrumbs") or {}).get("values", [])
+    assert "it ended with an exception" not in [crumb["message"] for crumb in crumbs]
+
+
+async def _nothing_received() -> Message:
+    return {"type": "http.request"}
+
+
+async def _nothing_sent(_: Message) -> None: ...
+
+
+async def test_what_a_wrapper_raises_of_it_is_an_event_of_its_own(receiver: Receiver) -> None:
+    """An exception with the reported one as its cause, and the same one where a request is made inside of another."""
+    run = uuid4().hex
+    with observed(receiver) as observability:
+        inner, outer = FastAPI(), FastAPI()
+        for app in (inner, outer):
+            observability.install(app)
+
+        @inner.get("/")
+        async def raising() -> None:
+            raise Broken(run)
+
+        @outer.get("/")
+        async def calling() -> None:
+            await inner(scope_of("/", headers={"x-request-id": f"{run}-inner"}), _nothing_received, _nothing_sent)
+
+        answer = await call(outer, "/", headers={"x-request-id": f"{run}-outer"})
+        wrapped = RuntimeError(f"wrapped {run}")
+        wrapped.__cause__ = answer.error
+        logging.getLogger("wrapper").error("it ended", exc_info=wrapped)
+        assert observability.flush(10)
+        errors = [error for error in receiver.signals(kind="error") if run in error["name"]]
+    assert {error["request_id"] for error in errors} == {f"{run}-inner", f"{run}-outer", None}
+    assert len(errors) == 3
 
 
 async def test_an_exception_that_is_raised_in_two_requests_is_reported_in_both(receiver: Receiver) -> None:

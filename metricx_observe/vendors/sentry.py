@@ -21,10 +21,9 @@ from sentry_sdk.integrations.starlette import StarletteIntegration
 from sentry_sdk.utils import event_from_exception
 
 from metricx_observe.bodies import shown_body
-from metricx_observe.context import DETACHED, Context, current_cell, left_by
+from metricx_observe.context import DETACHED, Context, current_cell, left_by, mark_reported, reported_as
 from metricx_observe.exceptions import ConfigurationError
 from metricx_observe.privacy import Scrubber
-from metricx_observe.reporter import mark_reported, reported_as, was_reported
 from metricx_observe.settings import Settings, Vendor
 
 from .burst import error_key
@@ -45,8 +44,8 @@ _WEB = ("starlette", "fastapi")
 _OFF = ("anthropic", "openai", "openai_agents", "langchain", "langgraph", "huggingface_hub", "cohere", "litellm",
         "google_genai", "pydantic_ai", "mcp", "dedupe")  # fmt: skip
 """Langfuse has the LLM calls; dedupe's ContextVar keeps the last exception's frames alive in each later task."""
-_SERVER_LOGGERS = frozenset({"uvicorn.error", "hypercorn.error", "gunicorn.error"})
-"""They log what the middleware has reported already."""
+_ASYNCIO = "asyncio"
+"""Its logger says what ended a task when that is collected, in whatever request that happens."""
 _ADMITTED = "metricx_admitted"
 """In the hint of an event that was looked at for bursts."""
 _RECORD_ID = "_metricx_event_id"
@@ -123,7 +122,7 @@ class Sentry:
             ignore_logger(name)
         # its handlers format the traceback and build the whole event before we are asked; they have no public names
         logs = self._client.get_integration(LoggingIntegration)
-        for name, wanted in (("_handler", self._is_new_record), ("_breadcrumb_handler", _is_no_servers_echo)):
+        for name, wanted in (("_handler", self._is_new_record), ("_breadcrumb_handler", _is_no_echo)):
             if (handler := getattr(logs, name, None)) is not None:
                 handler.addFilter(partial(wanted, handler))
         sentry_sdk.get_global_scope().add_event_processor(self._process)
@@ -214,9 +213,7 @@ class Sentry:
         name_fields(event)
         running = current_cell()
         error = (hint.get("exc_info") or (None, None, None))[1]
-        if event.get("logger") in _SERVER_LOGGERS and error is not None and was_reported(error):
-            return None
-        if event.get("logger") == "asyncio":  # of a task that was collected, in whatever request that happened
+        if event.get("logger") == _ASYNCIO:
             event.pop("breadcrumbs", None)
             event.get("contexts", {}).pop("trace", None)
             return event
@@ -268,8 +265,8 @@ class Sentry:
         error = record.exc_info[1] if record.exc_info else None
         if error is None or not handler._can_record(record):  # of a logger that the application ignores
             return True
-        cell = current_cell() or left_by(error) or DETACHED
-        if not _is_no_servers_echo(handler, record) or reported_as(error, cell) is not None:
+        cell = DETACHED if record.name == _ASYNCIO else current_cell() or left_by(error) or DETACHED
+        if reported_as(error, cell) is not None:
             return False
         sent, event_id = self._transport.burst.admit(error_key(error))
         if sent:
@@ -343,9 +340,10 @@ def _fewer_imports() -> Iterator[None]:
         automatic[:] = before
 
 
-def _is_no_servers_echo(handler: Any, record: logging.LogRecord) -> bool:  # noqa: ARG001
+def _is_no_echo(handler: Any, record: logging.LogRecord) -> bool:  # noqa: ARG001
+    """Whether a log record is a step of something, and not what a server or a wrapper says of a request that ended."""
     error = record.exc_info[1] if record.exc_info else None
-    return record.name not in _SERVER_LOGGERS or error is None or not was_reported(error)
+    return error is None or current_cell() is not None or reported_as(error, DETACHED) is None
 
 
 def _cell_now() -> Context:
