@@ -261,12 +261,26 @@ class InnerLayer:
                 tell_active_span(cell.state)  # FastAPI ends it with the last byte, before the application returns
                 error = sys.exc_info()[1]  # inside an exception handler's response this is what it handles
                 if isinstance(error, Exception) and message.get("status", 101) in observability.error_statuses:
-                    observability.report(error, cell, handled=True)
+                    observability.report(error, cell, handled=not _is_unanswered(error))
             await send(message)
             if message["type"] == "http.response.body" and not message.get("more_body"):
                 cell.answered = True  # seen here, since a middleware around it may end a body that broke off
 
         return send_after_report
+
+
+def _is_unanswered(error: Exception) -> bool:
+    """Whether the response to an exception is the plain 500 of a mounted application, which raises it again after that.
+
+    An exception's outermost frame is the one that caught it.
+    """
+    if error.__traceback__ is None:
+        return False
+    frame = error.__traceback__.tb_frame
+    if frame.f_code is not ServerErrorMiddleware.__call__.__code__:
+        return False
+    caught_by: ServerErrorMiddleware = frame.f_locals["self"]
+    return caught_by.handler is None or caught_by.debug
 
 
 def tell_active_span(state: RequestContext) -> None:

@@ -18,6 +18,7 @@ import sentry_sdk
 import starlette
 from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, HTTPException, Request, WebSocket
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
+from starlette.applications import Starlette
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.middleware.sessions import SessionMiddleware
 from starlette.requests import ClientDisconnect, HTTPConnection
@@ -411,6 +412,97 @@ async def test_the_error_statuses_are_a_setting(receiver: Receiver) -> None:
     }
 
 
+def _mounted(sub: ASGIApp, observability: Observability, how: str) -> ASGIApp:
+    """An observed application in which `sub` is mounted at `/sub`."""
+    match how:
+        case "in FastAPI":
+            app: Starlette = FastAPI()
+            app.mount("/sub", sub)
+        case "in Starlette":
+            app = Starlette(routes=[Mount("/sub", sub)])
+        case "two levels down":
+            middle, app = FastAPI(), FastAPI()
+            middle.mount("/sub", sub)
+            app.mount("/middle", middle)
+        case _:  # below a middleware of its own
+            app = FastAPI()
+            app.mount("/sub", BaseHTTPMiddleware(sub, dispatch=_pass_on))
+    observability.install(app)
+    return app
+
+
+async def _pass_on(request: Request, call_next: Callable[[Request], Any]) -> Any:
+    return await call_next(request)
+
+
+@pytest.mark.parametrize("own_install", [False, True], ids=["plain", "with an install of its own"])
+@pytest.mark.parametrize("debug", [False, True], ids=["", "debug"])
+@pytest.mark.parametrize("how", ["in FastAPI", "in Starlette", "two levels down", "in BaseHTTPMiddleware"])
+async def test_an_error_of_a_mounted_application_is_handled_where_a_handler_answers_it(
+    receiver: Receiver, how: str, debug: bool, own_install: bool
+) -> None:
+    """A mounted application sends its own 500 of what nobody handled, and raises it again: no handler's answer."""
+    run = uuid4().hex[:8]
+    with observed(receiver) as observability:
+        sub = FastAPI(debug=debug)
+        if own_install:
+            observability.install(sub)
+        app = _mounted(sub, observability, how)
+
+        @sub.exception_handler(Handled)
+        async def handle(request: Request, error: Exception) -> Response:
+            return PlainTextResponse("no", 503)
+
+        @sub.get("/broken")
+        async def broken() -> None:
+            raise Broken("broken")
+
+        @sub.get("/handled")
+        async def handled() -> None:
+            raise Handled("handled")
+
+        for place in ("broken", "handled"):
+            path = f"/middle/sub/{place}" if how == "two levels down" else f"/sub/{place}"
+            answer = await call(app, path, headers={"x-request-id": f"{run}-{place}"})
+            assert answer.status == {"broken": 500, "handled": 503}[place]
+        assert observability.flush(10)
+        found = {
+            place: [_handled(error) for error in receiver.signals(request_id=f"{run}-{place}", kind="error")]
+            for place in ("broken", "handled")
+        }
+    # what is handled in a task of BaseHTTPMiddleware leaves its status only, unless an inner layer is there too
+    status_only = how == "in BaseHTTPMiddleware" and not own_install
+    assert found == {"broken": [False], "handled": [None if status_only else True]}
+
+
+def _handled(error: dict[str, Any]) -> bool | None:
+    """Whether an event says that its exception was handled; None where it has no exception."""
+    values = (error["payload"].get("exception") or {}).get("values")
+    return values[-1]["mechanism"]["handled"] if values else None
+
+
+async def test_a_handler_of_everything_in_a_mounted_application_answers(receiver: Receiver) -> None:
+    """Registered for `Exception` it makes the response of the mounted application's, which raises the error all the
+    same."""
+    run = uuid4().hex
+    with observed(receiver) as observability:
+        sub = FastAPI()
+        app = _mounted(sub, observability, "in FastAPI")
+
+        @sub.exception_handler(Exception)
+        async def handle(request: Request, error: Exception) -> Response:
+            return PlainTextResponse("sorry", 500)
+
+        @sub.get("/")
+        async def broken() -> None:
+            raise Broken("broken")
+
+        await call(app, "/sub/", headers={"x-request-id": run})
+        assert observability.flush(10)
+        (error,) = receiver.signals(request_id=run, kind="error")
+    assert _handled(error) is True
+
+
 def _log_to(name: str) -> Callable[[Exception], object]:
     return lambda error: logging.getLogger(name).error("it ended with an exception", exc_info=error)
 
@@ -447,7 +539,7 @@ async def test_what_a_wrapper_says_of_a_request_that_ended_is_no_second_event(
         after, *errors = [each for each in receiver.signals(kind="error") if run in each["name"]]
     assert [error["request_id"] for error in errors] == [run]
     crumbs = (after["payload"].get("breadcrumbs") or {}).get("values", [])
-    assert "it ended with an exception" not in [crumb["message"] for crumb in crumbs]
+    assert "it ended with an exception" not in [crumb.get("message") for crumb in crumbs]
 
 
 async def _nothing_received() -> Message:
