@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import shutil
 import signal
 import socket
@@ -15,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import sentry_sdk
 from fastapi import FastAPI
 
 from metricx_observe import ContextDep, Observability
@@ -285,6 +287,80 @@ async def test_arq(load: Callable[[str], ModuleType], receiver: Receiver, redis_
     await pool.aclose()
     assert not jobs.observability.is_open
     assert_carried(receiver, request_id, name)
+
+
+@needs_redis
+@pytest.mark.filterwarnings("ignore:Call to deprecated close:DeprecationWarning")  # arq's own call
+async def test_what_arq_runs_has_the_name_of_its_job(
+    load: Callable[[str], ModuleType], receiver: Receiver, redis_url: str, name: str
+) -> None:
+    """Whatever is reported inside of `restore()`, and what ends the job; at first its transaction is an unknown
+    task's."""
+    jobs = load("arq")
+    from arq import create_pool, func
+    from arq.connections import RedisSettings
+    from arq.worker import create_worker
+
+    async def tell(ctx: dict[str, Any], name: str) -> None:
+        jobs.observability.errors.capture_message(f"message {name}")
+        logging.getLogger("jobs").error("log %s", name)
+        with sentry_sdk.new_scope():
+            jobs.observability.errors.capture_exception(ValueError(f"handled {name}"))
+        raise RuntimeError(f"raised {name}")
+
+    jobs.WorkerSettings.functions.append(func(jobs.observed(tell), name="tell_all"))
+    redis_settings = RedisSettings.from_dsn(redis_url)
+    pool = await create_pool(redis_settings)
+    await pool.enqueue_job("tell_all", name)
+    worker = create_worker(
+        jobs.WorkerSettings, redis_settings=redis_settings, burst=True, handle_signals=False, poll_delay=0.01
+    )
+    await worker.main()
+    assert await asyncio.to_thread(jobs.observability.flush, 10)
+    await worker.close()
+    await pool.aclose()
+    errors = [error for error in receiver.signals(kind="error") if name in error["name"]]
+    assert [error["payload"].get("transaction") for error in errors] == ["tell_all"] * 4
+
+
+def test_what_celery_runs_has_the_name_of_its_job(
+    load: Callable[[str], ModuleType], receiver: Receiver, name: str
+) -> None:
+    """Which its integration knows from the start."""
+    jobs = load("Celery")
+
+    def tell() -> None:
+        jobs.observability.errors.capture_message(name)
+
+    jobs.app.task(tell, shared=False, name="tell_all").apply(headers={"observe": {}})
+    assert jobs.observability.flush(10)
+    (error,) = [error for error in receiver.signals(kind="error") if name in error["name"]]
+    assert error["payload"]["transaction"] == "tell_all"
+
+
+@pytest.mark.parametrize(
+    ("unknown", "extra", "transaction"),
+    [
+        ("unknown RQ task", {"rq-job": {"func": "reports.make"}}, "reports.make"),
+        ("<unknown Celery task>", {"celery-job": {"task_name": "make"}}, "make"),
+        ("unknown Ray task", {"rq-job": "?"}, None),
+    ],
+)
+def test_a_job_whose_name_its_integration_does_not_know(
+    receiver: Receiver, name: str, unknown: str, extra: dict[str, Any], transaction: str | None
+) -> None:
+    """An event is called as the integration calls the job in its own facts, else nothing; a transaction stays as it
+    was."""
+    with observed(receiver) as observability:
+        observability.start()
+        with sentry_sdk.start_transaction(name=unknown, sampled=True), observability.context():
+            for place, facts in extra.items():
+                sentry_sdk.get_isolation_scope().set_extra(place, facts)
+            observability.errors.capture_message(name)
+        assert observability.flush(10)
+    (error,) = [error for error in receiver.signals(kind="error") if name in error["name"]]
+    assert error["payload"].get("transaction") == transaction
+    assert [each["payload"]["transaction"] for each in receiver.signals(kind="transaction")][:1] == [unknown]
 
 
 @pytest.mark.parametrize("kind", ["async", "sync"])

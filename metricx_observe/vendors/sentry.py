@@ -28,7 +28,7 @@ from metricx_observe.settings import Settings, Vendor
 
 from .burst import error_key
 from .sentry_channel import EnvelopeTransport, Put
-from .sentry_events import enrich
+from .sentry_events import enrich, name_job
 from .sentry_frames import Bypass, add_source, steps_of, tell_own
 from .sentry_logs import ItemHooks
 from .sentry_messages import Messages, clean_message, crumb_hook
@@ -241,6 +241,7 @@ class Sentry:
         def complete(event: Any, hint: Any) -> Any:
             self._bypass.put_back(event)
             tell_own(event)
+            name_job(event)
             if with_source:
                 add_source(event)
             if extra := hint.get(_EXTRA):  # the SDK would cut it to ten items

@@ -27,6 +27,10 @@ _UNSCRUBBED = frozenset(
      "environment", "server_name", "transaction_info", "measurements", "_meta", "debug_meta"}
 )  # fmt: skip
 """What the SDK or we fill in ourselves, with nothing of the application's data."""
+_NAMELESS = re.compile(r"<?unknown \w+ task>?")
+"""What the SDK's integrations call a job until they know its name."""
+_JOBS = (("arq-job", "task"), ("celery-job", "task_name"), ("huey-job", "task"), ("rq-job", "func"))
+"""Where they put that name in `extra`."""
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://|/")
 
 
@@ -110,6 +114,22 @@ def _request(facts: RequestFacts, send_ip: bool, clean: Clean) -> dict[str, Any]
     if send_ip and facts.client is not None:
         request["env"] = {"REMOTE_ADDR": facts.client[0]}
     return request
+
+
+def name_job(event: dict[str, Any]) -> None:
+    """Call an event by the name of its job; by none where the SDK does not know it either.
+
+    arq's integration learns it after its transaction has begun, and looks for that in the scope, where a block of
+    `restore()` has none.
+    """
+    if _NAMELESS.fullmatch(str(event.get("transaction"))) is None:
+        return
+    extra = event.get("extra") or {}
+    names = (job.get(key) for place, key in _JOBS if isinstance(job := extra.get(place), dict))
+    if isinstance(name := next(names, None), str):
+        event["transaction"] = name
+    elif event.get("type") != "transaction":  # which cannot be without
+        del event["transaction"]
 
 
 def _size(value: Any) -> int:
