@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import uuid4
 
@@ -12,7 +12,10 @@ import orjson
 import pytest
 import sentry_sdk
 from fastapi import FastAPI
-from sentry_sdk.envelope import Envelope, Item
+from sentry_sdk import logger as sentry_logger
+from sentry_sdk.crons import capture_checkin
+from sentry_sdk.envelope import Envelope, Item, PayloadRef
+from sentry_sdk.traces import start_span
 
 from metricx_observe import ContextDep, ErrorReporterDep
 from metricx_observe.privacy import Scrubber
@@ -21,7 +24,7 @@ from metricx_observe.vendors.sentry_channel import Sent, SentryChannel
 
 from .faults import FaultyVendor
 from .receiver_server import Receiver
-from .support import call, keys_for, observed
+from .support import call, keys_for, observed, with_option
 
 EMAIL = "ann@example.com"
 
@@ -42,6 +45,71 @@ def headers(body: bytes) -> list[dict[str, Any]]:
         found.append(orjson.loads(body[position:end]))
         position = end + 1 + found[-1]["length"] + 1
     return found
+
+
+RELEASE, ENVIRONMENT = "shop@1.2.3", "ops@example.com"
+"""An environment has no such name; it would be taken for an address as well."""
+
+
+def _session(**more: Any) -> None:
+    scope = sentry_sdk.get_isolation_scope()
+    scope.set_user({"email": EMAIL, "ip_address": "203.0.113.7"})
+    scope.start_session(**more)
+    scope.end_session()
+
+
+def _streamed_span() -> None:
+    with start_span(name="step"):
+        pass
+
+
+def _envelope(kind: str, content: dict[str, Any]) -> None:
+    sent = Envelope(items=[Item(payload=PayloadRef(json=content), type=kind)])
+    sentry_sdk.get_client().transport.capture_envelope(sent)  # type: ignore[union-attr]
+
+
+OF_SDK = {"release": RELEASE, "environment": ENVIRONMENT}
+SENDING: dict[str, Callable[[], object]] = {
+    "session": _session,
+    "sessions": lambda: _session(session_mode="request"),
+    "check_in": lambda: capture_checkin(monitor_slug="nightly", status="ok"),
+    "event": lambda: sentry_sdk.capture_message("x"),
+    "transaction": lambda: sentry_sdk.start_transaction(name="job", sampled=True).finish(),
+    "log": lambda: sentry_logger.error("x"),
+    "trace_metric": lambda: sentry_sdk.metrics.count("x", 1),
+    "span": _streamed_span,
+    "feedback": lambda: _envelope("feedback", OF_SDK),
+    "profile": lambda: _envelope("profile", OF_SDK),
+    "profile_chunk": lambda: _envelope("profile_chunk", OF_SDK),
+    "replay_event": lambda: _envelope("replay_event", OF_SDK),
+}
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[with_option("trace_lifecycle")] if kind == "span" else []) for kind in SENDING]
+)
+def test_the_release_and_the_environment_are_no_persons(vendor: FaultyVendor, receiver: Receiver, kind: str) -> None:
+    """`name@1.2.3` has the look of an e-mail address; in whatever item it is what was set, and so in its headers."""
+    settings = {**keys_for(receiver), "sentry_dsn": f"http://public@127.0.0.1:{vendor.port}/1", "release": RELEASE}
+    options: dict[str, Any] = {"enable_logs": True, "environment": ENVIRONMENT}
+    if kind == "span":
+        options |= {"trace_lifecycle": "stream", "traces_sample_rate": 1.0}
+    with observed(receiver, **settings, sentry_options=options) as observability:
+        observability.start()
+        with sentry_sdk.isolation_scope() as scope:
+            scope.set_new_propagation_context()  # that of the process may keep the release of another test
+            SENDING[kind]()
+        assert observability.flush(10)
+    (body,) = [body for _, body in vendor.requests if any(each.get("type") == kind for each in headers(body))]
+    header, item = headers(body)[0], orjson.loads(body.split(b"\n")[2])
+    given = item.get("attrs", item)
+    if "items" in item:
+        given = {name.removeprefix("sentry."): each["value"] for name, each in item["items"][0]["attributes"].items()}
+    assert (given["release"], given["environment"]) == (RELEASE, ENVIRONMENT)
+    assert header.get("trace", OF_SDK).items() >= OF_SDK.items()
+    assert EMAIL.encode() not in body
+    assert b"203.0.113.7" not in body
+    assert kind != "session" or len(item["did"]) == 64, "of the user there is a hash"
 
 
 @pytest.mark.parametrize("refused", [True, False])

@@ -24,9 +24,11 @@ _TAG_KEY, _TAG_VALUE = 32, 200
 """Sentry's limits for a tag; its SDK enforces neither."""
 _UNSCRUBBED = frozenset(
     {"event_id", "timestamp", "start_timestamp", "platform", "sdk", "modules", "level", "type", "release",
-     "environment", "server_name", "transaction_info", "measurements", "_meta", "debug_meta"}
+     "environment", "dist", "server_name", "transaction_info", "measurements", "_meta", "debug_meta"}
 )  # fmt: skip
 """What the SDK or we fill in ourselves, with nothing of the application's data."""
+_OF_SESSIONS = ("release", "environment")
+"""The same in the `attrs` of a session, or of the counts of several. `shop@1.2.3` has the look of an e-mail address."""
 _NAMELESS = re.compile(r"<?unknown \w+ task>?")
 """What the SDK's integrations call a job until they know its name."""
 _JOBS = (("arq-job", "task"), ("celery-job", "task_name"), ("huey-job", "task"), ("rq-job", "func"))
@@ -159,6 +161,8 @@ def scrub_event(event: dict[str, Any], category: str, scrubber: Scrubber, rules:
         value, policy_of = event[key], "keep" if key == "user" else policy(rules)
         whole = {key: value} if key in _UNSCRUBBED else scrubber.scrub({key: value}, category, key, personal=policy_of)
         scrubbed[key] = next(iter(whole.values()))  # where the scrubber has no time left, `[cut]` is the key as well
+    if isinstance(attrs := event.get("attrs"), dict) and isinstance(scrubbed["attrs"], dict):
+        scrubbed["attrs"] |= {key: attrs[key] for key in _OF_SESSIONS if key in attrs}
     user = event.get("user")
     if isinstance(user, dict) and "id" in user:  # Sentry's own place for a person: who was bound stays as he was bound
         scrubbed["user"] = {**scrubbed["user"], "id": user["id"]}

@@ -24,6 +24,8 @@ _RULES = "metricx.rules"
 """The attribute that travels. The application's hook has run when it is put on."""
 _PARAMETER, _TEMPLATE = "sentry.message.parameter.", "sentry.message.template"
 _TEXTS = ("body", "name")
+_FIXED = frozenset({"sentry.release", "sentry.environment"})
+"""What the SDK fills in itself; `shop@1.2.3` has the look of an e-mail address."""
 
 Hook = Callable[[Any, Any], Any]
 
@@ -97,6 +99,7 @@ def _scrub_item(item: Any, category: str, scrubber: Scrubber) -> Any:
         return scrubber.scrub(item, category, "item", personal="hash")
     given = dict(given)
     rules = _unpacked(given.pop(_RULES, None))
+    fixed = {name: given.pop(name) for name in _FIXED & given.keys()}
     personal = policy(rules)
     values = {name: each["value"] if _is_typed(each) else each for name, each in given.items()}
     clean = _scrub_attributes(values, category, scrubber, personal)
@@ -107,7 +110,7 @@ def _scrub_item(item: Any, category: str, scrubber: Scrubber) -> Any:
         for name, value in clean.items()
     }
     rest = {key: value for key, value in item.items() if key not in ("attributes", *_TEXTS)}
-    return {**scrubber.scrub(rest, category, "item", personal=personal), **texts, "attributes": attributes}
+    return {**scrubber.scrub(rest, category, "item", personal=personal), **texts, "attributes": attributes | fixed}
 
 
 def _scrub_attributes(
