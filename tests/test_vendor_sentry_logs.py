@@ -77,6 +77,22 @@ STYLES: dict[str, Callable[[str], object]] = {
 }
 
 
+def test_deliverys_threads_leave_the_deployment_on_logs_alone(vendor: FaultyVendor, receiver: Receiver) -> None:
+    """They run with a client of nobody's, whose environment and server are not the application's."""
+
+    def do(observability: Observability) -> None:
+        with observability._isolated():
+            pass
+        log.error("after")
+
+    found = sent(vendor, receiver, do, environment="staging", server_name="box")
+    (told,) = [item["attributes"] for item in found if item.get("body") == "after"]
+    assert {name: told[name]["value"] for name in ("sentry.environment", "server.address")} == {
+        "sentry.environment": "staging",
+        "server.address": "box",
+    }
+
+
 @pytest.mark.parametrize("style", STYLES.values(), ids=list(STYLES))
 def test_a_secret_is_nowhere_and_types_stay(
     vendor: FaultyVendor, receiver: Receiver, style: Callable[[str], object]

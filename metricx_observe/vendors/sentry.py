@@ -197,7 +197,7 @@ class Sentry:
         with sentry_sdk.isolation_scope() as scope:
             # without a release the SDK would ask git: a fork meanwhile would hold up this thread until the child ends
             nobody = sentry_sdk.Client(release="", default_integrations=False, auto_enabling_integrations=False)
-            scope.set_client(nobody)
+            scope.client = nobody  # `set_client` would put its environment on everybody's logs and metrics
             yield
 
     def scope(self, cell: Context) -> RequestScope:
