@@ -14,6 +14,7 @@ from typing import Generic, Self, TypeVar
 
 from .context import DETACHED, Context, current_cell
 from .exceptions import InputError
+from .interrupts import is_interrupt
 from .normalise import Notes
 
 logger = logging.getLogger(__name__)
@@ -24,7 +25,10 @@ _MAX_KINDS = 500
 
 
 class Boundary:
-    """`with boundary("track") as notes: ...` swallows, counts and logs exceptions, and faults that were noted."""
+    """`with boundary("track") as notes: ...` swallows, counts and logs exceptions, and faults that were noted.
+
+    `SystemExit` and its like pass, and so does what a signal handler raised meanwhile: see `is_interrupt`.
+    """
 
     def __init__(self, strict: bool = False) -> None:
         self.strict = strict
@@ -86,7 +90,7 @@ class Block(list[str]):
             return False
         faults = self[:]
         self.clear()
-        mine = isinstance(error, Exception) and not isinstance(error, InputError)
+        mine = isinstance(error, Exception) and not isinstance(error, InputError) and not is_interrupt(error)
         if mine:
             faults.append(type(error).__name__)
         if mine or error is None:

@@ -14,12 +14,13 @@ import hashlib
 import hmac
 import logging
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from threading import Lock, current_thread
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from .ids import new_id, subject_id, text_id, valid_request_id, valid_trace_id
+from .interrupts import is_interrupt, suppress_faults
 from .request import RequestInfo
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ class Context:
         user_id, new_workspace = _subject("bind_user", id), _subject("bind_user", workspace_id)
         given: dict[str, Any] = {}
         if traits is not None:
-            with suppress(Exception):  # a mapping that cannot be read
+            with suppress_faults():  # a mapping that cannot be read
                 given.update(traits if isinstance(traits, Mapping) else {})
         with self._binding:
             state = self.state
@@ -373,10 +374,14 @@ class begin:
         self._cell, self._open = cell, False
 
     def __enter__(self) -> Context:
-        self._open = True
         self._use, self._vendor = use_cell(self._cell), vendor_scope(self._cell)
         self._use.__enter__()
-        self._vendor.__enter__()
+        try:
+            self._vendor.__enter__()
+        except BaseException:  # what a signal handler raised
+            self._use.__exit__(None, None, None)
+            raise
+        self._open = True
         return self._cell
 
     def __del__(self) -> None:
@@ -396,7 +401,7 @@ class begin:
 
 def mark(error: BaseException, name: str, value: object) -> None:
     """Write on an exception, also on one that refuses attributes, as a frozen dataclass does."""
-    with suppress(Exception):
+    with suppress_faults():
         BaseException.__setattr__(error, name, value)
 
 
@@ -517,5 +522,7 @@ def _signature(fields: Mapping[str, str], secret: bytes) -> str:
 def _allowed(answer: object) -> bool:
     try:
         return bool(answer)
-    except Exception:
+    except Exception as error:
+        if is_interrupt(error):
+            raise
         return False

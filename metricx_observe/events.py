@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Final
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidatorFunctionWrapHandler, field_validator
 
 from .exceptions import ConfigurationError
+from .interrupts import is_interrupt
 from .normalise import shown_name
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}")
@@ -67,7 +68,9 @@ class Event(BaseModel):
         """The fields as they are sent: excluded ones left out, serialisers of the class applied."""
         try:
             return self.model_dump(warnings=False)
-        except Exception:  # a value of the wrong type that a serialiser refuses
+        except Exception as error:  # a value of the wrong type that a serialiser refuses
+            if is_interrupt(error):
+                raise
             return dict(self.__dict__)
 
     @field_validator("*", mode="wrap")
@@ -75,7 +78,9 @@ class Event(BaseModel):
     def _keep_odd_values(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
         try:
             return handler(value)
-        except Exception:
+        except Exception as error:
+            if is_interrupt(error):
+                raise
             return value
 
 

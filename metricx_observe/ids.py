@@ -12,6 +12,8 @@ from decimal import Decimal
 from enum import Enum
 from uuid import UUID
 
+from .interrupts import is_interrupt
+
 _random = random.Random()
 _bits = _random.getrandbits
 
@@ -64,7 +66,9 @@ def subject_id(value: object) -> str | None:
         return None
     try:
         return str(int(value)) if -_LARGEST < value < _LARGEST and value == int(value) else None
-    except Exception:  # not a number, or a class of somebody's own
+    except Exception as error:  # not a number, or a class of somebody's own
+        if is_interrupt(error):
+            raise
         return None
 
 
@@ -76,7 +80,9 @@ def text_id(value: object) -> str | None:
         return value.strip() or None
     try:
         text = one_line(value.decode() if isinstance(value, bytes) else value).strip()
-    except Exception:
+    except Exception as error:
+        if is_interrupt(error):
+            raise
         return None
     if text.startswith("<") and " at 0x" in text:  # an address: another one each time
         return None

@@ -11,7 +11,6 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable, Mapping, Set
-from contextlib import suppress
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -25,6 +24,7 @@ import orjson
 from pydantic import BaseModel
 
 from .ids import one_line, subject_id
+from .interrupts import is_interrupt, suppress_faults
 
 MAX_BYTES = 1_000_000
 """JSON bytes of one value: Langfuse takes some 4 MB a request, and a queue must not hold more of a single call."""
@@ -46,7 +46,9 @@ def snapshot(value: object, notes: Notes, max_bytes: int = MAX_BYTES, *, texts: 
     """`value` as it is now, as JSON of about `max_bytes` at most. `texts`: it holds no number."""
     try:
         data = orjson.dumps(value, option=orjson.OPT_PASSTHROUGH_DATACLASS)
-    except Exception:
+    except Exception as error:
+        if is_interrupt(error):
+            raise
         data = b""
     # orjson writes NaN and infinity as null: only a walk can tell them from None
     odd = not texts and (len(data) < _LONG or _texts(value) is None) and b"null" in data
@@ -149,7 +151,7 @@ def identifier(value: object, notes: Notes) -> str | None:
 def moment(value: object, notes: Notes) -> datetime | None:
     """A datetime in UTC (naive means UTC); None for None, and for what is no time that the vendors can count from."""
     if isinstance(value, datetime):
-        with suppress(Exception):  # out of range, or a time zone that fails
+        with suppress_faults():  # out of range, or a time zone that fails
             found = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
             if 1970 <= found.year < 2262:  # what 64 bits of nanoseconds hold
                 return found
@@ -187,7 +189,7 @@ def named_fields(value: object) -> dict[str, Any] | None:
     """
     kind: Any = type(value)
     if not isinstance(value, tuple):
-        with suppress(Exception):  # somebody's own method
+        with suppress_faults():  # somebody's own method
             found = kind._asdict(value)
             return dict(found) if isinstance(found, Mapping) else None
         return None
@@ -220,7 +222,9 @@ class _Walk:
             return self.marked("too large", "[cut]")
         try:
             return self._value(value, depth)
-        except Exception:
+        except Exception as error:
+            if is_interrupt(error):
+                raise
             return self.marked("unreadable", f"[unreadable {type(value).__name__}]")
 
     def _value(self, value: Any, depth: int) -> Any:

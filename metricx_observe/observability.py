@@ -23,6 +23,7 @@ from .context import Context, begin, job_cell, mark_reported
 from .delivery import Delivery, Limits, PortableChannel
 from .exceptions import ConfigurationError
 from .health import health_route
+from .interrupts import is_interrupt
 from .llm import LLMTracer
 from .logs import say, set_level
 from .middleware import AskConsent, Identify, InnerLayer, ObserveMiddleware, OuterStack, reportable
@@ -233,6 +234,8 @@ class Observability:
                 raise
             self.vendors[name] = Vendor("fault", reason=str(error))
         except Exception as error:
+            if is_interrupt(error):
+                raise
             self.vendors[name] = Vendor("fault", reason=vendors.fit.misfit(name, error))
 
     def _open_vendor(self, name: str, target: Vendor, delivery: Delivery) -> None:
@@ -408,6 +411,8 @@ class Observability:
         try:
             yield
         except Exception as error:
+            if is_interrupt(error):
+                raise
             self.boundary.count(call, [type(error).__name__])
 
     async def aclose(self, deadline_s: float = 5.0) -> None:

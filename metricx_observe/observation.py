@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import orjson
 
 from .ids import new_id, new_span_id
+from .interrupts import is_interrupt
 from .llm_records import ObservationRecord, ScoreRecord, TraceFacts
 from .normalise import Notes, Texts, as_text, content, identifier, line, mapping, moment, plain, shown_name, snapshot
 from .usage import cost_details, read_response, usage_details
@@ -117,6 +118,8 @@ class Observation:
                     else:
                         notes.append(f"unusable {shown_name(key)}")
                 except Exception as error:  # counted below: it costs no other field
+                    if is_interrupt(error):
+                        raise
                     failed = error
             if failed is not None:
                 raise failed

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from typing import Any, NamedTuple
 from urllib.parse import quote, quote_plus, unquote, urlsplit
 
+from .interrupts import suppress_faults
 from .route import ROUTING, Pieces, path_below_root, pieces_of, pieces_of_page, root_of, template
 
 Headers = list[tuple[bytes, bytes]]
@@ -164,7 +164,7 @@ class RequestInfo:
         if endpoint is not self._routed:
             self._pieces, self._routed = None, endpoint
             self._frozen.clear()
-            with suppress(Exception):  # a route of the application's own making may be of any form
+            with suppress_faults():  # a route of the application's own making may be of any form
                 self._pieces = pieces_of(self._scope)
         return self._pieces
 
@@ -176,7 +176,7 @@ class RequestInfo:
             return None
         if self._page is None:
             self._page = (None,)
-            with suppress(Exception):  # an address that is none, or a route of the application's own making
+            with suppress_faults():  # an address that is none, or a route of the application's own making
                 page = urlsplit(referrer.decode("latin-1"))
                 if page.netloc.rpartition("@")[2].lower() == self.host.lower():
                     path = path_below_root(self._scope, unquote(page.path))

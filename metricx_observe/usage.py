@@ -6,9 +6,9 @@ Langfuse adds up every key that contains `input`, so a count that includes its c
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any
 
+from .interrupts import suppress_faults
 from .normalise import Notes, plain
 
 _NAMES = {"input_tokens": "input", "prompt_tokens": "input", "output_tokens": "output", "completion_tokens": "output",
@@ -72,7 +72,7 @@ def read_response(response: object, notes: Notes) -> dict[str, Any]:
 
 
 def _field(value: object, name: str) -> Any:
-    with suppress(Exception):  # somebody's own method
+    with suppress_faults():  # somebody's own method
         return value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)
     return None
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from itertools import islice, zip_longest
 from typing import TYPE_CHECKING, Any, Literal
 
+from metricx_observe.interrupts import is_interrupt
 from metricx_observe.normalise import plain
 
 from .budget import FOUND, MEMBER, NEW, QUICK, READ, Budget
@@ -81,7 +82,9 @@ class Pass:
             if kind is bytes or kind is bytearray:
                 return self._scalar(value.decode(), says)
             return self.value(plain(value), depth + 1, says)
-        except Exception:
+        except Exception as error:
+            if is_interrupt(error):
+                raise
             self.counts["unreadable"] += 1
             return f"[unreadable {type(value).__name__}]"
 

@@ -10,6 +10,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 from metricx_observe.boundary import Boundary
 from metricx_observe.exceptions import InputError
+from metricx_observe.interrupts import is_interrupt
 from metricx_observe.normalise import shown_name
 from metricx_observe.observability import Observability
 
@@ -55,6 +56,8 @@ def documented(function: Callable[P, R]) -> Callable[P, R]:
         except InputError:
             raise
         except Exception as error:
+            if is_interrupt(error):
+                raise
             fitting, faults = _fitted(signature, args, kwargs)
             if not faults:
                 boundary().note(name, [type(error).__name__], error)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any
 
 from starlette.applications import Starlette
 
 from metricx_observe.exceptions import ConfigurationError
+from metricx_observe.interrupts import is_interrupt, suppress_faults
 from metricx_observe.logs import say
 from metricx_observe.observability import Observability
 from metricx_observe.startup import DOCUMENTED_NAMES, State, announce, calling_module
@@ -53,9 +53,11 @@ def init_observability(
             running.start()
             announce(running.settings, running.vendors, log)
     except Exception as error:
+        if is_interrupt(error):
+            raise
         # another error's text may hold what was configured
         reason = str(error) if isinstance(error, ConfigurationError) else type(error).__name__
-        with suppress(Exception):  # what is no application costs the middleware, and nothing else
+        with suppress_faults():  # what is no application costs the middleware, and nothing else
             if running is not None:
                 running.start()
         if running is None or not running.is_open:

@@ -10,13 +10,13 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Hashable
-from contextlib import suppress
 from contextvars import Context
 from math import ceil
 from time import monotonic
 from typing import Generic, NamedTuple, TypeVar
 
 from metricx_observe.ids import new_id
+from metricx_observe.interrupts import suppress_faults
 
 T = TypeVar("T")
 IDENTICAL = 10
@@ -154,7 +154,7 @@ def _add_key(error: BaseException | None, found: list[Hashable], seen: list[Base
             frames.append((traceback.tb_frame.f_code.co_filename, traceback.tb_lineno))
             traceback = traceback.tb_next
         message = "?"
-        with suppress(Exception):
+        with suppress_faults():
             message = str(error)
         found.append((type(error), message, tuple(frames)))
         if isinstance(error, BaseExceptionGroup):

@@ -16,6 +16,7 @@ from urllib.parse import quote
 import orjson
 from sentry_sdk.integrations.logging import EventHandler
 
+from metricx_observe.interrupts import is_interrupt
 from metricx_observe.normalise import plain
 from metricx_observe.privacy import Personal, Scrubber
 from metricx_observe.privacy.looks import MARKER
@@ -141,7 +142,9 @@ def _shown(value: object) -> Iterator[str]:
     for show in (str, repr):
         try:
             yield show(value)
-        except Exception:  # it could not stand there either
+        except Exception as error:  # it could not stand there either
+            if is_interrupt(error):
+                raise
             continue
 
 

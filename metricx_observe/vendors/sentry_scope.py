@@ -19,6 +19,7 @@ from sentry_sdk.tracing import Transaction
 from metricx_observe import context as contexts
 from metricx_observe.context import Context, RequestContext
 from metricx_observe.ids import new_id
+from metricx_observe.interrupts import is_interrupt
 
 from .sentry_transactions import Transactions
 
@@ -162,10 +163,10 @@ class RequestScope:
         if isinstance(self._before[0], _Scope):  # in a request: what that sets from now on is none of this one's
             self._mine._touch()
         self._lazy = _LazyScope(self._current, self._before[1].client, self._begin)
+        self._transaction = None
+        self._start = time() if self._transactions.sampled(self._cell) else 0.0  # a sampler may raise SystemExit
         Scope.set_isolation_scope(self._mine)
         Scope.set_current_scope(self._lazy)
-        self._transaction = None
-        self._start = time() if self._transactions.sampled(self._cell) else 0.0
         return self
 
     def _isolation(self) -> Scope:
@@ -194,12 +195,18 @@ class RequestScope:
             self._transaction = self._transactions.begin(scope, self._cell, self._start)
 
     def __exit__(self, *raised: object) -> None:
-        if self._start:
-            try:
+        try:
+            if self._start:
                 self._end()
-            except Exception as error:
-                if contexts.note is not None:
-                    contexts.note("transaction", [type(error).__name__])
+        except Exception as error:
+            if is_interrupt(error):
+                raise
+            if contexts.note is not None:
+                contexts.note("transaction", [type(error).__name__])
+        finally:
+            self._put_back()
+
+    def _put_back(self) -> None:
         # a generator that is dropped ends in somebody else's Context, which has nothing to put back
         if Scope.get_isolation_scope() is self._mine:
             Scope.set_isolation_scope(self._before[0])

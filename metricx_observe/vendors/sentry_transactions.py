@@ -20,6 +20,7 @@ from sentry_sdk.tracing import Transaction
 
 from metricx_observe.context import Context, Upstream
 from metricx_observe.ids import chance, new_id, new_span_id
+from metricx_observe.interrupts import is_interrupt
 from metricx_observe.packing import pack, plain_state, state_of, unpack
 from metricx_observe.privacy import Scrubber
 from metricx_observe.rate import TokenBucket
@@ -103,6 +104,8 @@ class Transactions:
         try:
             rate = float(sampler(context) or 0.0)
         except Exception as error:
+            if is_interrupt(error):
+                raise
             if not self._said:
                 self._said = True
                 logger.warning("traces_sampler raised %s: such a request is not traced", type(error).__name__)
