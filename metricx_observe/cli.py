@@ -13,7 +13,8 @@ from .extras import install_command
 try:
     import typer
 except ImportError as error:  # the console script exists without the extra
-    raise SystemExit(f"metricx-observe needs: {install_command('cli')}") from error
+    wanted = "receiver" if "dev" in sys.argv else "cli"
+    raise SystemExit(f"metricx-observe needs: {install_command(wanted)}") from error
 
 from . import cli_outbox as outbox
 from .cli_forget import forget

@@ -13,13 +13,13 @@ def install_command(extra: str) -> str:
 
     pip writes down where it took a package from that is of no index (PEP 610).
     """
-    came_from = ""
+    came_from, editable = "", False
     with suppress(PackageNotFoundError, ValueError, AttributeError):
-        came_from = str(json.loads(distribution("metricx-observe").read_text("direct_url.json") or "{}").get("url", ""))
+        found = json.loads(distribution("metricx-observe").read_text("direct_url.json") or "{}")
+        came_from, editable = str(found.get("url", "")), bool(found.get("dir_info", {}).get("editable"))
     if not came_from or "@" in urlsplit(came_from).netloc:  # an address with a password is nothing to show
         return f"pip install 'metricx-observe[{extra}]'"
     if not came_from.startswith("file:"):
         return f"pip install 'metricx-observe[{extra}] @ {came_from}'"
     path = unquote(urlsplit(came_from).path)
-    editable = "" if path.endswith((".whl", ".gz")) else "-e "
-    return f"pip install {editable}'{path}[{extra}]'"
+    return f"pip install {'-e ' if editable else ''}'{path}[{extra}]'"

@@ -366,12 +366,15 @@ class Observability:
             "scrubbed": self.scrubber.report.as_dict(),
         }
 
-    def flush(self, timeout_s: float = 10.0) -> bool:
-        """Deliver what was put so far. True when all of it is delivered or refused for good; False after `close()`."""
+    def flush(self, timeout_s: float = 10.0, *, patient: bool = True) -> bool:
+        """Deliver what was put so far. True when all of it is delivered or refused for good; False after `close()`.
+
+        Without `patient` it waits only for vendors that answer now.
+        """
         if self._state == "closed":
             return False
         self._hand_over()
-        return self._delivery is None or self._delivery.flush(timeout_s)
+        return self._delivery is None or self._delivery.flush(timeout_s, patient=patient)
 
     def _hand_over(self) -> None:
         """Ask the vendors' clients for what they hold themselves."""

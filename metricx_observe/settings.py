@@ -321,8 +321,21 @@ def _local(name: str, url: str) -> tuple[str, ...]:
     return (url, "local") if name == "rudderstack" else (url, "pk-lf-local", "sk-lf-local")
 
 
-def load_settings(overrides: Mapping[str, Any]) -> Settings:
+_NEVER_GUESSED = frozenset(
+    {"carry_secret", "disabled", "enabled", "personal_data", "scrub_names", "scrub_patterns", "send_locals"}
+)
+"""What is wrong here cannot be taken as its default: something would be sent that was not to be."""
+_HINTS = {
+    "bool_parsing": "type true or false",
+    "float_parsing": "type a number, e.g. 0.1",
+    "int_parsing": "type a whole number",
+}
+
+
+def load_settings(overrides: Mapping[str, Any], told: list[str] | None = None) -> Settings:
     """Read the environment. `overrides` are fields of `Settings`, which win over it.
+
+    With `told` a value that is wrong is taken as its default where that is safe, and the fault goes there.
 
     Raises:
         ConfigurationError: For a value that is wrong; names each variable and what to type, never the value.
@@ -334,11 +347,28 @@ def load_settings(overrides: Mapping[str, Any]) -> Settings:
     try:
         return Settings(**{names[name]: value for name, value in overrides.items()})
     except ValidationError as error:
-        faults = {_variable(str(item["loc"][0])): item["msg"] for item in error.errors(include_input=False)}
+        items = error.errors(include_input=False)
+        wrong = {_field(str(item["loc"][0])) for item in items}
+        faults = {_variable(str(item["loc"][0])): _HINTS.get(item["type"], item["msg"]) for item in items}
+        if told is not None and wrong <= Settings.model_fields.keys() - _NEVER_GUESSED:
+            told += [f"{fault}; its default is taken" for fault in _texts(faults)]
+            defaults = {name: Settings.model_fields[name].get_default(call_default_factory=True) for name in wrong}
+            return load_settings({**overrides, **defaults})
     except (OSError, UnicodeDecodeError) as error:
         faults = {".env": f"cannot be read ({type(error).__name__}): it must be a text file in UTF-8"}
-    texts = (f"{name}: {text.removeprefix('Value error, ')}" for name, text in faults.items())
-    raise ConfigurationError("; ".join(texts)) from None
+    raise ConfigurationError("; ".join(_texts(faults))) from None
+
+
+def _texts(faults: Mapping[str, str]) -> list[str]:
+    return [f"{name}: {text.removeprefix('Value error, ')}" for name, text in faults.items()]
+
+
+def _field(name: str) -> str:
+    """The field that pydantic means by a name or an alias."""
+    for known, each in Settings.model_fields.items():
+        if name.lower() in (known, *(str(choice).lower() for choice in getattr(each.validation_alias, "choices", ()))):
+            return known
+    return name
 
 
 def unknown_variables() -> list[str]:

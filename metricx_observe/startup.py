@@ -44,12 +44,13 @@ def announce(settings: Settings, vendors: Mapping[str, Vendor], logger: logging.
         say(logger, logging.WARNING, text)
     states = {DOCUMENTED_NAMES[name]: state_of(vendor, settings) for name, vendor in vendors.items()}
     on = [name if state == "on" else f"{name} ({state})" for name, state in states.items() if state]
-    say(logger, logging.WARNING, "[STARTUP] Observability: %s", ", ".join(on) or "none")
+    nothing_leaves = " (ENVIRONMENT=test: nothing is sent)" if settings.mode == "test" and on else ""
+    say(logger, logging.WARNING, "[STARTUP] Observability: %s%s", ", ".join(on) or "none", nothing_leaves)
     for name, vendor in vendors.items():
         level = {"fault": logging.ERROR, "off": logging.WARNING}.get(vendor.state)
         if level is not None:
             say(logger, level, "[STARTUP] %s is off: %s", DOCUMENTED_NAMES[name], vendor.reason)
-    if states["analytics"] == "on" and not settings.chose_personal_data:
+    if states["analytics"] == "on" and not settings.chose_personal_data and not nothing_leaves:
         say(
             logger,
             logging.WARNING,

@@ -280,8 +280,8 @@ def test_restore_takes_whatever_a_queue_gives(carried: Any) -> None:
 
 @given(st.text())
 def test_only_what_fits_a_header_and_a_log_line_is_a_request_id(value: str) -> None:
-    """1 to 128 of [A-Za-z0-9._-]."""
-    expected = 1 <= len(value) <= 128 and all(c.isascii() and (c.isalnum() or c in "._-") for c in value)
+    """1 to 128 of [A-Za-z0-9._+/=:-]."""
+    expected = 1 <= len(value) <= 128 and all(c.isascii() and (c.isalnum() or c in "._-+/=:") for c in value)
     assert (valid_request_id(value) == value) is (expected and value != "")
 
 

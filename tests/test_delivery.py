@@ -250,6 +250,33 @@ def test_close_of_an_ephemeral_outbox_uses_its_deadline(open_delivery: Open, ven
     assert numbers(vendor) == list(range(30))
 
 
+def test_a_flush_that_is_not_patient_waits_only_for_who_answers(open_delivery: Open, vendor: FaultyVendor) -> None:
+    """A vendor that is away holds it up for none of the minute that it has."""
+    vendor.mode = "500"
+    delivery = open_delivery()
+    put(delivery, 5)
+    until(lambda: delivery.status()["rudderstack"]["breaker"] == "open")
+    assert delivery.flush(600.0, patient=False)
+    assert delivery.status()["rudderstack"]["pending"] == 5
+
+
+def test_a_local_receiver_that_answers_has_it_when_close_returns(open_delivery: Open, vendor: FaultyVendor) -> None:
+    """Who runs a script looks at its page next."""
+    delivery = open_delivery(channels=[LineChannel(vendor.url, local=True)])
+    put(delivery, 5)
+    delivery.close(60.0)
+    assert numbers(vendor) == list(range(5))
+
+
+def test_the_status_of_what_is_closed_says_what_is_left(open_delivery: Open, vendor: FaultyVendor) -> None:
+    """What waits in the file is not gone."""
+    vendor.mode = "500"
+    delivery = open_delivery()
+    put(delivery, 5)
+    delivery.close(1.0)
+    assert delivery.status()["rudderstack"]["pending"] == 5
+
+
 def test_what_a_restart_would_lose(open_delivery: Open, vendor: FaultyVendor) -> None:
     """Nothing where the outbox is a file that stays; all of it where it is in memory."""
     vendor.mode = "500"

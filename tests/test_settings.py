@@ -157,7 +157,7 @@ def test_the_local_receiver_in_each_vendors_shape(read: Environment) -> None:
         ("METRICX_TRUSTED_PROXIES", MARKER, "METRICX_TRUSTED_PROXIES: type addresses or networks, e.g. 10.0.0.0/8"),
         ("METRICX_PERSONAL_DATA", MARKER, "METRICX_PERSONAL_DATA: Input should be 'keep', 'hash' or 'drop'"),
         ("METRICX_TRACES_SAMPLE_RATE", "7", "METRICX_TRACES_SAMPLE_RATE: Input should be less than or equal to 1"),
-        ("METRICX_STRICT", MARKER, "METRICX_STRICT: Input should be a valid boolean"),
+        ("METRICX_STRICT", MARKER, "METRICX_STRICT: type true or false"),
         *[(name, value, f"{name} is still the document's placeholder") for name, value in PLACEHOLDERS.items()],
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import json
 import logging
@@ -24,7 +25,7 @@ from metricx_observe.telemetry import calls
 
 from .processes import run_python
 from .receiver_server import Receiver
-from .support import observed
+from .support import call, observed
 
 SIGNATURES = """
 shutdown_observability()
@@ -345,3 +346,82 @@ def test_what_is_no_application_costs_the_middleware(receiver: Receiver, caplog:
         observability.start()
         assert all(telemetry.init_observability(object()).values())  # type: ignore[arg-type]
     assert "no middleware: AttributeError" in caplog.text
+
+
+# what a newcomer met
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "told"),
+    [
+        ("METRICX_TRUSTED_PROXIES", "banana", "type addresses or networks"),
+        ("METRICX_TRACES_SAMPLE_RATE", "150%", "type a number, e.g. 0.1"),
+        ("METRICX_SEND_BODIES", "maybe", "type true or false"),
+    ],
+)
+def test_a_wrong_setting_costs_itself(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, variable: str, value: str,
+    told: str,
+) -> None:  # fmt: skip
+    """`init_observability` takes its default, says what to type, and starts."""
+    monkeypatch.setenv(variable, value)
+    try:
+        states = telemetry.init_observability(environment="development", receiver_url=receiver.url, outbox_url="memory://")
+        assert all(states.values())
+    finally:
+        telemetry.shutdown_observability()
+    (line,) = [record.getMessage() for record in caplog.records if variable in record.getMessage()]
+    assert told in line
+    assert line.endswith("; its default is taken")
+    assert value not in line
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("METRICX_ENABLED", "flase"), ("METRICX_SEND_LOCALS", "nope"), ("METRICX_DISABLED", "lang")]
+)
+def test_a_wrong_setting_that_keeps_something_back_is_not_guessed(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    """Nothing starts: what was not to be sent would be."""
+    monkeypatch.setenv(variable, value)
+    states = telemetry.init_observability(environment="development", outbox_url="memory://")
+    assert not any(states.values())
+    assert variable in states["sentry"]
+
+
+async def test_identify_and_health_path_may_be_given_at_once(receiver: Receiver, user_id: str) -> None:
+    """The way of `install`, through the documented function."""
+    app = FastAPI()
+
+    @app.get("/")
+    async def root() -> None:
+        telemetry.track(user_id, "feature_used")
+
+    where: dict[str, Any] = {"environment": "development", "receiver_url": receiver.url, "outbox_url": "memory://"}
+    telemetry.init_observability(app, identify=lambda _: user_id, health_path="/health", **where)
+    try:
+        await call(app, "/", headers={"x-request-id": f"r-{user_id}"})
+        assert json.loads((await call(app, "/health")).body)["sentry"]["state"].startswith("local")
+        assert Observability.default is not None
+        assert Observability.default.flush()
+    finally:
+        telemetry.shutdown_observability()
+    assert {signal["request_id"] for signal in receiver.signals(user=user_id)} == {f"r-{user_id}"}
+
+
+async def test_a_flush_holds_up_no_event_loop(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a loop it waits for nothing; in a thread only for vendors that answer."""
+    asked: list[tuple[float, bool]] = []
+
+    def flush(_: Observability, timeout_s: float, *, patient: bool) -> bool:
+        asked.append((timeout_s, patient))
+        return True
+
+    with observed(receiver) as observability:
+        observability.start()
+        monkeypatch.setattr(Observability, "flush", flush)
+        for function in (telemetry.flush_analytics, telemetry.flush_langfuse):
+            assert function() is False
+            assert asked == []
+            assert await asyncio.to_thread(function) is True
+            assert asked.pop() == (5.0, False)

@@ -25,6 +25,10 @@ SLOW_S = 0.05
 """A vendor that takes longer gets its messages one by one on many lanes, where posts hold only one."""
 
 
+_AWAY = "%s cannot be reached (%s): its messages wait"
+_PAGE_AWAY = "the local page cannot be reached for %s (%s): its messages wait; metricx-observe dev starts it"
+
+
 class Courier:
     """Posts of one channel, on as many lanes as are needed. A lane is a thread with one connection."""
 
@@ -290,12 +294,12 @@ class Courier:
             self.wake()
 
     def _failed(
-        self, line: Line, what: str, *, counts: bool = True, text: str = "%s cannot be reached (%s); its rows wait"
+        self, line: Line, what: str, *, counts: bool = True, text: str = ""
     ) -> None:
         with self._changed:
             counts = counts and not self._closing and self._gate.failed(line)
             stopped = self._gate.refusals.stopped
         if counts:
-            self._say(logging.WARNING, text, what)
+            self._say(logging.WARNING, text or (_PAGE_AWAY if self.channel.local else _AWAY), what)
         elif not stopped:  # the status goes on saying why
             self._tally.errors[self.channel.vendor] = what

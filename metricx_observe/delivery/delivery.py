@@ -26,6 +26,8 @@ from .writer import Writer
 
 ABORT_S = 0.3
 """Posts are aborted this long before the deadline of `close`, so that the last answers are still committed."""
+LOCAL_S = 0.5
+"""So long `close` waits for a local receiver that answers: whoever runs a script looks at its page next."""
 ACKNOWLEDGED_S = 0.25
 """METRICX_DURABILITY=acknowledged lets a response go after this long."""
 
@@ -44,6 +46,7 @@ class Delivery:
         self._channels = {channel.vendor: channel for channel in channels}
         self._path, self._limits, self._deliver, self._isolate = outbox_path(url), limits or Limits(), deliver, isolate
         self._closed = False
+        self._closing_at: float | None = None
         self._begin()
         _alive[self] = None
 
@@ -52,6 +55,8 @@ class Delivery:
         from .sqlite import SqliteOutbox  # sqlite3 is loaded with the first Delivery, not with the package
 
         self._tally, self._clock = Tally(), Clock()
+        self._left: list[tuple[Stream, Depth]] = []
+        """What waited when this process let go of the outbox."""
         self._fallback = self._healed = ""
         self._outbox: Outbox = SqliteOutbox(self._path, self._fell_back)
         common = self._outbox, self._tally, self._limits, self._isolate
@@ -87,21 +92,24 @@ class Delivery:
         except TimeoutError:
             self.count("outbox", "unacknowledged")
 
-    def flush(self, timeout_s: float) -> bool:
-        """Wait until everything is committed and delivered to every vendor that is not stopped."""
+    def flush(self, timeout_s: float, *, patient: bool = True) -> bool:
+        """Wait until everything is committed and delivered to every vendor that is not stopped.
+
+        Without `patient` only to those that answer now, as `close` does.
+        """
         give_up = time.monotonic() + timeout_s
         self.start()
         if not self.commit(timeout_s):
             return False
         with suppress(OutboxError):
             self.hasten(adopt=True)
-        return _until(partial(self.drained, closing=False), give_up)
+        return _until(partial(self.drained, closing=not patient), give_up)
 
     def close(self, deadline_s: float) -> None:
         """Commit, deliver until the deadline, leave the rest for the next start. Again: nothing happens.
 
-        Waits only for vendors that answer, never for local ones beyond the commit; where the outbox is ephemeral for
-        each that may yet answer.
+        Waits only for vendors that answer, for a local receiver half a second at most; where the outbox is ephemeral
+        for each that may yet answer.
         """
         if self._closed:
             return
@@ -109,6 +117,7 @@ class Delivery:
         _alive.pop(self, None)
         give_up = time.monotonic() + deadline_s
         self._writer.close(deadline_s)
+        self._closing_at = time.monotonic()
         if self._writer.thread:
             with suppress(OutboxError):
                 self.hasten(adopt=False)
@@ -128,7 +137,7 @@ class Delivery:
 
     def status(self) -> dict[str, dict[str, Any]]:
         """By vendor: counters of this process, what waits in the outbox (of all processes), breaker and last error."""
-        depths: list[tuple[Stream, Depth]] = []
+        depths = self._left
         with suppress(OutboxError):  # closed, or failed just now: the counters are still true
             depths = self._outbox.depths() if self._writer.thread else []
         breakers = {courier.channel.vendor: courier.breaker for courier in self._couriers}
@@ -208,14 +217,15 @@ class Delivery:
     def drained(self, *, closing: bool) -> bool:
         """Whether nothing of this process waits for a vendor that takes it; when closing, only for those that answer.
 
-        Local ones count as long as nobody closes. Never raises.
+        Local ones count for a moment then. Never raises.
         """
-        asked = [courier for courier in self._couriers if not (closing and courier.channel.local)]
-        patient = not closing or self._limits.ephemeral
+        began, patient = self._closing_at, not closing or self._limits.ephemeral
+        brief = began is None or time.monotonic() < began + LOCAL_S
         wanted = {
             courier.channel.destination
-            for courier in asked
+            for courier in self._couriers
             if (courier.breaker != "stopped" if patient else courier.answers)
+            and (brief or not (closing and courier.channel.local))
         }
         with suppress(OutboxError):  # asked again soon
             depths = self._outbox.depths()
@@ -227,6 +237,8 @@ class Delivery:
         for courier in self._couriers:
             courier.close(abort=abort)
         _until(lambda: not any(courier.busy for courier in self._couriers), time.monotonic() + timeout_s)
+        with suppress(OutboxError):
+            self._left = self._outbox.depths() if self._writer.thread else []
         self._outbox.close()
 
     def _before_fork(self) -> None:

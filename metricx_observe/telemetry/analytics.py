@@ -8,7 +8,7 @@ from typing import Any
 
 from metricx_observe.events import Event
 
-from .calls import documented, running
+from .calls import documented, flushed, running
 
 
 @documented
@@ -111,6 +111,5 @@ def track_copilot_query_sent(
 
 @documented
 def flush_analytics() -> bool:
-    """Wait, at most 5 s, until what was put so far is delivered. It blocks: not for a coroutine."""
-    found = running()
-    return found is not None and found.flush(5.0)
+    """Deliver what was put so far: waits at most 5 s, for vendors that answer, and on an event loop for nothing."""
+    return flushed()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
+import sys
 from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar, cast
@@ -32,6 +34,24 @@ def running() -> Observability | None:
         _said = True
         logger.warning("telemetry is not started: call init_observability() first. Nothing is sent until then.")
     return None
+
+
+def flushed() -> bool:
+    """Wait, at most 5 s and only for vendors that answer, until what was put so far is delivered.
+
+    On an event loop it waits for nothing: what was put goes out by itself within a second.
+    """
+    found = running()
+    return found is not None and not _on_event_loop() and found.flush(5.0, patient=False)
+
+
+def _on_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        trio = sys.modules.get("trio")
+        return trio is not None and bool(trio.lowlevel.in_trio_run())
+    return True
 
 
 def boundary() -> Boundary:

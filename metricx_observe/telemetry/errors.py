@@ -14,7 +14,7 @@ from .calls import documented, running
 def set_user_context(user_id: object, email: str | None = None, workspace_id: object = None) -> None:
     """Bind the user to this request, or outside one to the current task: errors, events and traces carry it."""
     found = running()
-    if found is not None:
+    if found is not None and found.settings.enabled:
         with found.boundary("set_user_context"):
             contexts.bind_user(user_id, email=email, workspace_id=workspace_id)
 
@@ -23,7 +23,7 @@ def set_user_context(user_id: object, email: str | None = None, workspace_id: ob
 def clear_user_context() -> None:
     """Bind nobody to this request or task from now on."""
     found = running()
-    if found is not None:
+    if found is not None and found.settings.enabled:
         with found.boundary("clear_user_context"):
             contexts.bind_user(None)
 

@@ -11,6 +11,7 @@ from starlette.applications import Starlette
 from metricx_observe.exceptions import ConfigurationError
 from metricx_observe.interrupts import is_interrupt, suppress_faults
 from metricx_observe.logs import say
+from metricx_observe.middleware import AskConsent, Identify
 from metricx_observe.observability import Observability
 from metricx_observe.startup import DOCUMENTED_NAMES, State, announce, calling_module
 
@@ -21,6 +22,9 @@ from .calls import documented
 def init_observability(
     app: Starlette | None = None,
     *,
+    identify: Identify | None = None,
+    consent: AskConsent | None = None,
+    health_path: str | None = None,
     logger: logging.Logger | None = None,
     sentry_options: Mapping[str, Any] | None = None,
     **overrides: Any,
@@ -31,6 +35,9 @@ def init_observability(
 
     Args:
         app: Also put the middleware around this application, as `Observability.install` does.
+        identify: With `app`: who is signed in, as `install` takes it.
+        consent: With `app`: what the user allowed, as `install` takes it.
+        health_path: With `app`: where to serve `Observability.status()`.
         logger: Of the start-up line; the calling module's when None.
         sentry_options: As `Observability` takes them.
         overrides: Fields of `Settings`.
@@ -46,9 +53,13 @@ def init_observability(
         if running is None or not known:
             from metricx_observe.settings import load_settings
 
-            running = Observability(load_settings(overrides), sentry_options=sentry_options, tolerant=True)
+            told = list[str]()
+            settings = load_settings(overrides, told)
+            for fault in told:
+                say(log, logging.ERROR, "[STARTUP] %s", fault)
+            running = Observability(settings, sentry_options=sentry_options, tolerant=True)
         if app is not None:
-            running.install(app, logger=log)
+            running.install(app, identify=identify, consent=consent, health_path=health_path, logger=log)
         elif not known:
             running.start()
             announce(running.settings, running.vendors, log)

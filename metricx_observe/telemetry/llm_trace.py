@@ -9,7 +9,7 @@ from typing import Any
 
 from metricx_observe.llm import LLMTracer, Trace
 
-from .calls import boundary, documented, running
+from .calls import boundary, documented, flushed, running
 
 
 def _tracer() -> LLMTracer:
@@ -136,9 +136,8 @@ def get_langfuse() -> Any:
 
 @documented
 def flush_langfuse() -> bool:
-    """Wait, at most 5 s, until what was put so far is delivered. It blocks: not for a coroutine."""
-    found = running()
-    return found is not None and found.flush(5.0)
+    """Deliver what was put so far: waits at most 5 s, for vendors that answer, and on an event loop for nothing."""
+    return flushed()
 
 
 @documented

@@ -189,7 +189,7 @@ class Sentry:
     @property
     def replaced(self) -> bool:
         """Whether a later `sentry_sdk.init` took the global client away; requests still report through ours."""
-        return sentry_sdk.get_global_scope().client is not self._client
+        return self in Sentry._open and sentry_sdk.get_global_scope().client is not self._client
 
     @contextmanager
     def isolated(self) -> Iterator[None]:
