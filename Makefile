@@ -5,7 +5,7 @@ BIN := .venv/bin
 # three workers keep two cores busy while tests wait for servers; a file's tests share a worker, and its servers
 PYTEST_ARGS ?= -q -n 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered --cov-fail-under=95
 
-.PHONY: demo test test-lowest check bench bench-quick bench-guard bench-faults clean
+.PHONY: demo test test-lowest check bench bench-quick bench-guard bench-startup bench-faults clean
 
 demo: .venv/.demo
 	@$(BIN)/python -m demo_app
@@ -36,6 +36,11 @@ bench-quick: bench/.venv/.bench
 bench-guard: bench/.venv/.bench
 	@bench/.venv/bin/python -m bench.guard
 
+# without packages for LLM calls, and with those that Sentry's SDK would import
+bench-startup: bench/.venv/.bench bench/.venv-llm/.bench-llm
+	@bench/.venv/bin/python -m bench.startup
+	@bench/.venv-llm/bin/python -m bench.startup
+
 bench-faults: .venv/.dev
 	$(BIN)/python -m bench.faults
 
@@ -52,10 +57,14 @@ bench/.venv/.bench: pyproject.toml
 	@PYTHON=$(PYTHON) VENV=bench/.venv sh tools/venv.sh bench
 	@touch $@
 
+bench/.venv-llm/.bench-llm: pyproject.toml
+	@PYTHON=$(PYTHON) VENV=bench/.venv-llm sh tools/venv.sh bench-llm
+	@touch $@
+
 .venv-lowest/.test: pyproject.toml tools/lowest.py
 	@$(PYTHON) tools/lowest.py > .venv-lowest.txt
 	@PYTHON=$(PYTHON) VENV=.venv-lowest CONSTRAINTS=.venv-lowest.txt sh tools/venv.sh test
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-lowest .venv-lowest.txt bench/.venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
+	rm -rf .venv .venv-lowest .venv-lowest.txt bench/.venv bench/.venv-llm .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*

@@ -24,6 +24,39 @@ observability.tracker.track("e", user_id="u1")
 observability.flush(5)
 print(json.dumps([sorted(found) for found in (after_import, after_install, set(loaded()) - before)]))
 """
+LLM_PACKAGES = (
+    "agents", "anthropic", "cohere", "google.genai", "huggingface_hub", "langchain_core", "langgraph", "litellm", "mcp",
+    "openai", "pydantic_ai",
+)  # fmt: skip
+"""What Sentry's SDK has integrations for that we remove: Langfuse has the LLM calls."""
+STARTED = """
+import importlib.util, json, sys
+import fastapi
+PACKAGES = sys.argv[2].split()
+imported = set()
+
+class Anything:  # finds these packages and any module in them, each with any class that is asked for
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        found = [each for each in PACKAGES if name == each or name.startswith(each + ".")]
+        imported.update(found)
+        return importlib.util.spec_from_loader(name, Anything, is_package=True) if found else None
+    create_module = staticmethod(lambda spec: None)
+    @staticmethod
+    def exec_module(module):
+        module.__getattr__ = lambda name: type(name, (), {})
+
+sys.meta_path.insert(0, Anything)
+from metricx_observe import Observability
+observability = Observability.from_env(**json.loads(sys.argv[1]))
+observability.install(fastapi.FastAPI())
+observability.start()
+ours = sorted(imported)
+assert observability.states()['sentry']
+observability.close(0.1)
+import sentry_sdk.integrations.anthropic, sentry_sdk.integrations.langgraph, sentry_sdk.integrations.openai
+print(json.dumps([ours, sorted(imported)]))
+"""
 RUDDERSTACK = {
     "environment": "production",
     "rudderstack_write_key": "key",
@@ -64,3 +97,12 @@ def test_what_is_imported_when(tmp_path: Path) -> None:
     assert not {"sentry_sdk", "rudderstack"} & opened["langfuse"]
     assert set(found["rudderstack"][2]) == opened["rudderstack"]
     assert not {"sentry_sdk", "langfuse"} & set(found["rudderstack"][2])
+
+
+def test_no_package_for_llm_calls_is_imported(tmp_path: Path) -> None:
+    """Seconds of CPU and 100 MB where they are installed. Sentry's integrations import them, and we remove those."""
+    ended = run_fresh_python("-c", STARTED, json.dumps(SENTRY), " ".join(LLM_PACKAGES), folder=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    ours, theirs = json.loads(ended.stdout)
+    assert ours == []
+    assert {"anthropic", "langgraph", "openai"} <= set(theirs)
