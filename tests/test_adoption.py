@@ -17,7 +17,16 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
-from metricx_observe import ConfigurationError, ContextDep, InputError, Observability, TrackerDep, context
+from metricx_observe import (
+    ConfigurationError,
+    ContextDep,
+    InputError,
+    Observability,
+    TrackerDep,
+    capture_exception,
+    context,
+    init_observability,
+)
 from metricx_observe.events import Event, ga4_name_faults, ga4_parameter_faults, ga4_user_faults
 from metricx_observe.ids import new_id, subject_id
 from metricx_observe.inbound import client_behind
@@ -111,6 +120,50 @@ def test_the_vendors_own_names_of_the_environment(monkeypatch: pytest.MonkeyPatc
     assert (load_settings({}).sample_rate, load_settings({}).release) == (0.5, "2")
 
 
+@pytest.mark.parametrize("sentrys_own", [True, False])
+def test_the_vendors_own_names_on_the_wire(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, user_id: str, sentrys_own: bool
+) -> None:
+    """SENTRY_ENVIRONMENT, LANGFUSE_TRACING_ENVIRONMENT, and a release: SENTRY_RELEASE before RELEASE_VERSION."""
+    monkeypatch.setenv("SENTRY_ENVIRONMENT", "Prod EU")
+    monkeypatch.setenv("LANGFUSE_TRACING_ENVIRONMENT", "eu")
+    monkeypatch.setenv("RELEASE_VERSION", "1.2.3")
+    if sentrys_own:
+        monkeypatch.setenv("SENTRY_RELEASE", "shop@4")
+    release = "shop@4" if sentrys_own else "1.2.3"
+    with observed(receiver) as observability:
+        with observability.context(user_id=user_id):
+            observability.errors.capture_message("m")
+            with observability.llm.trace("t"):
+                pass
+            assert observability.llm.client is not None
+            observability.llm.client.start_observation(name="own").end()
+        assert observability.flush(10)
+    error, *traces = sorted(receiver.wait_for(3, user=user_id), key=lambda each: each["kind"])
+    assert (error["payload"]["environment"], error["payload"]["release"]) == ("prod-eu", release)
+    assert len(traces) == 2
+    for each in traces:
+        found = each["payload"]["attributes"]
+        assert (found["langfuse.environment"], found["langfuse.release"]) == ("eu", release)
+
+
+@pytest.mark.parametrize("rate", ["0", "0.5", "1"])
+async def test_a_share_of_requests_is_traced(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, user_id: str, rate: str
+) -> None:
+    """SENTRY_TRACES_SAMPLE_RATE, which a transaction repeats for Sentry's own arithmetic."""
+    monkeypatch.setenv("SENTRY_TRACES_SAMPLE_RATE", rate)
+    with observed(receiver) as observability:
+        app = FastAPI()
+        observability.install(app, identify=lambda _: user_id)
+        for _ in range(60):
+            await call(app, "/")
+        assert await asyncio.to_thread(observability.flush, 10)
+    found = receiver.signals(user=user_id, kind="transaction")
+    low, high = {"0": (0, 0), "0.5": (5, 55), "1": (60, 60)}[rate]
+    assert low <= len(found) <= high
+
+
 def test_a_share_of_llm_traces(receiver: Receiver, monkeypatch: pytest.MonkeyPatch, user_id: str) -> None:
     """LANGFUSE_SAMPLE_RATE: whole traces, as the SDK's own spans."""
     monkeypatch.setenv("LANGFUSE_SAMPLE_RATE", "0.5")
@@ -118,10 +171,14 @@ def test_a_share_of_llm_traces(receiver: Receiver, monkeypatch: pytest.MonkeyPat
         for _ in range(60):
             with observability.llm.trace("t", user_id=user_id) as trace, trace.generation("g"):
                 pass
+            with observability.context(user_id=f"{user_id}-own"):
+                assert observability.llm.client is not None
+                observability.llm.client.start_observation(name="own").end()
         assert observability.flush(10)
     kinds = [each["kind"] for each in receiver.signals(user=user_id, limit=200)]
     assert 5 < kinds.count("trace") < 55
     assert kinds.count("trace") == kinds.count("generation")
+    assert 5 < len(receiver.signals(user=f"{user_id}-own")) < 55
 
 
 def test_a_misspelt_variable_is_a_warning(
@@ -456,6 +513,33 @@ async def test_a_traces_sampler_decides(
     assert len(found) == (rate in (1.0, True))
     assert asked[0]["transaction_context"]["op"] == "http.server"
     assert asked[0]["asgi_scope"]["path"] == "/sampled"
+
+
+def test_the_documented_start_takes_them_too(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, user_id: str
+) -> None:
+    """`init_observability(sentry_options=…)`: the application's own hook and limit act on what is sent."""
+
+    def named(event: Any, hint: Any) -> Any:
+        return {**event, "tags": {**event.get("tags", {}), "named": "by the application"}}
+
+    given: Any = {"receiver_url": receiver.url, "outbox_url": "memory://"}
+    options = {"before_send": named, "max_breadcrumbs": 2}
+    states = init_observability(sentry_options=options, environment="development", **given)
+    assert all(states.values())
+    running = Observability.default
+    assert running is not None
+    try:
+        with running.context(user_id=user_id):
+            for n in range(5):
+                running.errors.add_breadcrumb(f"step {n}")
+            capture_exception(ValueError("v"))
+        assert running.flush(10)
+    finally:
+        running.close()
+    (found,) = receiver.wait_for(1, user=user_id, kind="error")
+    assert found["payload"]["tags"]["named"] == "by the application"
+    assert [each["message"] for each in found["payload"]["breadcrumbs"]["values"]] == ["step 3", "step 4"]
 
 
 @pytest.mark.parametrize("option", ["profiles_sample_rate", "transport"])

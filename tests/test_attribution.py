@@ -198,6 +198,9 @@ async def test_a_cancelled_request_leaves_its_user_to_nobody(receiver: Receiver)
         observability.flush()
         found = receiver.signals(request_id=request_id)
         assert {signal["kind"]: signal["user_id"] for signal in found} == {"track": "alice", "transaction": "alice"}
+        (transaction,) = [signal["payload"] for signal in found if signal["kind"] == "transaction"]
+        assert transaction["contexts"]["response"]["status_code"] == 499
+        assert transaction["contexts"]["trace"]["data"]["http.response.status_code"] == 499
 
 
 async def test_a_dropped_coroutine_unbinds_nobody_else(receiver: Receiver) -> None:

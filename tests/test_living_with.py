@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import json
 import logging
+import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,6 +20,9 @@ from fastapi import APIRouter, FastAPI
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from sentry_sdk.integrations.logging import LoggingIntegration
+from sentry_sdk.integrations.stdlib import StdlibIntegration
+from sentry_sdk.scrubber import EventScrubber
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -96,6 +100,37 @@ async def test_an_earlier_init_is_taken_over_with_one_warning_and_given_back(
     assert "request_id" not in (events[0].get("tags") or {})
 
 
+LOST = re.compile(r"not carried over: (.*?)\. Give them as ")
+
+
+@pytest.mark.parametrize(
+    ("options", "lost"),
+    [
+        ({}, "nothing"),
+        ({"traces_sample_rate": 0.25, "release": "1.2", "environment": "elsewhere"},
+         "environment, release, traces_sample_rate"),
+        ({"integrations": [LoggingIntegration(level=None)], "disabled_integrations": [StdlibIntegration()],
+          "auto_enabling_integrations": False}, "auto_enabling_integrations, disabled_integrations, integrations"),
+        ({"include_local_variables": False, "in_app_include": ["shop"], "server_name": "box"},
+         "in_app_include, include_local_variables, server_name"),
+        ({"event_scrubber": EventScrubber(denylist=["plan"])}, "event_scrubber"),
+        ({"max_breadcrumbs": 7, "attach_stacktrace": True}, "attach_stacktrace"),
+    ],
+)  # fmt: skip
+def test_what_an_earlier_init_loses_is_named(
+    receiver: Receiver, caplog: pytest.LogCaptureFixture, options: dict[str, Any], lost: str
+) -> None:
+    """Its integrations and what is ours to set too, but nothing that the SDK filled in or that was given anew."""
+    sentry_sdk.init(dsn="http://public@127.0.0.1:9/1", **options)
+    try:
+        with observed(receiver, sentry_options={"max_breadcrumbs": 5}) as observability:
+            observability.start()
+    finally:
+        sentry_sdk.get_client().close()
+        sentry_sdk.get_global_scope().set_client(None)
+    assert [LOST.findall(text) for text in caplog.messages if "sentry_sdk.init" in text] == [[lost]]
+
+
 @pytest.mark.parametrize("where", ["before it is served", "in its lifespan"])
 def test_after_a_later_init_requests_still_report_through_ours(
     receiver: Receiver, application_client: Any, where: str
@@ -127,6 +162,26 @@ def test_after_a_later_init_requests_still_report_through_ours(
     assert {signal["user_id"] for signal in found} == {"alice"}
     assert events == [[]]
     assert sentry_sdk.get_client() is later  # it is the application's now
+
+
+@pytest.mark.filterwarnings("ignore:The `root_path` parameter is deprecated")
+@pytest.mark.parametrize("how", ["uvicorn --root-path", "FastAPI(root_path=)", "FastAPI(root_path=), kept"])
+def test_a_health_check_below_a_root_path_is_not_traced(receiver: Receiver, how: str) -> None:
+    """Behind a proxy that strips the prefix or leaves it on; what is beside it is traced."""
+    run, root = uuid4().hex, "/api/v1"
+    with observed(receiver) as observability:
+        app = FastAPI(root_path=root if how.startswith("FastAPI") else "")
+        observability.install(app)
+        app.add_api_route("/health", lambda: None)
+        app.add_api_route("/api/health", lambda: None)
+        prefix = root if how.endswith("kept") else ""
+        with serving(app, root_path=root if how.startswith("uvicorn") else "") as url:
+            for path in ("/health", "/api/health"):
+                contextvars.Context().run(
+                    httpx.get, f"{url}{prefix}{path}", headers={"x-request-id": run}, trust_env=False
+                ).raise_for_status()
+            found = receiver.wait_for(1, request_id=run)
+    assert [each["name"] for each in found] == ["/api/health"]
 
 
 async def test_the_applications_own_sentry_calls_carry_our_context(receiver: Receiver) -> None:

@@ -784,6 +784,21 @@ async def test_transactions_have_the_full_route_template_as_their_name(receiver:
             assert transaction["payload"]["request"]["url"] == f"http://testserver{known}"
 
 
+@pytest.mark.parametrize("root", ["/api/v1", ""])
+async def test_a_health_check_has_its_path_below_the_root(receiver: Receiver, root: str) -> None:
+    """A server gives `root_path`, and a `path` that begins with it; without one `/api/v1/health` is another route."""
+    request_id = uuid4().hex
+    with observed(receiver) as observability:
+        app = FastAPI()
+        observability.install(app)
+        app.add_api_route("/health", lambda: None)
+        app.add_api_route("/api/v1/health", lambda: None)
+        await call(app, "/api/v1/health", headers={"x-request-id": request_id}, root_path=root)
+        observability.flush()
+        found = receiver.signals(request_id=request_id)
+    assert [each["name"] for each in found] == ([] if root else ["/api/v1/health"])
+
+
 async def test_health_checks_heads_and_options_are_not_traced(receiver: Receiver) -> None:
     """They are most of many services' requests; an error in one is reported all the same."""
     run = uuid4().hex[:8]

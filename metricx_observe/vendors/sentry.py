@@ -84,7 +84,7 @@ class Sentry:
         self._dsn: str = target.url
         self._transport = EnvelopeTransport(put, commit, settings.errors_max_per_second)
         given = {**self._options(web), **options}
-        self._previous = self._take_over(given)
+        self._previous = self._take_over(given, options)
         if "trace_propagation_targets" not in options:
             given["trace_propagation_targets"] = propagation_targets(settings.trace_hosts)
         keep_from_redirects()
@@ -141,16 +141,23 @@ class Sentry:
             "disabled_integrations": [] if web else [StarletteIntegration(), FastApiIntegration()],
         }
 
-    def _take_over(self, given: Mapping[str, Any]) -> Any:
-        """The client that was there before us, or None. Says what of its options is lost."""
+    def _take_over(self, given: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
+        """The client that was there before us, or None. Says what of its options is lost, but for the `options` given
+        anew."""
         earlier = sentry_sdk.get_client()
         if not earlier.is_active() or any(earlier is other._client for other in Sentry._open):
             return earlier if earlier.is_active() else None
-        known = {*given, "dsn", "transport"}
+        # the SDK fills in what it was not given: host name, folder, release, and more
+        none: dict[str, Any] = dict.fromkeys(("default_integrations", "auto_enabling_integrations"), False)
+        filled = {**sentry_sdk.Client(**none).options, **{name: DEFAULT_OPTIONS[name] for name in none}}
+        theirs = dict(earlier.options)
+        if not (theirs.get("data_collection") or {}).get("provided_by_user"):
+            theirs.pop("data_collection", None)  # made of other options, which are named themselves
+        now = {**filled, **{name: value for name, value in given.items() if value is not None}}
         lost = [
             name
-            for name, value in sorted(earlier.options.items())
-            if name in DEFAULT_OPTIONS and name not in known and value != DEFAULT_OPTIONS[name] and value
+            for name in sorted((DEFAULT_OPTIONS.keys() & theirs.keys()) - {*options, "dsn", "transport"})
+            if not any(_alike(theirs[name], other.get(name)) for other in (filled, now))
         ]
         logger.warning(
             "an earlier sentry_sdk.init is taken over; not carried over: %s. Give them as "
@@ -323,6 +330,11 @@ class Sentry:
 
     def breadcrumb(self, message: str, category: str | None, data: Mapping[str, Any]) -> None:
         sentry_sdk.add_breadcrumb(message=message, category=category, data=dict(data))
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two options are the same: the SDK's own objects (its scrubber) do not know."""
+    return one == other or (type(one) is type(other) and hasattr(one, "__dict__") and vars(one) == vars(other))
 
 
 @contextmanager
