@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from metricx_observe.boundary import Boundary
 from metricx_observe.delivery import Delivery, Limits, Message, Post
 from metricx_observe.privacy import Scrubber
 from metricx_observe.settings import Vendor
@@ -89,7 +90,7 @@ class Receiver(asyncio.Protocol):
 class Sentrys(LineChannel):
     """One message, with Sentry's reading of limits."""
 
-    sentry = SentryChannel(Vendor("on", url="https://public@sentry.example/42"), Scrubber())
+    sentry = SentryChannel(Vendor("on", url="https://public@sentry.example/42"), Scrubber(), Boundary().count)
 
     def encode(self, record: Any) -> Sequence[Message]:
         return [Message("error", record)]

@@ -94,7 +94,7 @@ def decode(attributes: list[dict[str, Any]]) -> dict[str, Any]:
 
 def channel() -> LangfuseChannel:
     """A channel to a host that is never called."""
-    return LangfuseChannel(SETTINGS, TARGET, Scrubber())
+    return LangfuseChannel(SETTINGS, TARGET, Scrubber(), Boundary().count)
 
 
 def by_sdk() -> list[ReadableSpan]:

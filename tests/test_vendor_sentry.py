@@ -25,6 +25,7 @@ from sentry_sdk.utils import event_from_exception
 from starlette.requests import Request
 
 from metricx_observe import ContextDep, ErrorReporterDep, Observability
+from metricx_observe.boundary import Boundary
 from metricx_observe.context import bind_user, detached
 from metricx_observe.delivery.channel import Importance
 from metricx_observe.exceptions import ConfigurationError
@@ -362,7 +363,7 @@ def test_an_error_leads_to_its_llm_trace(receiver: Receiver, observability: Obse
 @pytest.fixture
 def channel() -> SentryChannel:
     """A channel to a host that is never called."""
-    return SentryChannel(Vendor("on", url="https://public@sentry.example/42"), Scrubber())
+    return SentryChannel(Vendor("on", url="https://public@sentry.example/42"), Scrubber(), Boundary().count)
 
 
 @pytest.mark.parametrize(

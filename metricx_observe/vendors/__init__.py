@@ -26,11 +26,11 @@ def channels(
     if name == "sentry":
         from .sentry_channel import SentryChannel
 
-        return [SentryChannel(target, scrubber)]
+        return [SentryChannel(target, scrubber, note)]
     if name == "rudderstack":
         from .rudderstack import RudderStackChannel
 
         return [RudderStackChannel(settings, target, scrubber, note)]
     from .langfuse_channel import LangfuseChannel, ScoreChannel
 
-    return [LangfuseChannel(settings, target, scrubber), ScoreChannel(settings, target, scrubber)]
+    return [LangfuseChannel(settings, target, scrubber, note), ScoreChannel(settings, target, scrubber)]

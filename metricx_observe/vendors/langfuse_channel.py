@@ -7,7 +7,7 @@ ours against what the SDK emits for the same observations.
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from hashlib import sha256
 from math import isfinite
@@ -26,6 +26,8 @@ from metricx_observe.delivery.channel import Described, Importance, Message, Pos
 from metricx_observe.llm_records import ObservationRecord, TraceFacts
 from metricx_observe.privacy import Scrubber, one_signal
 from metricx_observe.settings import Settings, Vendor
+
+from .langfuse_size import MAX_SPAN, within_bounds
 
 _KEYS = {
     "input": Key.OBSERVATION_INPUT,
@@ -50,6 +52,8 @@ _COUNTS = [
 """OpenTelemetry's GenAI names, still in development there: this is their one place."""
 _FEW_TAGS = 5  # of a trace that is remembered
 _CONTENT = frozenset({"input", "output"})
+_LARGE = _CONTENT | {"metadata"}
+"""Scrubbed after the rest, which has arrived then where the scrubber's time runs out."""
 _CONTENT_KEYS = (
     Key.OBSERVATION_INPUT, Key.OBSERVATION_OUTPUT, Key.EXPERIMENT_ITEM_EXPECTED_OUTPUT,
     "langfuse.trace.input", "langfuse.trace.output", "gen_ai.prompt", "gen_ai.completion", "gen_ai.content",
@@ -107,9 +111,12 @@ class LangfuseChannel(_Channel):
     max_bytes = 3 << 20
     """Langfuse takes 4.5 MB a request (its own SDK's default is below that)."""
 
-    def __init__(self, settings: Settings, target: Vendor, scrubber: Scrubber) -> None:
+    def __init__(
+        self, settings: Settings, target: Vendor, scrubber: Scrubber, note: Callable[[str, list[str]], None]
+    ) -> None:
         super().__init__(target)
         self._scrubber = scrubber
+        self._note = note
         resource = {"service.name": settings.service_name} | resource_attributes(settings)
         scope = {"name": LANGFUSE_TRACER_NAME, "version": sdk_version}
         public_key = _listed(_encoded({"public_key": target.key}))
@@ -124,16 +131,23 @@ class LangfuseChannel(_Channel):
     def encode(self, record: Any) -> Sequence[Message]:
         """A packed `ObservationRecord`, or a span of the application's own Langfuse code."""
         if isinstance(record, ReadableSpan):
-            span = self._theirs(record)
+            span, kind = self._theirs(record), "observation"
         else:
-            span = self._ours(ObservationRecord.unpacked(record))
-        return [Message("trace", orjson.dumps(span))]
+            known = ObservationRecord.unpacked(record)
+            span, kind = self._ours(known), known.type
+        data = orjson.dumps(span)
+        if len(data) > MAX_SPAN:
+            self._note(kind, ["too large"])
+            data = within_bounds(data)
+        return [Message("trace", data)]
 
     def _ours(self, record: ObservationRecord) -> dict[str, Any]:
         fields, state, scrubber = record.fields, record.state, self._scrubber
         no_content = state is not None and state.consent.llm_content is False
         texts, attributes = {"type": record.type}, [self._of_trace(record)]
-        for name, given in fields.items():
+        title = scrubber.text(record.name, record.type, "name")
+        for name in sorted(fields, key=_LARGE.__contains__):
+            given = fields[name]
             if no_content and name in _CONTENT:
                 continue
             value = orjson.dumps(given[1]) if isinstance(given, tuple) else given
@@ -155,7 +169,7 @@ class LangfuseChannel(_Channel):
             "traceId": record.trace_id,
             "spanId": record.id,
             **({"parentSpanId": record.parent_id} if record.parent_id else {}),
-            "name": scrubber.text(record.name, record.type, "name"),
+            "name": title,
             "kind": 1,
             "startTimeUnixNano": str(record.start_ns),
             "endTimeUnixNano": str(record.end_ns),
@@ -184,7 +198,9 @@ class LangfuseChannel(_Channel):
         given = dict(span.attributes or {})
         no_content = given.pop(NO_CONTENT, False)
         dropped = _CONTENT_KEYS if no_content else ()
-        kept = {key: value for key, value in given.items() if not key.startswith(dropped)}
+        smallest_first = sorted(given, key=lambda key: _held(given[key]))  # the others may take the scrubber's time
+        kept = {key: given[key] for key in smallest_first if not key.startswith(dropped)}
+        status = self._scrubber.text(span.status.description or "", "observation", "status")
         return {
             "traceId": format_trace_id(context.trace_id),
             "spanId": format_span_id(context.span_id),
@@ -195,10 +211,7 @@ class LangfuseChannel(_Channel):
             "endTimeUnixNano": str(span.end_time or 0),
             "attributes": _listed(self._scrubbed(kept, "attributes"), self._base),
             "events": [self._event(event, no_content) for event in span.events],
-            "status": {
-                "code": span.status.status_code.value,
-                "message": self._scrubber.text(span.status.description or "", "observation", "status"),
-            },
+            "status": {"code": span.status.status_code.value, "message": status},
         }
 
     def _event(self, event: Event, no_content: object) -> dict[str, Any]:
@@ -342,6 +355,11 @@ def _encoded(values: Mapping[str, Any]) -> bytes:
         {"key": key, "value": {"stringValue": value} if type(value) is str else _value(value)}
         for key, value in values.items()
     ])[1:-1]  # fmt: skip
+
+
+def _held(value: Any) -> int:
+    """About how long an attribute is."""
+    return len(value) if isinstance(value, (str, list, tuple)) else 0
 
 
 def _listed(*attributes: bytes) -> orjson.Fragment:

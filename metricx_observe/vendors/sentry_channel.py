@@ -27,7 +27,7 @@ from .sentry_events import scrub_event
 from .sentry_headers import header_scrubber
 from .sentry_logs import scrub_items
 from .sentry_rules import NO_RULES, Rules, RulesById
-from .sentry_size import within_bounds
+from .sentry_size import MAX_EVENT, within_bounds
 
 Put = Callable[[object, int], bool]
 """Hands a record and its approximate size in bytes to delivery."""
@@ -110,7 +110,7 @@ class SentryChannel:
     concurrency = 20
     """Posts hold one event each: at 80 ms a round trip 8 at once make 95 errors a second, 20 make 241."""
 
-    def __init__(self, target: Vendor, scrubber: Scrubber) -> None:
+    def __init__(self, target: Vendor, scrubber: Scrubber, note: Callable[[str, list[str]], None]) -> None:
         dsn = Dsn(target.url)
         auth = dsn.to_auth(f"sentry.python/{sentry_sdk.VERSION}")
         self.local = target.state == "local"
@@ -122,6 +122,7 @@ class SentryChannel:
             "Content-Type": "application/x-sentry-envelope",
         }
         self._scrubber = scrubber
+        self._note = note
 
     def encode(self, record: Any) -> Sequence[Message]:
         """An envelope that was sent, or a transaction that `Ended`, as messages."""
@@ -135,9 +136,10 @@ class SentryChannel:
     def _message(self, envelope: Envelope, rules: Rules) -> Message:
         clean = header_scrubber(self._scrubber, rules)
         lines = [_json(clean(envelope.headers))]
-        for item in envelope.items:
+        # all headers before a body, which may take all of the scrubber's time: without its type an item is lost
+        for item, headers in [(item, clean(item.headers)) for item in envelope.items]:
             body = self._item(item, rules)
-            lines += [_json({**clean(item.headers), "length": len(body)}), body]
+            lines += [_json({**headers, "length": len(body)}), body]
         kind = envelope.items[0].data_category if envelope.items else "default"
         return Message(kind, b"\n".join(lines) + b"\n")
 
@@ -147,12 +149,20 @@ class SentryChannel:
             return item.get_bytes()  # an attachment: the application chose its bytes
         if isinstance(content, dict) and isinstance(content.get("items"), list):
             content = scrub_items(content, str(item.data_category), self._scrubber)
+            content["items"] = [orjson.Fragment(self._bounded(each, item)) for each in content["items"]]
         elif isinstance(content, dict):
-            scrubbed = scrub_event(content, str(item.data_category), self._scrubber, rules)
-            return within_bounds(scrubbed)
+            return self._bounded(scrub_event(content, str(item.data_category), self._scrubber, rules), item)
         else:
             content = self._scrubber.scrub(content, str(item.data_category), "item")
         return _json(content)
+
+    def _bounded(self, content: Any, item: Item) -> bytes:
+        """An event, or one of several items, as JSON of at most 1 MB."""
+        data = _json(content)
+        if len(data) > MAX_EVENT and isinstance(content, dict):
+            self._note(str(item.data_category), ["too large"])
+            data = within_bounds(content)
+        return data
 
     def post(self, payloads: Sequence[bytes]) -> Post:
         return Post(self._url, self._headers, payloads[0])

@@ -33,6 +33,10 @@ _NAMELESS = re.compile(r"<?unknown \w+ task>?")
 """What the SDK's integrations call a job until they know its name."""
 _JOBS = (("arq-job", "task"), ("celery-job", "task_name"), ("huey-job", "task"), ("rq-job", "func"))
 """Where they put that name in `extra`."""
+_LARGE = 64 << 10
+"""Bytes of JSON of spans from which the scrubber's time may run out."""
+_CUT = "[cut]"
+_OUR_TAGS, _MANY_TAGS = frozenset({"request_id", "workspace_id", "langfuse_trace_id"}), 200
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://|/")
 
 
@@ -151,21 +155,62 @@ def _query(address: str) -> str:
     return f"?{query}" if query else ""
 
 
+_Place = tuple[Any, ...]
+
+
+def _without_bulk(event: dict[str, Any]) -> tuple[dict[str, Any], list[tuple[_Place, Any]]]:
+    """A large event without its contexts and the data of trace and spans; and those with their places, smallest first.
+
+    Where the scrubber's time runs out ids, op and status have been read, without which Sentry takes no transaction.
+    """
+    contexts, spans = event.get("contexts"), event.get("spans") or []
+    if not isinstance(contexts, dict) or not isinstance(spans, list) or _size([contexts, spans]) < _LARGE:
+        return event, []
+    bulk: list[tuple[_Place, Any]] = [(("contexts", name), each) for name, each in contexts.items() if name != "trace"]
+    event = {**event, "contexts": {"trace": contexts["trace"]} if "trace" in contexts else {}}
+    if spans:
+        event["spans"] = [*spans]
+    for key, holder in (("contexts", event["contexts"]), ("spans", event.get("spans", []))):
+        for at, each in holder.items() if isinstance(holder, dict) else enumerate(holder):
+            if isinstance(each, dict) and isinstance(each.get("data"), dict):
+                bulk.append(((key, at, "data"), each["data"]))
+                holder[at] = {name: value for name, value in each.items() if name != "data"}
+    return event, sorted(bulk, key=lambda each: _size(each[1]))
+
+
+def _put_back(event: dict[str, Any], place: _Place, scrubbed: dict[str, Any]) -> None:
+    """Put one scrubbed member where it was taken from, as far as that is still there."""
+    holder: Any = event
+    for step in place[:-1]:
+        if isinstance(holder, str) or (isinstance(holder, list) and step >= len(holder)):
+            return  # of very many spans the last ones are cut
+        holder = holder[step]
+    if isinstance(holder, dict):
+        holder |= scrubbed if _CUT not in scrubbed else {place[-1]: scrubbed}
+
+
 def scrub_event(event: dict[str, Any], category: str, scrubber: Scrubber, rules: Rules = NO_RULES) -> dict[str, Any]:
     """An event, transaction or other item as it may be stored: framework locals off, the rest scrubbed by place."""
     for frame in frames(event):
         if not frame.get("in_app"):
             frame.pop("vars", None)  # a framework frame's locals hold the raw request
     scrubbed: dict[str, Any] = {}
+    event, bulk = _without_bulk(event)
     for key in sorted(event, key=lambda key: _size(event[key])):  # where time runs out, only the largest part is cut
         value, policy_of = event[key], "keep" if key == "user" else policy(rules)
         whole = {key: value} if key in _UNSCRUBBED else scrubber.scrub({key: value}, category, key, personal=policy_of)
         scrubbed[key] = next(iter(whole.values()))  # where the scrubber has no time left, `[cut]` is the key as well
     if isinstance(attrs := event.get("attrs"), dict) and isinstance(scrubbed["attrs"], dict):
         scrubbed["attrs"] |= {key: attrs[key] for key in _OF_SESSIONS if key in attrs}
+    for place, value in bulk:
+        _put_back(scrubbed, place, scrubber.scrub({place[-1]: value}, category, str(place[0]), personal=policy(rules)))
     user = event.get("user")
     if isinstance(user, dict) and "id" in user:  # Sentry's own place for a person: who was bound stays as he was bound
         scrubbed["user"] = {**scrubbed["user"], "id": user["id"]}
+    tags = event.get("tags")
+    if isinstance(tags, dict) and len(tags) > _MANY_TAGS:
+        ours = {key: tags[key] for key in _OUR_TAGS & tags.keys()}
+        scrubbed["tags"] = {**ours, **(scrubbed["tags"] if isinstance(scrubbed["tags"], dict) else {_CUT: _CUT})}
     if rules.ip is not None:
         scrubbed["user"] = {**scrubbed.get("user", {}), "ip_address": rules.ip}
     return without_secrets(scrubbed, rules)

@@ -1,7 +1,8 @@
 """Sentry refuses an event of over 1 MB with a 413, and all of it is lost: so what matters least is cut here.
 
-In this order: the longest texts, the oldest breadcrumbs, the locals of outer frames, outer frames, and what is left of
-the largest members. Type, message, the innermost frames and all ids arrive.
+In this order: the longest texts, the oldest breadcrumbs, the locals of outer frames, outer frames, the data of spans,
+the last spans, and what is left of the largest members. Type, message, the innermost frames and all ids arrive; of a
+transaction, and of an item of its own (a streamed span, a log), its name, its op and its status.
 """
 
 from __future__ import annotations
@@ -17,12 +18,18 @@ MAX_EVENT = 1_000_000
 """Bytes of JSON of an event or transaction (Sentry's size limits)."""
 _LIMITS = 64 << 10, 16 << 10, 4 << 10, 1 << 10
 """Bytes of JSON of the longest text, one after the other until the event fits."""
+_READ_BYTES = 32 << 20
+"""Of an event that is no JSON yet: what is too much of it is chosen below, not by where it stands."""
 _INNERMOST = 10
 """Frames of each exception that always arrive; their locals go last of all."""
 _KEPT = frozenset(
     {"event_id", "timestamp", "start_timestamp", "platform", "level", "type", "exception", "contexts", "tags", "user",
-     "transaction", "release", "environment", "message", "logentry"}
+     "transaction", "release", "environment", "message", "logentry", "attributes", "name", "span_id", "trace_id",
+     "parent_span_id", "status", "op", "is_segment", "end_timestamp"}
 )  # fmt: skip
+_IDS = frozenset({"request_id", "workspace_id", "id", "email"})
+"""Of tags and user."""
+_MARKER = "metricx.cut"
 
 
 def within_bounds(event: dict[str, Any]) -> bytes:
@@ -30,9 +37,9 @@ def within_bounds(event: dict[str, Any]) -> bytes:
     try:
         data = orjson.dumps(event)
     except TypeError:  # what the application's own hook put there
-        event = plain(event)
+        event = plain(event, max_bytes=_READ_BYTES)
         data = orjson.dumps(event)
-    for cut in (_texts, _breadcrumbs, _locals, _frames, _spans, _members, _innermost_locals):
+    for cut in (_texts, _breadcrumbs, _locals, _frames, _data, _spans, _members, _innermost_locals, _tags_and_user):
         if len(data) <= MAX_EVENT:
             break
         for _ in cut(event, len(data) - MAX_EVENT):
@@ -43,8 +50,9 @@ def within_bounds(event: dict[str, Any]) -> bytes:
 
 
 def _texts(event: dict[str, Any], over: int) -> Iterator[None]:  # noqa: ARG001
+    whole = dict(event)  # so that a marker says how much there was
     for limit in _LIMITS:
-        for key, value in event.items():
+        for key, value in whole.items():
             if isinstance(value, (str, dict, list)):
                 event[key] = _shortened(value, limit)
         yield
@@ -102,6 +110,41 @@ def _frames(event: dict[str, Any], over: int) -> Iterator[None]:
         while len(frames) > _INNERMOST and freed < over:
             freed += len(orjson.dumps(frames.pop(0)))
     yield
+
+
+def _data(event: dict[str, Any], over: int) -> Iterator[None]:  # noqa: ARG001
+    """What the application put on spans, on the transaction itself, and on an item that stands for itself."""
+    trace, spans = (event.get("contexts") or {}).get("trace"), event.get("spans")
+    yield from _first_fields([(trace, "data"), *((span, "data") for span in spans or ()), (event, "attributes")])
+
+
+def _tags_and_user(event: dict[str, Any], over: int) -> Iterator[None]:  # noqa: ARG001
+    yield from _first_fields([(event, "tags"), (event, "user")])
+
+
+def _first_fields(places: list[tuple[Any, str]]) -> Iterator[None]:
+    whole = [(holder, key, dict(holder[key])) for holder, key in places if _has_fields(holder, key)]
+    for limit in _LIMITS:
+        for holder, key, fields in whole:
+            holder[key] = _fields(fields, limit)
+        yield
+
+
+def _has_fields(holder: Any, key: str) -> bool:
+    return isinstance(holder, dict) and isinstance(holder.get(key), dict)
+
+
+def _fields(fields: dict[str, Any], limit: int) -> dict[str, Any]:
+    """Those that fit, one after the other, and how many there were."""
+    kept, left = dict[str, Any](), limit
+    for key, value in fields.items():
+        size = len(orjson.dumps({key: value}))
+        if size <= left or key in _IDS:
+            kept[key] = value
+            left -= size
+    if len(kept) < len(fields):
+        kept[_MARKER] = f"[cut: {len(fields)} fields]"
+    return kept
 
 
 def _spans(event: dict[str, Any], over: int) -> Iterator[None]:
