@@ -87,9 +87,8 @@ def test_a_signal_that_asks_for_too_much_is_cut(value: Any) -> None:
     scrubbed = scrubber.scrub({"a": 1, "whole": value}, "error", "extra")
     spent = thread_time() - before
     before = thread_time()
-    for n in range(500_000):
-        str(n)
-    assert spent < 5 * (thread_time() - before)
+    sum(map(len, map(str, range(2_500_000))))  # as long as what it is held against: a short one finds a fast moment
+    assert spent < thread_time() - before
     assert "[cut]" in str(scrubbed)
     assert scrubber.report.as_dict()["error"]["extra"]["cut"] >= 1
     assert scrubber.scrub({"note": "fine", "password": "hunter2"}, "error", "extra")["note"] == "fine"
