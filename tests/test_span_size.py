@@ -41,7 +41,7 @@ VALUES: dict[str, Any] = {
     "deep": nested(200),
     "not ASCII": "é€" * 300_000,
 }
-CUT = re.compile(r"\[cut(: \d+ (characters|attributes|items|fields))?\]")
+CUT = re.compile(r"\[cut(: \d+ (characters|items|fields|attributes|events)(, \d+ events)?)?\]")
 
 
 @pytest.fixture

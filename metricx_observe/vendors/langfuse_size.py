@@ -84,6 +84,7 @@ def _text(text: str, limit: int) -> str:
 
 def _leave_out(span: dict[str, Any], over: int) -> None:
     events, over = span.get("events", []), over + 100  # the marker
+    all_events = len(events)
     while events and over > 0:
         over -= len(orjson.dumps(events.pop())) + 1
     rest = [attribute for attribute in span["attributes"] if attribute["key"] not in _KEPT]
@@ -93,5 +94,6 @@ def _leave_out(span: dict[str, Any], over: int) -> None:
         gone.add(id(attribute))
         over -= len(orjson.dumps(attribute)) + 1
     span["attributes"] = [attribute for attribute in span["attributes"] if id(attribute) not in gone]
-    if gone:
-        span["attributes"].append({"key": _MARKER, "value": {"stringValue": f"[cut: {len(gone)} attributes]"}})
+    left_out = {"attributes": len(gone), "events": all_events - len(events)}
+    told = ", ".join(f"{n} {what}" for what, n in left_out.items() if n)
+    span["attributes"].append({"key": _MARKER, "value": {"stringValue": f"[cut: {told}]"}})
