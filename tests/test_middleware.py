@@ -472,7 +472,10 @@ async def test_an_error_of_a_mounted_application_is_handled_where_a_handler_answ
         }
     # what is handled in a task of BaseHTTPMiddleware leaves its status only, unless an inner layer is there too
     status_only = how == "in BaseHTTPMiddleware" and not own_install
-    assert found == {"broken": [False], "handled": [None if status_only else True]}
+    handled_there = None if status_only else True
+    # earlier ones keep what is raised after the response to themselves, and all that is seen is that
+    broken_there = handled_there if EARLIER and how == "in BaseHTTPMiddleware" else False
+    assert found == {"broken": [broken_there], "handled": [handled_there]}
 
 
 def _handled(error: dict[str, Any]) -> bool | None:
