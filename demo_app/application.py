@@ -80,7 +80,9 @@ async def _refusal(request: Request, error: Exception) -> Response:
         if not _is_browser(request):
             return await http_exception_handler(request, error)
         status, reason = error.status_code, error.detail
-    return page(request, "refusal.html", status_code=status, status=status, reason=reason)
+    refusal = page(request, "refusal.html", status_code=status, status=status, reason=reason)
+    refusal.headers.update(getattr(error, "headers", None) or {})  # `Allow`, where the method is wrong
+    return refusal
 
 
 def _is_browser(request: Request) -> bool:

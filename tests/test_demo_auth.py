@@ -136,6 +136,7 @@ def test_what_is_refused_is_a_page_for_a_person_and_json_for_a_program(demo: Dem
         for user in ("", "ada@example.com"):
             missing = browser.get("/no<b>where")
             assert (missing.status_code, "There is no such page" in missing.text) == (404, True)
+            assert browser.post("/copilot", headers={"accept": "text/html"}).headers["allow"] == "GET"
             assert "/no%3Cb%3Ewhere" in missing.text or "/no&lt;b&gt;where" in missing.text
             assert user in missing.text
             refused = browser.post("/signup", data=form)
