@@ -272,15 +272,16 @@ class InnerLayer:
 def _is_unanswered(error: Exception) -> bool:
     """Whether the response to an exception is the plain 500 of a mounted application, which raises it again after that.
 
-    An exception's outermost frame is the one that caught it.
+    An exception's outermost frame is the one that caught it. Told by its module: Sentry's own integration puts a
+    function of its own in the place of the class's `__call__`, for the whole process.
     """
     if error.__traceback__ is None:
         return False
     frame = error.__traceback__.tb_frame
-    if frame.f_code is not ServerErrorMiddleware.__call__.__code__:
+    caught_by = frame.f_locals.get("self")
+    if frame.f_globals.get("__name__") != ServerErrorMiddleware.__module__ or frame.f_code.co_name != "__call__":
         return False
-    caught_by: ServerErrorMiddleware = frame.f_locals["self"]
-    return caught_by.handler is None or caught_by.debug
+    return isinstance(caught_by, ServerErrorMiddleware) and (caught_by.handler is None or caught_by.debug)
 
 
 def tell_active_span(state: RequestContext) -> None:

@@ -20,6 +20,7 @@ from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, HTTPException,
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.applications import Starlette
 from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.middleware.sessions import SessionMiddleware
 from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.responses import Response
@@ -435,6 +436,19 @@ async def _pass_on(request: Request, call_next: Callable[[Request], Any]) -> Any
     return await call_next(request)
 
 
+@pytest.fixture(params=[False, True], ids=["", "beside Sentry's integration"])
+def _server_error_middleware_is_replaced(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by Sentry's own integration, which an earlier `sentry_sdk.init` leaves in the process."""
+    if request.param:
+        theirs = ServerErrorMiddleware.__call__
+
+        async def replaced(self: Any, scope: Scope, receive: Receive, send: Send) -> None:
+            await theirs(self, scope, receive, send)
+
+        monkeypatch.setattr(ServerErrorMiddleware, "__call__", replaced)
+
+
+@pytest.mark.usefixtures("_server_error_middleware_is_replaced")
 @pytest.mark.parametrize("own_install", [False, True], ids=["plain", "with an install of its own"])
 @pytest.mark.parametrize("debug", [False, True], ids=["", "debug"])
 @pytest.mark.parametrize("how", ["in FastAPI", "in Starlette", "two levels down", "in BaseHTTPMiddleware"])
