@@ -360,7 +360,7 @@ def test_a_job_whose_name_its_integration_does_not_know(
         assert observability.flush(10)
     (error,) = [error for error in receiver.signals(kind="error") if name in error["name"]]
     assert error["payload"].get("transaction") == transaction
-    # By its trace: the fuzz of the receiver puts transactions without a name there.
+    # By its trace: a test with hooks of its own (test_moments) leaves transactions without a name there.
     (whole,) = receiver.signals(kind="transaction", trace_id=job.trace_id)
     assert whole["payload"]["transaction"] == unknown
 
