@@ -17,14 +17,15 @@ from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
-from . import vendors
 from .boundary import Boundary
 from .delivery import Delivery, Limits, Message, PortableChannel
 from .delivery.link import Link, News
 from .delivery.remote import PACKED, PICKLED, Item, RemoteDelivery
 from .delivery.threads import Isolate
 from .privacy import Scrubber, ScrubReport
-from .settings import Settings, Vendor
+from .settings import Settings
+from .vendors import REGISTRY
+from .vendors.vendor import Target
 
 LAST_S = 5.0
 """How long it goes on delivering when the application's process is gone; the rest stays in the outbox."""
@@ -35,11 +36,12 @@ SWITCH_S = 0.000_5
 that compute; in the application's process this setting belongs to the application."""
 
 
-def greeting(settings: Settings, targets: Mapping[str, Vendor], rules: Mapping[str, Any], limits: Limits) -> bytes:
+def greeting(settings: Settings, targets: Mapping[str, Target], rules: Mapping[str, Any], limits: Limits) -> bytes:
     """What the other process needs to know. `rules`: the arguments of `Scrubber`."""
     given = {name: getattr(settings, name) for name in Settings.model_fields} | {"service": settings.service_name}
     level = logging.getLogger(__package__).getEffectiveLevel()
-    return pickle.dumps((given, dict(targets), dict(rules), limits, level))
+    vendors = [(REGISTRY[name], target) for name, target in targets.items()]
+    return pickle.dumps((given, vendors, dict(rules), limits, level))
 
 
 def remote_delivery(
@@ -65,15 +67,15 @@ class Host:
 
     def __init__(self, greeting: bytes, isolate: Isolate = nullcontext) -> None:
         """Raises ImportError where a vendor's SDK is not installed."""
-        given, targets, rules, limits, self.level = pickle.loads(greeting)
+        given, vendors, rules, limits, self.level = pickle.loads(greeting)
         settings = Settings.model_construct(**given)
         self.waiting = deque[News](maxlen=10_000)
         scrubber = Scrubber(**rules)
         scrubber.report = _Report(self.waiting)
         channels = [
             channel
-            for name, target in targets.items()
-            for channel in vendors.channels(name, settings, target, scrubber, self._note)
+            for vendor, target in vendors
+            for channel in vendor.channels(settings, target, scrubber, self._note)
         ]
         self._delivery = Delivery(channels, url=settings.outbox, limits=limits, isolate=isolate)
         self._delivery.start()

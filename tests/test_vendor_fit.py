@@ -16,12 +16,12 @@ from metricx_observe import Observability
 from metricx_observe.exceptions import ConfigurationError
 from metricx_observe.ids import new_id
 from metricx_observe.settings import load_settings
-from metricx_observe.vendors import fit
+from metricx_observe.vendors import REGISTRY, fit
 
 from .receiver_server import Receiver
 from .support import keys_for, observed
 
-USED = [(vendor, name) for vendor, names in fit.NAMES.items() for name in names]
+USED = [(vendor.name, name) for vendor in REGISTRY.values() for name in vendor.uses]
 OTHERS = {
     "sentry": ("analytics", "langfuse"),
     "langfuse": ("sentry", "analytics"),
@@ -41,15 +41,15 @@ def owner(name: str) -> tuple[Any, str]:
 @pytest.mark.parametrize(("vendor", "name"), USED)
 def test_a_name_that_has_gone_is_named(vendor: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each of them, before anything is opened."""
-    fit.check(vendor)
+    fit.check(REGISTRY[vendor])
     found, last = owner(name)
     with monkeypatch.context() as gone:
         for each in getattr(found, "__mro__", [found]):
             if last in vars(each):
                 gone.delattr(each, last)
         with pytest.raises(fit.Misfit, match=name.replace(":", ".")) as raised:
-            fit.check(vendor)
-    assert fit.misfit(vendor, raised.value).startswith(f"{fit.PACKAGES[vendor]} ")
+            fit.check(REGISTRY[vendor])
+    assert fit.misfit(REGISTRY[vendor], raised.value).startswith(f"{REGISTRY[vendor].distribution} ")
 
 
 @pytest.mark.parametrize("vendor", OTHERS)
@@ -59,7 +59,7 @@ def test_a_vendor_whose_sdk_lacks_something_is_off_alone(
     """One error line names it with the versions that are wanted; the other two are on and send."""
     caplog.set_level(logging.INFO)
     gone = "sentry_sdk.scope:Scope.gone_tomorrow"
-    monkeypatch.setitem(fit.NAMES, vendor, (*fit.NAMES[vendor], gone))
+    monkeypatch.setattr(type(REGISTRY[vendor]), "uses", (*REGISTRY[vendor].uses, gone))
     user = f"user-{new_id()}"
     with observed(receiver) as observability:
         observability.install(FastAPI())
@@ -68,7 +68,7 @@ def test_a_vendor_whose_sdk_lacks_something_is_off_alone(
         (line,) = [record for record in caplog.records if "does not fit" in record.getMessage()]
         assert line.levelno == logging.ERROR
         assert "sentry_sdk.scope.Scope.gone_tomorrow" in line.getMessage()
-        assert f"pip install '{fit.PACKAGES[vendor]}<" in line.getMessage()
+        assert f"pip install '{REGISTRY[vendor].distribution}<" in line.getMessage()
         with observability.context(user_id=user):
             observability.errors.capture_message("hello")
             observability.tracker.track("connected")

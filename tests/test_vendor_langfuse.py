@@ -36,8 +36,9 @@ from metricx_observe.context import Context, RequestContext
 from metricx_observe.delivery.channel import Importance
 from metricx_observe.llm_records import ScoreRecord, Waiting
 from metricx_observe.privacy import Scrubber
-from metricx_observe.settings import Vendor, load_settings
+from metricx_observe.settings import load_settings
 from metricx_observe.vendors.langfuse_channel import LangfuseChannel, ScoreChannel, resource_attributes
+from metricx_observe.vendors.vendor import Target
 
 from .faults import until
 from .odd_values import ODD_VALUES
@@ -45,7 +46,7 @@ from .receiver_server import Receiver
 from .support import call, observed
 
 SETTINGS = load_settings({"environment": "Staging", "release": "1.2.3", "service": "shop"})
-TARGET = Vendor("on", url="https://langfuse.example", key="pk-lf-test", secret="sk-lf-test")
+TARGET = Target("on", url="https://langfuse.example", key="pk-lf-test", secret="sk-lf-test")
 USAGE = {"input": 100, "output": 50, "total": 150}
 OURS = {
     "gen_ai.request.model", "gen_ai.usage.input_tokens", "gen_ai.usage.output_tokens",

@@ -25,9 +25,10 @@ from metricx_observe.context import Context, RequestContext
 from metricx_observe.delivery.channel import Importance
 from metricx_observe.events import UserSignedUp
 from metricx_observe.privacy import Scrubber
-from metricx_observe.settings import Vendor, load_settings
+from metricx_observe.settings import load_settings
 from metricx_observe.tracker import Tracker, Waiting
 from metricx_observe.vendors.rudderstack import RudderStackChannel
+from metricx_observe.vendors.vendor import Target
 
 from .odd_values import ODD_VALUES
 from .receiver_server import Receiver
@@ -41,7 +42,7 @@ LIMIT = 32 << 10
 def channel(note: Callable[[str, list[str]], None] = lambda call, faults: None, **more: Any) -> RudderStackChannel:
     """A channel to a host that is never called."""
     given = load_settings({"environment": "Production", "service": "shop", "release": "1.2.3", **more})
-    target = Vendor("on", url="https://rudder.example", key="write-key")
+    target = Target("on", url="https://rudder.example", key="write-key")
     return RudderStackChannel(given, target, Scrubber(), note)
 
 

@@ -30,8 +30,9 @@ from metricx_observe.context import bind_user, detached
 from metricx_observe.delivery.channel import Importance
 from metricx_observe.exceptions import ConfigurationError
 from metricx_observe.privacy import Scrubber
-from metricx_observe.settings import Vendor, load_settings
+from metricx_observe.settings import load_settings
 from metricx_observe.vendors.sentry_channel import Sent, SentryChannel
+from metricx_observe.vendors.vendor import Target
 
 from .receiver_server import Receiver
 from .support import call, observed
@@ -363,7 +364,7 @@ def test_an_error_leads_to_its_llm_trace(receiver: Receiver, observability: Obse
 @pytest.fixture
 def channel() -> SentryChannel:
     """A channel to a host that is never called."""
-    return SentryChannel(Vendor("on", url="https://public@sentry.example/42"), Scrubber(), Boundary().count)
+    return SentryChannel(Target("on", url="https://public@sentry.example/42"), Scrubber(), Boundary().count)
 
 
 @pytest.mark.parametrize(

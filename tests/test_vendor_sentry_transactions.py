@@ -73,8 +73,8 @@ def traced(receiver: Receiver, plain: list[bool], does: Callable[[], object] = b
 
 def watch(observability: Observability, plain: list[bool]) -> None:
     """Note of each transaction that is put whether it is one of ours."""
-    assert observability._sentry is not None
-    transactions: Any = observability._sentry._transactions
+    sentry: Any = observability.error_sink
+    transactions: Any = sentry._transactions
     put = transactions._put
 
     def noting(record: Any, size: int) -> bool:
@@ -82,7 +82,7 @@ def watch(observability: Observability, plain: list[bool]) -> None:
             plain.append(isinstance(record, PlainTransaction))
         return bool(put(record, size))
 
-    transactions._put = observability._sentry._transport.put = noting
+    transactions._put = sentry._transport.put = noting
 
 
 def steady(event: dict[str, Any]) -> dict[str, Any]:

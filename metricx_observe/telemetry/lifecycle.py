@@ -13,7 +13,7 @@ from metricx_observe.interrupts import is_interrupt, suppress_faults
 from metricx_observe.logs import say
 from metricx_observe.middleware import AskConsent, Identify
 from metricx_observe.observability import Observability
-from metricx_observe.startup import DOCUMENTED_NAMES, State, announce, calling_module
+from metricx_observe.startup import State, announce, calling_module
 
 from .calls import documented
 
@@ -73,7 +73,9 @@ def init_observability(
                 running.start()
         if running is None or not running.is_open:
             say(log, logging.ERROR, "[STARTUP] Observability: none: %s", reason)
-            return dict.fromkeys(DOCUMENTED_NAMES.values(), State(f"off: {reason}"))
+            from metricx_observe.vendors import REGISTRY
+
+            return {vendor.label: State(f"off: {reason}") for vendor in REGISTRY.values()}
         say(log, logging.ERROR, "[STARTUP] Observability: no middleware: %s", reason)
     return running.states()
 

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from langfuse import Langfuse as Client
@@ -30,9 +30,12 @@ from opentelemetry.util._decorator import _agnosticcontextmanager
 from metricx_observe.context import DETACHED, current_cell
 from metricx_observe.llm_records import ScoreRecord, TraceFacts, Waiting
 from metricx_observe.observation import current_observation
-from metricx_observe.settings import Settings, Vendor
 
 from .langfuse_channel import NO_CONTENT, LangfuseChannel, ScoreChannel, resource_attributes, trace_attributes
+from .vendor import Opened, Target
+
+if TYPE_CHECKING:
+    from metricx_observe.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -43,11 +46,12 @@ _APPLICATION_SPAN_BYTES = 8_000
 """What a span of the application's own Langfuse code holds until it is encoded, about."""
 
 
-class Langfuse:
+class Langfuse(Opened):
     """The LLM vendor: takes records, and owns the SDK's client on a TracerProvider of its own, never the global one."""
 
-    def __init__(self, settings: Settings, target: Vendor, put: Put) -> None:
+    def __init__(self, settings: Settings, target: Target, put: Put) -> None:
         """Start the SDK's client: `@observe` and `langfuse.openai` find it by `get_client()`, however late."""
+        self.sink = self
         self._target = target
         self._send = put
         resource = Resource.create(resource_attributes(settings))
@@ -91,7 +95,7 @@ class Langfuse:
         """Hand over what the application's own Langfuse code has ended."""
         self._provider.force_flush(1_000)
 
-    def close(self, timeout_s: float) -> None:
+    def stop(self, timeout_s: float) -> None:
         """Stop the client's threads, waiting no longer than `timeout_s` for what it holds itself."""
         self.client = None
         if self._manager is not None:

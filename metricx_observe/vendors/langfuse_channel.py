@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from hashlib import sha256
 from math import isfinite
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import orjson
@@ -25,9 +25,12 @@ from opentelemetry.trace import format_span_id, format_trace_id
 from metricx_observe.delivery.channel import Described, Importance, Message, Post
 from metricx_observe.llm_records import ObservationRecord, TraceFacts
 from metricx_observe.privacy import Scrubber, one_signal
-from metricx_observe.settings import Settings, Vendor
 
 from .langfuse_size import MAX_SPAN, within_bounds
+from .vendor import Target
+
+if TYPE_CHECKING:
+    from metricx_observe.settings import Settings
 
 _KEYS = {
     "input": Key.OBSERVATION_INPUT,
@@ -77,7 +80,7 @@ class _Channel:
     concurrency = 1
     path: str
 
-    def __init__(self, target: Vendor) -> None:
+    def __init__(self, target: Target) -> None:
         self.local = target.state == "local"
         self.destination = f"{urlsplit(target.url).netloc}{self.path}#{sha256(target.key.encode()).hexdigest()[:12]}"
         self._url = f"{target.url}{self.path}"
@@ -112,7 +115,7 @@ class LangfuseChannel(_Channel):
     """Langfuse takes 4.5 MB a request (its own SDK's default is below that)."""
 
     def __init__(
-        self, settings: Settings, target: Vendor, scrubber: Scrubber, note: Callable[[str, list[str]], None]
+        self, settings: Settings, target: Target, scrubber: Scrubber, note: Callable[[str, list[str]], None]
     ) -> None:
         super().__init__(target)
         self._scrubber = scrubber
@@ -244,7 +247,7 @@ class ScoreChannel(_Channel):
     max_bytes = 1_000_000
     """The endpoint takes 1 MiB a request, says the SDK."""
 
-    def __init__(self, settings: Settings, target: Vendor, scrubber: Scrubber) -> None:
+    def __init__(self, settings: Settings, target: Target, scrubber: Scrubber) -> None:
         super().__init__(target)
         self._environment = settings.environment_at("langfuse")
         self._release = settings.release

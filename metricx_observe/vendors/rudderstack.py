@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from functools import lru_cache, partial
 from hashlib import sha256
 from itertools import islice
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 from urllib.parse import urlsplit
 
 import orjson
@@ -23,10 +23,13 @@ from metricx_observe.delivery.channel import Described, Importance, Message, Pos
 from metricx_observe.events import ga4_parameter_faults, ga4_user_faults
 from metricx_observe.normalise import plain, shown_name
 from metricx_observe.privacy import Personal, Scrubber, one_signal
-from metricx_observe.settings import Settings, Vendor
 from metricx_observe.tracker import TrackRecord
 
 from .browser import Browser, read_browser
+from .vendor import Target
+
+if TYPE_CHECKING:
+    from metricx_observe.settings import Settings
 
 _MAX_TAGS = 50
 _OURS = ("anonymousId", "event", "name", "groupId", "previousId", "category", "properties", "traits")
@@ -62,7 +65,7 @@ class RudderStackChannel:
     concurrency = 1
 
     def __init__(
-        self, settings: Settings, target: Vendor, scrubber: Scrubber, note: Callable[[str, list[str]], None]
+        self, settings: Settings, target: Target, scrubber: Scrubber, note: Callable[[str, list[str]], None]
     ) -> None:
         key = target.key
         self.local = target.state == "local"

@@ -7,10 +7,10 @@ SDK changes.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import sentry_sdk
 from sentry_sdk import integrations as sentry_integrations
@@ -20,14 +20,15 @@ from sentry_sdk.integrations.logging import LoggingIntegration, ignore_logger
 from sentry_sdk.integrations.starlette import StarletteIntegration
 from sentry_sdk.utils import event_from_exception
 
+from metricx_observe import context as contexts
 from metricx_observe.bodies import shown_body
 from metricx_observe.context import DETACHED, Context, current_cell, left_by, mark_reported, reported_as
+from metricx_observe.delivery import Delivery
 from metricx_observe.exceptions import ConfigurationError
 from metricx_observe.privacy import Scrubber
-from metricx_observe.settings import Settings, Vendor
 
 from .burst import error_key
-from .sentry_channel import EnvelopeTransport, Put
+from .sentry_channel import EnvelopeTransport
 from .sentry_events import enrich, name_job
 from .sentry_frames import Bypass, add_source, steps_of, tell_own
 from .sentry_logs import ItemHooks
@@ -36,6 +37,10 @@ from .sentry_named import name_fields, show_named_tuples
 from .sentry_scope import RequestScope, cell_of, request_cell
 from .sentry_targets import keep_from_redirects, propagation_targets
 from .sentry_transactions import Transactions
+from .vendor import Opened, Target
+
+if TYPE_CHECKING:
+    from metricx_observe.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +59,7 @@ _EXTRA = "metricx_extra"
 """In the hint of an event that was given more facts."""
 
 
-class Sentry:
+class Sentry(Opened):
     """The owner of Sentry's global client in this process, or several with one DSN."""
 
     _open: ClassVar[list[Sentry]] = []
@@ -62,14 +67,13 @@ class Sentry:
     def __init__(
         self,
         settings: Settings,
-        target: Vendor,
-        put: Put,
-        commit: Callable[[float], bool],
+        target: Target,
+        delivery: Delivery,
         options: Mapping[str, Any],
-        web: bool,
+        middleware: bool,
         scrubber: Scrubber,
     ) -> None:
-        """Become the process's Sentry client. `web`: with Sentry's own web integrations, where no middleware is.
+        """Become the process's Sentry client; without our middleware, with Sentry's own web integrations.
 
         Raises:
             ConfigurationError: Another open Observability has another DSN; the SDK does not know an option.
@@ -82,8 +86,9 @@ class Sentry:
         self._settings = settings
         self._scrubber = scrubber
         self._dsn: str = target.url
-        self._transport = EnvelopeTransport(put, commit, settings.errors_max_per_second)
-        given = {**self._options(web), **options}
+        put = partial(delivery.put, "sentry")
+        self._transport = EnvelopeTransport(put, delivery.commit, settings.errors_max_per_second)
+        given = {**self._options(middleware), **options}
         self._previous = self._take_over(given, options)
         if "trace_propagation_targets" not in options:
             given["trace_propagation_targets"] = propagation_targets(settings.trace_hosts)
@@ -112,6 +117,11 @@ class Sentry:
             self._client.close(timeout=0)
             raise
         Sentry._open.append(self)
+        self.sink, contexts.vendor_scope = self, self.scope
+        if middleware:
+            self.middleware_installed()
+        else:
+            contexts.vendor_cell = request_cell
 
     def _attend(self) -> None:
         """What is done to the client that was made."""
@@ -127,7 +137,7 @@ class Sentry:
                 handler.addFilter(partial(wanted, handler))
         sentry_sdk.get_global_scope().add_event_processor(self._process)
 
-    def _options(self, web: bool) -> dict[str, Any]:
+    def _options(self, middleware: bool) -> dict[str, Any]:
         settings = self._settings
         return {
             "environment": settings.environment_at("sentry"),
@@ -138,7 +148,7 @@ class Sentry:
             "max_request_body_size": "never",
             "in_app_include": list(settings.in_app),
             "in_app_exclude": ["metricx_observe"],
-            "disabled_integrations": [] if web else [StarletteIntegration(), FastApiIntegration()],
+            "disabled_integrations": [StarletteIntegration(), FastApiIntegration()] if middleware else [],
         }
 
     def _take_over(self, given: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
@@ -168,6 +178,9 @@ class Sentry:
 
     def close(self) -> None:
         """Give the global client back to whoever had it before."""
+        if contexts.vendor_scope == self.scope:
+            contexts.vendor_scope = nullcontext
+        contexts.vendor_cell = None
         Sentry._open.remove(self)
         for other in Sentry._open:
             if other._previous is self._client:
@@ -178,10 +191,8 @@ class Sentry:
             scope.set_client(self._previous)
         self._client.close(timeout=0)  # its threads
 
-    request_cell = staticmethod(request_cell)
-
-    def replace_web_integrations(self) -> None:
-        """The middleware is installed: Sentry's own web integrations would report everything once more.
+    def middleware_installed(self) -> None:
+        """Sentry's own web integrations would report everything once more.
 
         Without it (`init_observability()` alone) they stay: nothing else sees unhandled errors then.
         """
@@ -193,10 +204,11 @@ class Sentry:
         """Hand over what the SDK gathers itself: logs, metrics, sessions."""
         self._client.flush(timeout=1.0)
 
-    @property
-    def replaced(self) -> bool:
-        """Whether a later `sentry_sdk.init` took the global client away; requests still report through ours."""
-        return self in Sentry._open and sentry_sdk.get_global_scope().client is not self._client
+    def status(self) -> Mapping[str, Any]:
+        """`client_replaced`: whether a later `sentry_sdk.init` took the global client away; requests still report
+        through ours. `merged`: errors that were counted on another one's event, because they came in a burst."""
+        replaced = self in Sentry._open and sentry_sdk.get_global_scope().client is not self._client
+        return {"client_replaced": replaced, "merged": self._transport.burst.merged}
 
     @contextmanager
     def isolated(self) -> Iterator[None]:
@@ -314,11 +326,6 @@ class Sentry:
         event["event_id"] = str(admission.event_id)
         with self._bypass.locals_for(event, steps or [], client.options):
             return self._capture(event, {**hint, _ADMITTED: True}, extra, level)
-
-    @property
-    def merged(self) -> int:
-        """Errors that were counted on another one's event, because they came in a burst."""
-        return self._transport.burst.merged
 
     def message(self, text: str, level: str, extra: Mapping[str, Any]) -> str | None:
         return self._capture({"message": text}, {}, extra, level)

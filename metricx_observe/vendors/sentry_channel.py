@@ -20,7 +20,6 @@ from metricx_observe.delivery.channel import Described, Importance, Message, Pos
 from metricx_observe.delivery.post import Answer, seconds_asked
 from metricx_observe.normalise import plain
 from metricx_observe.privacy import Scrubber, one_signal
-from metricx_observe.settings import Vendor
 
 from .burst import Burst
 from .sentry_events import scrub_event
@@ -28,6 +27,7 @@ from .sentry_headers import header_scrubber
 from .sentry_logs import scrub_items
 from .sentry_rules import NO_RULES, Rules, RulesById
 from .sentry_size import MAX_EVENT, within_bounds
+from .vendor import Target
 
 Put = Callable[[object, int], bool]
 """Hands a record and its approximate size in bytes to delivery."""
@@ -110,7 +110,7 @@ class SentryChannel:
     concurrency = 20
     """Posts hold one event each: at 80 ms a round trip 8 at once make 95 errors a second, 20 make 241."""
 
-    def __init__(self, target: Vendor, scrubber: Scrubber, note: Callable[[str, list[str]], None]) -> None:
+    def __init__(self, target: Target, scrubber: Scrubber, note: Callable[[str, list[str]], None]) -> None:
         dsn = Dsn(target.url)
         auth = dsn.to_auth(f"sentry.python/{sentry_sdk.VERSION}")
         self.local = target.state == "local"

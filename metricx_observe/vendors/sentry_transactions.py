@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from threading import current_thread
 from time import time
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sentry_sdk.envelope import Envelope
 from sentry_sdk.scope import Scope, global_event_processors, use_isolation_scope, use_scope
@@ -25,10 +25,12 @@ from metricx_observe.packing import pack, plain_state, state_of, unpack
 from metricx_observe.privacy import Scrubber
 from metricx_observe.rate import TokenBucket
 from metricx_observe.request import RequestFacts, RequestInfo
-from metricx_observe.settings import Settings
 
 from .sentry_channel import Put, Sent, collecting
 from .sentry_events import enrich, route_name
+
+if TYPE_CHECKING:
+    from metricx_observe.settings import Settings
 
 logger = logging.getLogger(__name__)
 

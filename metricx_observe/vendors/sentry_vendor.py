@@ -1,0 +1,120 @@
+"""What Sentry declares. Its SDK is imported when it is opened."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
+
+from pydantic import SecretStr
+from pydantic_settings import BaseSettings
+
+from metricx_observe.delivery import Delivery, PortableChannel
+from metricx_observe.exceptions import ConfigurationError
+from metricx_observe.privacy import Scrubber
+
+from .vendor import Opened, Target, Variable, Vendor, is_url, read_from
+
+if TYPE_CHECKING:
+    from metricx_observe.settings import Settings
+
+_OUR_OPTIONS = {
+    "dsn": "type SENTRY_DSN",
+    "transport": "the outbox is the transport: leave it out",
+    **dict.fromkeys(
+        ("profiles_sample_rate", "profiles_sampler", "profile_session_sample_rate", "profile_lifecycle"),
+        "profiles are not sent: leave it out",
+    ),
+}
+"""Of `sentry_sdk.init`: what `sentry_options` may not set, and what to type."""
+
+
+class SentrySettings(BaseSettings):
+    """Sentry's part of `Settings`."""
+
+    sentry_dsn: SecretStr | None = read_from("SENTRY_DSN")
+    sentry_environment: str | None = read_from("SENTRY_ENVIRONMENT")
+    release: str | None = read_from("METRICX_RELEASE", "SENTRY_RELEASE", "RELEASE_VERSION")
+    traces_sample_rate: float | None = read_from("METRICX_TRACES_SAMPLE_RATE", "SENTRY_TRACES_SAMPLE_RATE", ge=0, le=1)
+
+    @property
+    def sample_rate(self) -> float:
+        """Share of requests that are traced: 1.0 where Sentry goes to the local receiver, else 0.1, unless set."""
+        if self.traces_sample_rate is not None:
+            return self.traces_sample_rate
+        return 1.0 if Sentry().target(cast("Settings", self)).state == "local" else 0.1
+
+
+def _is_dsn(value: str) -> bool:
+    return is_url(value) and bool(urlsplit(value).username) and urlsplit(value).path.rpartition("/")[2].isdigit()
+
+
+class Sentry(Vendor):
+    """Errors and transactions."""
+
+    name = label = "sentry"
+    title = "Sentry"
+    facade = "errors"
+    package = "sentry_sdk"
+    distribution = "sentry-sdk"
+    uses = (
+        *(f"sentry_sdk:{name}" for name in (
+            "Client", "VERSION", "add_breadcrumb", "get_client", "get_current_scope", "get_global_scope",
+            "get_isolation_scope", "init", "isolation_scope",
+        )),
+        *(f"sentry_sdk.client:_Client.{name}" for name in (
+            "capture_event", "close", "flush", "get_integration", "is_active",
+        )),
+        *(f"sentry_sdk.scope:Scope.{name}" for name in (
+            "__slots__", "add_event_processor", "capture_event", "clear_breadcrumbs", "client", "fork",
+            "get_active_propagation_context", "get_current_scope", "get_global_scope", "get_isolation_scope",
+            "set_client", "set_current_scope", "set_isolation_scope", "set_new_propagation_context", "span",
+            "start_transaction", "_attachments", "_contexts", "_error_processors", "_event_processors", "_extras",
+            "_fingerprint", "_level", "_profile", "_session", "_tags", "_transaction", "_user",
+        )),
+        *(f"sentry_sdk.tracing:Transaction.{name}" for name in (
+            "finish", "name", "parent_span_id", "sample_rate", "set_http_status",
+        )),
+        *(f"sentry_sdk.tracing_utils:PropagationContext.{name}" for name in ("parent_span_id", "trace_id")),
+        *(f"sentry_sdk.envelope:Envelope.{name}" for name in ("add_transaction", "get_event")),
+        *(f"sentry_sdk.envelope:Item.{name}" for name in ("data_category", "get_bytes", "type")),
+        "sentry_sdk.integrations.logging:EventHandler._can_record",
+    )  # fmt: skip
+    fields = SentrySettings
+    variables = (
+        Variable(
+            "url", "SENTRY_DSN", "sentry_dsn", _is_dsn,
+            "is malformed: type https://PUBLIC_KEY@HOST/PROJECT_ID, as Sentry's settings show it",
+        ),
+    )  # fmt: skip
+    options = "sentry_options"
+
+    def local(self, url: str) -> Mapping[str, str]:
+        return {"url": url.replace("://", "://local@", 1) + "/1"}
+
+    def check_options(self, options: Mapping[str, Any]) -> None:
+        if refused := sorted(_OUR_OPTIONS.keys() & options.keys()):
+            faults = "; ".join(f"{name} cannot be set there, {_OUR_OPTIONS[name]}" for name in refused)
+            raise ConfigurationError(f"{self.options}: {faults}")
+
+    def channels(
+        self, settings: Settings, target: Target, scrubber: Scrubber, note: Callable[[str, list[str]], None]
+    ) -> Sequence[PortableChannel]:
+        from .sentry_channel import SentryChannel
+
+        return [SentryChannel(target, scrubber, note)]
+
+    def open(
+        self, settings: Settings, target: Target, delivery: Delivery, *, scrubber: Scrubber, options: Mapping[str, Any],
+        middleware: bool,
+    ) -> Opened:  # fmt: skip
+        from .sentry import Sentry as Client
+
+        return Client(settings, target, delivery, options, middleware, scrubber)
+
+    def forget_commands(
+        self, settings: Settings, user_id: str, options: Mapping[str, Any]
+    ) -> Sequence[str]:  # fmt: skip
+        query = f'user.id:"{user_id}"'
+        return [f"# Sentry deletes issues, not users: search {shlex.quote(query)} there"]
