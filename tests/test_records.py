@@ -11,12 +11,10 @@ from starlette.routing import Route
 from metricx_observe.boundary import Boundary
 from metricx_observe.context import Context, RequestContext
 from metricx_observe.inbound import new_cell
-from metricx_observe.llm import LLMTracer
-from metricx_observe.llm_records import ObservationRecord
-from metricx_observe.packing import pack
 from metricx_observe.request import RequestFacts, RequestInfo, first_headers
-from metricx_observe.signals.records import ANALYTICS_HEADERS
-from metricx_observe.tracker import Tracker
+from metricx_observe.signals.llm import LLMTracer
+from metricx_observe.signals.records import ANALYTICS_HEADERS, freeze
+from metricx_observe.signals.tracker import Tracker
 
 ROUTED: dict[str, Any] = {"route": Route("/a/{id}", print), "endpoint": print, "path_params": {"id": 1}}
 """Of a scope whose route is known."""
@@ -34,7 +32,12 @@ class Sink:
     def __init__(self) -> None:
         self.records: list[Any] = []
 
-    def put(self, record: object, size: int) -> bool:
+    def put(self, type: str, record: bytes) -> bool:
+        """Keep it."""
+        self.records.append(record)
+        return bool(type)
+
+    def put_event(self, record: bytes, size: int) -> bool:
         """Keep it."""
         self.records.append(record)
         return size > 0
@@ -61,7 +64,7 @@ def cell(**scope: Any) -> Context:
 def test_an_event_waits_as_bytes() -> None:
     """It says whose request it was and which, as it was at the call; what the user has stays at home."""
     sink, request = Sink(), cell(**ROUTED, client=("10.0.0.1", 5), server=("shop.example", 443))
-    Tracker(sink.put, Boundary(), request).track("bought", {"n": 1})
+    Tracker(sink.put_event, Boundary(), request).track("bought", {"n": 1})
     request.bind_user("mallory")
     request.set_consent(analytics=False)
     (frozen,) = sink.records
@@ -79,32 +82,31 @@ def test_an_event_waits_as_bytes() -> None:
 def test_a_servers_own_types_are_no_loss() -> None:
     """What JSON does not know of a scope costs itself only."""
     sink = Sink()
-    Tracker(sink.put, Boundary(), cell(**ROUTED, client=object())).track(Text("bought"), user_id=Text("u1"))
+    Tracker(sink.put_event, Boundary(), cell(**ROUTED, client=object())).track(Text("bought"), user_id=Text("u1"))
     (frozen,) = sink.records
     record = orjson.loads(frozen)
     assert (record["name"], record["user_id"], record["request"]["client"]) == ("bought", "u1", None)
 
 
 def test_an_observation_waits_as_bytes() -> None:
-    """Long texts stand beside them, as they are."""
+    """Long texts too, and what all observations of a trace share."""
     sink, long = Sink(), [{"role": "user", "content": "why? " * 2_000}]
     tracer = LLMTracer(sink, Boundary(), cell())
-    tracer.trace("ask", input=[{"role": "user", "content": "why?"}], metadata={"a": [1]}, tags=["x"]).end()
-    tracer.generation("ask", input=long).end()
-    short, other = sink.records
-    assert isinstance(short, tuple)  # the metadata, which all observations of a trace share, stand beside
-    assert isinstance(other, tuple)
-    first, second = map(ObservationRecord.unpacked, sink.records)
-    assert (first.given.tags, first.given.metadata, first.fields["input"]) == (
-        ("x",), {"a": [1]}, b'[{"role":"user","content":"why?"}]',
-    )  # fmt: skip
-    assert second.fields["input"] == (len(long[0]["content"]) + len("rolecontentuser"), long)
-    assert {record.trace.workspace_id for record in (first, second)} == {"w1"}
+    with tracer.trace("ask", metadata={"a": [1]}, tags=["x"]) as trace:
+        trace.generation("answer", input=long).end()
+    assert {type(each) for each in sink.records} == {bytes}
+    first, second = map(orjson.loads, sink.records)
+    assert (first["fields"], first["parent_id"]) == ({"input": long}, second["id"])
+    for record in (first, second):
+        assert record["trace"] == {
+            "name": "ask", "user_id": "bob", "workspace_id": "w1", "session_id": None, "tags": ["x"],
+            "metadata": {"a": [1]},
+        }  # fmt: skip
 
 
 def test_nothing_that_waits_is_walked_through() -> None:
     """Neither the bytes nor what stands around them in the queue, once a collection has seen it."""
-    waiting = [("rudderstack", pack(("a", {"b": [1.5, None]})), 400) for _ in range(3)]
+    waiting = [("rudderstack", freeze({"a": {"b": [1.5, None]}}), 400) for _ in range(3)]
     gc.collect(0)
     assert not any(map(gc.is_tracked, waiting))
 

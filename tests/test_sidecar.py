@@ -29,7 +29,7 @@ from metricx_observe.delivery.link import Link, News
 from metricx_observe.delivery.outbox import OutboxError, Stream
 from metricx_observe.delivery.remote import _parts
 from metricx_observe.sidecar import Host, greeting
-from metricx_observe.tracker import Tracker
+from metricx_observe.signals.tracker import Tracker
 
 from .faults import until
 from .processes import Python, environment

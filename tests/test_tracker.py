@@ -15,7 +15,7 @@ from metricx_observe.boundary import Boundary
 from metricx_observe.context import Context, RequestContext, detached, use_cell
 from metricx_observe.events import CopilotQuerySent, UserSignedUp
 from metricx_observe.exceptions import InputError
-from metricx_observe.tracker import Tracker
+from metricx_observe.signals.tracker import Tracker
 
 
 class Puts(list[Any]):

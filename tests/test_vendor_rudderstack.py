@@ -26,7 +26,7 @@ from metricx_observe.delivery.channel import Importance
 from metricx_observe.events import UserSignedUp
 from metricx_observe.privacy import Scrubber
 from metricx_observe.settings import Vendor, load_settings
-from metricx_observe.tracker import Tracker
+from metricx_observe.signals.tracker import Tracker
 from metricx_observe.vendors.rudderstack import RudderStackChannel
 
 from .odd_values import ODD_VALUES

@@ -7,6 +7,7 @@ walks through all that the application holds: one in a hundred requests had to w
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypedDict
 
 import orjson
@@ -52,6 +53,51 @@ class AnalyticsRecord(TypedDict):
     """The members of `RequestFacts`, or None."""
 
 
+class TraceFacts(TypedDict):
+    """What stands on every observation of a trace. User and workspace are the bound ones unless others were given."""
+
+    name: str
+    user_id: str | None
+    workspace_id: str | None
+    session_id: str | None
+    tags: list[str]
+    metadata: dict[str, Any]
+
+
+class ObservationRecord(TypedDict):
+    """One observation that ended."""
+
+    type: str
+    """span, tool or generation."""
+    id: str
+    trace_id: str
+    parent_id: str | None
+    name: str
+    start_ns: int
+    end_ns: int
+    fields: dict[str, Any]
+    """What `Observation.update` takes, as it was when it was given."""
+    trace: TraceFacts
+    context: ContextFacts | None
+
+
+class ScoreRecord(TypedDict):
+    """A score of an observation."""
+
+    type: str
+    id: str
+    trace_id: str
+    observation_id: str
+    name: str
+    value: float | str
+    data_type: str
+    """NUMERIC, BOOLEAN or CATEGORICAL."""
+    comment: str | None
+    timestamp: str
+    trace: TraceFacts
+    context: ContextFacts | None
+
+
 def context_facts(cell: Context | None) -> ContextFacts | None:
     """Whose request or job it is now."""
     if cell is None:
@@ -64,6 +110,18 @@ def context_facts(cell: Context | None) -> ContextFacts | None:
         "workspace_id": None if state.workspace is None else state.workspace.id,
         "tags": dict(state.tags),
         "consent": state.consent._asdict(),
+    }
+
+
+def trace_facts(context: ContextFacts | None, given: Mapping[str, Any]) -> TraceFacts:
+    """What the application gave, by its names here, with what the request or job knows where it gave nothing."""
+    return {
+        "name": given.get("name", ""),
+        "user_id": given.get("user_id") or (context and context["user_id"]),
+        "workspace_id": given.get("workspace_id") or (context and context["workspace_id"]),
+        "session_id": given.get("session_id"),
+        "tags": given.get("tags", []),
+        "metadata": given.get("metadata", {}),
     }
 
 

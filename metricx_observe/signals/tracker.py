@@ -10,12 +10,13 @@ from typing import Any, TypeGuard
 
 import orjson
 
-from .boundary import Facade
-from .context import User
-from .events import DOCUMENTED, Event, ga4_name_faults, ga4_parameter_faults
-from .ids import new_id
-from .normalise import Notes, identifier, line, mapping, moment, shown_name, snapshot
-from .signals.records import AnalyticsRecord, context_facts, freeze, request_facts
+from metricx_observe.boundary import Facade
+from metricx_observe.context import User
+from metricx_observe.events import DOCUMENTED, Event, ga4_name_faults, ga4_parameter_faults
+from metricx_observe.ids import new_id
+from metricx_observe.normalise import Notes, identifier, line, mapping, moment, shown_name, snapshot
+
+from .records import AnalyticsRecord, context_facts, freeze, request_facts
 
 logger = logging.getLogger(__name__)
 
