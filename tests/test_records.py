@@ -11,9 +11,9 @@ from starlette.routing import Route
 from metricx_observe.boundary import Boundary
 from metricx_observe.context import Context, RequestContext
 from metricx_observe.inbound import new_cell
-from metricx_observe.request import RequestFacts, RequestInfo, first_headers
+from metricx_observe.normalise import freeze
+from metricx_observe.request import ANALYTICS_HEADERS, RequestFacts, RequestInfo, first_headers
 from metricx_observe.signals.llm import LLMTracer
-from metricx_observe.signals.records import ANALYTICS_HEADERS, freeze
 from metricx_observe.signals.tracker import Tracker
 
 ROUTED: dict[str, Any] = {"route": Route("/a/{id}", print), "endpoint": print, "path_params": {"id": 1}}

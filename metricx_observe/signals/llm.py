@@ -16,10 +16,10 @@ from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 from metricx_observe.boundary import Facade
 from metricx_observe.ids import new_id, new_span_id
-from metricx_observe.normalise import Notes, as_text, line, mapping, shown_name
+from metricx_observe.normalise import Notes, as_text, freeze, line, mapping, shown_name
 
 from .fields import READ, READ_TRACE, observation_name, time_in_ns
-from .records import ObservationRecord, ScoreRecord, context_facts, freeze, trace_facts
+from .records import ObservationRecord, ScoreRecord, context_facts, trace_facts
 from .usage import read_response
 
 logger = logging.getLogger(__name__)

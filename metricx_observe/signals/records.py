@@ -10,13 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypedDict
 
-import orjson
-
 from metricx_observe.context import Context
-from metricx_observe.normalise import plain
-
-ANALYTICS_HEADERS = frozenset({b"accept-language", b"cookie", b"host", b"referer", b"sec-fetch-mode", b"user-agent"})
-"""What analytics reads of a browser's request."""
 
 
 class ContextFacts(TypedDict):
@@ -123,19 +117,3 @@ def trace_facts(context: ContextFacts | None, given: Mapping[str, Any]) -> Trace
         "tags": given.get("tags", []),
         "metadata": given.get("metadata", {}),
     }
-
-
-def request_facts(cell: Context | None) -> Any:
-    """What analytics takes of the request, as JSON."""
-    if cell is None or cell.info is None:
-        return None
-    return orjson.Fragment(freeze(cell.info.facts(ANALYTICS_HEADERS)._asdict()))
-
-
-def freeze(record: Any) -> bytes:
-    """A record as JSON. What its values hold is frozen before: see `snapshot`."""
-    try:
-        data = orjson.dumps(record)
-    except TypeError:  # a server's own types in the ASGI scope
-        data = orjson.dumps(plain(record))
-    return b"%b" % data  # orjson's own bytes keep some 4 KB each while they are queued

@@ -14,9 +14,9 @@ from metricx_observe.boundary import Facade
 from metricx_observe.context import User
 from metricx_observe.events import DOCUMENTED, Event, ga4_name_faults, ga4_parameter_faults
 from metricx_observe.ids import new_id
-from metricx_observe.normalise import Notes, identifier, line, mapping, moment, shown_name, snapshot
+from metricx_observe.normalise import Notes, freeze, identifier, line, mapping, moment, shown_name, snapshot
 
-from .records import AnalyticsRecord, context_facts, freeze, request_facts
+from .records import AnalyticsRecord, context_facts
 
 logger = logging.getLogger(__name__)
 
@@ -140,7 +140,7 @@ class Tracker(Facade[Callable[[bytes, int], bool]]):
         shown: str = "",
     ) -> str | None:
         cell = self._cell_now()
-        state = None if cell is None else cell.state
+        state, info = (None, None) if cell is None else (cell.state, cell.info)
         if self._sink is None or (state is not None and state.consent.analytics is False):
             return None
         given = None if user_id is None else identifier(user_id, notes)
@@ -156,7 +156,7 @@ class Tracker(Facade[Callable[[bytes, int], bool]]):
             "values": orjson.Fragment(snapshot(values, notes, _MAX_BYTES)),
             "personal": [*personal],
             "context": context_facts(cell),
-            "request": request_facts(cell),
+            "request": None if info is None else orjson.Fragment(info.frozen()),
         }
         frozen = freeze(record)
         if not self._sink(frozen, len(frozen)):

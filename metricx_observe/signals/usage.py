@@ -30,7 +30,7 @@ def usage_details(usage: object) -> dict[str, int]:
     Anthropic's `input_tokens` leaves out what was cached; OpenAI's `prompt_tokens` and `input_tokens` include it when
     there are `…_tokens_details`, so the cached part is taken off.
     """
-    fields = plain(usage, attributes=_COUNTS)
+    fields = usage if type(usage) is dict else plain(usage, attributes=_COUNTS)
     details = {_NAMES.get(key, key): int(count) for key, count in _numbers(fields).items()}
     for name in _DETAILS.keys() & fields if isinstance(fields, dict) else ():
         side, parts = _DETAILS[name], _numbers(plain(fields[name], attributes=_COUNTS))
