@@ -13,10 +13,11 @@ from .context import Consent, Context, Identity, RequestContext, User, Workspace
 from .dependencies import ContextDep, ErrorReporterDep, LLMTracerDep, Signals, SignalsDep, TrackerDep
 from .events import Event, Personal
 from .exceptions import ConfigurationError, InputError, NotInstalledError, ObserveError
-from .llm import Generation, LLMTracer, Observation, Trace
 from .middleware import ObserveMiddleware
 from .observability import Observability
 from .reporter import ErrorReporter
+from .signals.llm import Generation, LLMTracer, Observation, Trace
+from .signals.tracker import Tracker
 from .telemetry import (
     capture_exception,
     complete_copilot_trace,
@@ -27,7 +28,6 @@ from .telemetry import (
     set_user_context,
     track,
 )
-from .tracker import Tracker
 
 if TYPE_CHECKING:
     from .settings import Settings

@@ -24,9 +24,9 @@ from .interrupts import is_interrupt, suppress_faults
 from .request import RequestInfo
 
 if TYPE_CHECKING:
-    from .llm import LLMTracer
     from .reporter import ErrorReporter
-    from .tracker import Tracker
+    from .signals.llm import LLMTracer
+    from .signals.tracker import Tracker
 
 logger = logging.getLogger(__name__)
 

@@ -13,10 +13,10 @@ from starlette.requests import HTTPConnection
 
 from .context import Context
 from .exceptions import NotInstalledError
-from .llm import LLMTracer
 from .middleware import SCOPE_KEY, Installed
 from .reporter import ErrorReporter
-from .tracker import Tracker
+from .signals.llm import LLMTracer
+from .signals.tracker import Tracker
 
 if TYPE_CHECKING:
     from .observability import Observability

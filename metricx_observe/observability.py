@@ -23,12 +23,12 @@ from .delivery import Delivery, Limits, PortableChannel
 from .exceptions import ConfigurationError
 from .health import health_route
 from .interrupts import is_interrupt
-from .llm import LLMTracer
 from .logs import say, set_level
 from .middleware import AskConsent, Identify, InnerLayer, ObserveMiddleware, OuterStack, reportable
 from .reporter import ErrorReporter, ErrorSink
+from .signals.llm import LLMTracer
+from .signals.tracker import Tracker
 from .startup import State, announce, calling_module, state_of, states_of
-from .tracker import Tracker
 
 if TYPE_CHECKING:  # loaded when they are used, so that importing the package costs little more than FastAPI
     from .settings import Settings

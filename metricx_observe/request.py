@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import quote, quote_plus, unquote, urlsplit
 
 from .interrupts import suppress_faults
+from .normalise import freeze
 from .route import ROUTING, Pieces, path_below_root, pieces_of, pieces_of_page, root_of, template
 
 Headers = list[tuple[bytes, bytes]]
 Clean = Callable[[dict[str, str]], Mapping[str, str]]
 """Gives the parts of a path as they may be sent, by the names of their parameters."""
 
-_ANALYTICS = frozenset({b"accept-language", b"cookie", b"host", b"referer", b"sec-fetch-mode", b"user-agent"})
+ANALYTICS_HEADERS = frozenset({b"accept-language", b"cookie", b"host", b"referer", b"sec-fetch-mode", b"user-agent"})
 """What analytics reads of a browser's request."""
-_TELLING, _DIGIT = 8, re.compile(r"\d")
+_SECRET_LENGTH, _DIGIT = 8, re.compile(r"\d")
 """A part of an unknown path of so many characters, and with a digit, may be a secret."""
 
 
@@ -26,7 +27,7 @@ def first_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
 
 
 class RequestFacts(NamedTuple):
-    """What a signal takes of its request, as it was at the call. All of plain values, for marshal.
+    """What a signal takes of its request, as it was at the call. `_asdict()` is JSON.
 
     There is no path in it but by the pieces of a template: in any other nobody knows what is a secret.
     """
@@ -36,8 +37,8 @@ class RequestFacts(NamedTuple):
     host: str
     root: str
     """What the server put before the application's paths."""
-    query: bytes
-    headers: Headers
+    query: str
+    headers: list[tuple[str, str]]
     client: tuple[str, int] | None
     pieces: Pieces | None
     """None before the request is routed, and where no route took it."""
@@ -56,7 +57,7 @@ class RequestFacts(NamedTuple):
 
     def path(self, clean: Clean) -> str:
         """The path as it may be sent; empty where the template is not known."""
-        return shown(self.pieces, self.root, clean)
+        return _shown(self.pieces, self.root, clean)
 
     def url(self, clean: Clean) -> str:
         """The address without query, fragment or credentials, as it may be sent."""
@@ -64,8 +65,8 @@ class RequestFacts(NamedTuple):
 
     def referrer(self, clean: Clean) -> tuple[str, str]:
         """Origin and path of the page that the request came from, as they may be sent; empty where there is none."""
-        origin = origin_of(first_headers(self.headers).get(b"referer", b"").decode("latin-1"))
-        return origin, shown(self.page, self.root, clean) if origin else ""
+        origin = origin_of(next((value for name, value in self.headers if name == "referer"), ""))
+        return origin, _shown(self.page, self.root, clean) if origin else ""
 
     def secrets(self, clean: Clean) -> dict[str, str]:
         """What may not be sent of both paths, in each spelling, and what stands for it."""
@@ -78,14 +79,12 @@ class RequestFacts(NamedTuple):
         return found
 
 
-def shown(pieces: Pieces | None, root: str, clean: Clean) -> str:
+def _shown(pieces: Pieces | None, root: str, clean: Clean) -> str:
     """A path as it may be sent, by its pieces; empty without them. The rest of a path stays the template's."""
     if pieces is None:
         return ""
-    parts = [root]
-    for before, name, spellings in pieces:
-        parts += before, _kept(name, spellings, clean) if name else ""
-    return "".join(parts)
+    parts = (before + (_kept(name, spellings, clean) if name else "") for before, name, spellings in pieces)
+    return root + "".join(parts)
 
 
 def _kept(name: str, spellings: tuple[str, ...], clean: Clean) -> str:
@@ -116,13 +115,11 @@ class RequestInfo:
     def __init__(self, scope: Mapping[str, Any], first: dict[bytes, bytes]) -> None:
         """`first`: the scope's `first_headers`."""
         self._scope: Mapping[str, Any] = scope
+        self._routed: tuple[object, object] = (None, None)
+        """The endpoint and the router by which the path of the request and that of its page were read."""
         self._pieces: Pieces | None = None
-        self._routed: object = None
-        """The endpoint that `_pieces` are of."""
-        self._page: tuple[Pieces | None] | None = None
-        """Of the page that the request came from, once it was looked up."""
-        self._frozen: dict[bool, RequestFacts] = {}
-        """The facts, as long as nothing more is known of the route: a request has several signals."""
+        self._page: Pieces | None = None
+        self._frozen: bytes | None = None
         self.ended = False
         self.body = b""
         """As much of it as the application has read so far, with METRICX_SEND_BODIES and while the request runs."""
@@ -130,7 +127,7 @@ class RequestInfo:
         self.scheme: str = scope.get("scheme", "http")
         self.path: str = scope["path"]
         self.query: bytes = scope.get("query_string", b"")
-        self.headers: Headers = scope["headers"]
+        self.headers: Headers = [*scope["headers"]]  # as the client sent them, whatever the application changes
         self.client: tuple[str, int] | None = scope.get("client")
         self.has_baggage = b"baggage" in first
         self.first = first
@@ -141,47 +138,51 @@ class RequestInfo:
         if not self.ended:
             self._scope = scope
 
-    def facts(self, *, analytics: bool = False) -> RequestFacts:
-        """As they are now, with all headers, or with those that analytics reads."""
-        pieces = self.pieces
-        if (frozen := self._frozen.get(analytics)) is not None:
-            return frozen
-        headers = self.headers
-        if analytics:
-            if len(self.first) == len(headers):
-                headers = [(name, self.first[name]) for name in _ANALYTICS & self.first.keys()]
-            else:  # in their order: HTTP/2 may split cookies
-                headers = [pair for pair in headers if pair[0] in _ANALYTICS]
-        facts = self._frozen[analytics] = RequestFacts(
-            self.method, self.scheme, self.host, self._root, self.query, headers, self.client, pieces, self.page
+    def facts(self, names: Collection[bytes] | None = None) -> RequestFacts:
+        """As they are now, with the headers of these names; with all of them when None."""
+        self._read_route()
+        headers = [
+            (name.decode("latin-1"), value.decode("latin-1"))
+            for name, value in self.headers
+            if names is None or name in names
+        ]
+        client = self.client if isinstance(self.client, (tuple, list)) else None
+        query = self.query.decode("latin-1")
+        return RequestFacts(
+            self.method, self.scheme, self.host, self._root, query, headers, client, self._pieces, self._page
         )
-        return facts
+
+    def frozen(self) -> bytes:
+        """What analytics takes of it, as JSON. Made once for each route: half of what a call of `track` would cost."""
+        self._read_route()
+        if self._frozen is None:
+            self._frozen = freeze(self.facts(ANALYTICS_HEADERS)._asdict())
+        return self._frozen
+
+    def _read_route(self) -> None:
+        """Read both paths by the application's routes, again only when routing has left other marks in the scope."""
+        scope = self._scope
+        routed = scope.get("endpoint"), scope.get("router")
+        if routed[0] is self._routed[0] and routed[1] is self._routed[1]:
+            return
+        self._routed, self._pieces, self._page, self._frozen = routed, None, None, None
+        with suppress_faults():  # a route of the application's own making may be of any form
+            self._pieces = pieces_of(scope)
+        if routed[1] is not None and (referrer := self.first.get(b"referer")) is not None:
+            with suppress_faults():  # an address that is none
+                self._page = self._pieces_of_own_page(routed[1], referrer.decode("latin-1"))
+
+    def _pieces_of_own_page(self, router: object, referrer: str) -> Pieces | None:
+        page = urlsplit(referrer)
+        if page.netloc.rpartition("@")[2].lower() != self.host.lower():
+            return None
+        return pieces_of_page(router, path_below_root(self._scope, unquote(page.path)))
 
     @property
     def pieces(self) -> Pieces | None:
         """The path as the route's template cuts it; None before routing, and where nothing matched."""
-        endpoint = self._scope.get("endpoint")
-        if endpoint is not self._routed:
-            self._pieces, self._routed = None, endpoint
-            self._frozen.clear()
-            with suppress_faults():  # a route of the application's own making may be of any form
-                self._pieces = pieces_of(self._scope)
+        self._read_route()
         return self._pieces
-
-    @property
-    def page(self) -> Pieces | None:
-        """The page that the request came from, where it is the application's own: as its own routes read the path."""
-        referrer, router = self.first.get(b"referer"), self._scope.get("router")
-        if referrer is None or router is None:
-            return None
-        if self._page is None:
-            self._page = (None,)
-            with suppress_faults():  # an address that is none, or a route of the application's own making
-                page = urlsplit(referrer.decode("latin-1"))
-                if page.netloc.rpartition("@")[2].lower() == self.host.lower():
-                    path = path_below_root(self._scope, unquote(page.path))
-                    self._page = (pieces_of_page(router, path),)
-        return self._page[0]
 
     @property
     def scope(self) -> Mapping[str, Any]:
@@ -226,8 +227,8 @@ class RequestInfo:
         if self.pieces is not None:
             return ()
         raw = (self._scope.get("raw_path") or b"").decode("latin-1")
-        parts = [part for part in f"{self.path}/{raw}".split("/") if len(part) >= _TELLING and _DIGIT.search(part)]
-        found = (self.path, raw, *parts)
+        parts = f"{self.path}/{raw}".split("/")
+        found = (self.path, raw, *(part for part in parts if len(part) >= _SECRET_LENGTH and _DIGIT.search(part)))
         return tuple(dict.fromkeys(filter(None, (*found, *map(quote, found)))))
 
     def release(self) -> None:

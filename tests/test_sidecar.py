@@ -23,12 +23,13 @@ import sentry_sdk
 from fastapi import FastAPI
 
 from metricx_observe import Observability, TrackerDep
+from metricx_observe.boundary import Boundary
 from metricx_observe.delivery import Limits
 from metricx_observe.delivery.link import Link, News
 from metricx_observe.delivery.outbox import OutboxError, Stream
 from metricx_observe.delivery.remote import _parts
 from metricx_observe.sidecar import Host, greeting
-from metricx_observe.tracker import TrackRecord
+from metricx_observe.signals.tracker import Tracker
 
 from .faults import until
 from .processes import Python, environment
@@ -383,8 +384,14 @@ def test_settings_become_the_other_process_s(receiver: Receiver, tmp_path: Path,
         host = Host(greeting(local.settings, local.vendors, {"names": ("kennwort",)}, Limits()))
         host.tick()
         assert set(host.status()) >= {"sentry", "rudderstack", "langfuse", "outbox"}
-        values = "track", "m1", time.time(), user, None, "thing_done", None, b'{"kennwort":"hunter2-hunter2","n":1}', ()
-        host.add([("rudderstack", "packed", TrackRecord.packed(values, None))])  # type: ignore[list-item]
+        records: list[bytes] = []
+
+        def put(record: bytes, size: int) -> bool:
+            records.append(record)
+            return size > 0
+
+        Tracker(put, Boundary()).track("thing_done", {"kennwort": "hunter2-hunter2", "n": 1}, user_id=user)
+        host.add([("rudderstack", "packed", records[0])])
         host.hasten(adopt=False)
         assert numbers(receiver, user, 1) == [1]
         assert "hunter2" not in json.dumps(receiver.signals(user=user))

@@ -76,7 +76,8 @@ def test_an_observation(receiver: Receiver, sizes: list[int], name: str) -> None
             generation = trace.generation("answer", model="m", input=value, output=value, metadata={"whole": value})
             generation.fail("it failed").end()
         assert observability.flush(20)
-        assert too_large(observability) > 0 or name in ("deep", "many items")
+        cut = observability.status()["scrubbed"].get("generation", {})  # where the scrubber's time ran out first
+        assert too_large(observability) > 0 or name in ("deep", "many items") or any("cut" in at for at in cut.values())
         assert observability.status()["langfuse"]["dead"] == 0
     (found,) = receiver.wait_for(1, user=user, kind="generation")
     assert max(sizes) <= MAX_SPAN

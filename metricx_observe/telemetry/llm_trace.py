@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from metricx_observe.llm import LLMTracer, Trace
+from metricx_observe.signals.llm import LLMTracer, Trace
 
 from .calls import boundary, documented, flushed, running
 

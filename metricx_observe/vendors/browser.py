@@ -7,109 +7,73 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode
-from collections.abc import Callable
-from functools import lru_cache
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote, urlencode
 
-import orjson
-
 from metricx_observe.ids import one_line, text_id
-from metricx_observe.request import Clean, RequestFacts, first_headers
+from metricx_observe.request import Clean, RequestFacts
 
-T = TypeVar("T")
-_MAX = 200
+_MAX_AGENT, _MAX_LOCALE, _MAX_URL = 200, 35, 2048
 _MAX_COOKIES = 16 << 10
-"""Bytes of cookies that are looked at: servers take no more headers than that."""
-_REMEMBERED, _LONGEST_REMEMBERED = 1_000, 2_000
-"""Values of one header, and bytes of one."""
+"""Characters of cookies that are looked at: servers take no more headers than that."""
 
 
 class Browser(NamedTuple):
-    """Of one request: the anonymous id, and the part of RudderStack's `context` that comes from the browser.
-
-    Members of a JSON object, each after a comma: what several requests say alike is encoded once.
-    """
+    """Of one request: the anonymous id, and the members of RudderStack's `context` that come from the browser."""
 
     anonymous_id: str | None
-    page: bytes
-    device: bytes
-    """User agent and locale. In these two and the page may be anything."""
-    ids: bytes
+    context: dict[str, Any]
+    """Page, user agent and locale: in these may be anything."""
+    ids: dict[str, Any]
     """GA4's client and session."""
 
 
 def read_browser(request: RequestFacts, clean: Clean) -> Browser:
     """What a request says. `clean` gives the parts of its path as they may be sent."""
-    headers = first_headers(request.headers)
-    cookies = headers.get(b"cookie", b"")
-    if len(headers) < len(request.headers):  # HTTP/2 may split the header into several
-        cookies = b";".join(value for name, value in request.headers if name == b"cookie")
-    # a part of them, so that no session's secret is remembered
-    parts = [part for part in cookies[:_MAX_COOKIES].split(b";") if part.lstrip().startswith((b"_ga", b"rl_"))]
-    anonymous_id, ids = _ids(b";".join(parts))
-    device = _agent(headers.get(b"user-agent", b"")) + _locale(headers.get(b"accept-language", b""))
-    return Browser(anonymous_id, _page(request, headers, clean), device, ids)
-
-
-def _remembered(read: Callable[[bytes], T]) -> Callable[[bytes], T]:
-    """`read` for a header whose values come again and again: in all it makes 8 us a request less."""
-    known = lru_cache(_REMEMBERED)(read)
-    return lambda value: known(value) if len(value) <= _LONGEST_REMEMBERED else read(value)
-
-
-def _member(name: str, value: object) -> bytes:
-    return b',"%b":%b' % (name.encode(), orjson.dumps(value))
-
-
-@_remembered
-def _agent(header: bytes) -> bytes:
-    return _member("userAgent", one_line(header.decode("latin-1"))[:_MAX]) if header else b""
-
-
-@_remembered
-def _locale(header: bytes) -> bytes:
-    language = header.decode("latin-1").split(",")[0].split(";")[0].strip()
-    return _member("locale", one_line(language)[:35]) if language else b""
-
-
-@_remembered
-def _ids(header: bytes) -> tuple[str | None, bytes]:
-    """RudderStack's anonymous id, and GA4's client and session."""
-    pairs = (part.strip().partition("=") for part in header.decode("latin-1").split(";"))
-    cookies = {name: value.strip('"') for name, _, value in pairs if name.startswith(("_ga", "rl_"))}
+    headers = dict(reversed(request.headers))  # the first of equal names
+    cookies = _cookies(";".join(value for name, value in request.headers if name == "cookie"))  # HTTP/2 may split them
+    anonymous_id = _rudder_value(cookies.get("rl_anonymous_id", ""))
     client_id, session = _ga_client_id(cookies.get("_ga", "")), _session_id(cookies)
-    members = _member("externalId", [{"type": "ga4ClientId", "id": client_id}]) if client_id else b""
-    anonymous = _rudder_value(cookies.get("rl_anonymous_id", ""))
-    return (
-        text_id(anonymous) if isinstance(anonymous, (str, int)) else None,
-        members + (_member("sessionId", session) if session else b""),
+    context = {
+        "page": _page(request, headers, clean),
+        "userAgent": one_line(headers.get("user-agent", ""))[:_MAX_AGENT],
+        "locale": one_line(headers.get("accept-language", "").split(",")[0].split(";")[0].strip())[:_MAX_LOCALE],
+    }
+    ids = {"externalId": client_id and [{"type": "ga4ClientId", "id": client_id}], "sessionId": session}
+    return Browser(
+        text_id(anonymous_id) if isinstance(anonymous_id, (str, int)) else None,
+        {name: value for name, value in context.items() if value or name == "page"},
+        {name: value for name, value in ids.items() if value},
     )
 
 
-def _page(request: RequestFacts, headers: dict[bytes, bytes], clean: Clean) -> bytes:
+def _cookies(header: str) -> dict[str, str]:
+    """GA4's and RudderStack's own, by name."""
+    pairs = (part.strip().partition("=") for part in header[:_MAX_COOKIES].split(";"))
+    return {name: value.strip('"') for name, _, value in pairs if name.startswith(("_ga", "rl_"))}
+
+
+def _page(request: RequestFacts, headers: dict[str, str], clean: Clean) -> dict[str, str]:
     """The page that the user looks at: this request when the browser navigates to it, else the one it came from.
 
     Of both only what the application's own templates say of the path: in any other nobody knows what is a secret.
     """
-    came_from = headers.get(b"referer", b"").decode("latin-1")
     origin, path = request.referrer(clean)
-    referrer = _address(origin, path, came_from) if origin else ""
-    navigates = request.method == "GET" and headers.get(b"sec-fetch-mode") in (None, b"navigate")
+    referrer = _address(origin, path, headers.get("referer", "")) if origin else ""
+    navigates = request.method == "GET" and headers.get("sec-fetch-mode") in (None, "navigate")
     if referrer and not navigates:
         page = {"url": referrer, "path": path}
     else:
         path = request.path(clean)
-        query = request.query.decode("latin-1")
-        page = {"url": _address(request.origin, path, f"?{query}"), "path": path, "referrer": referrer}
-    return _member("page", {name: value for name, value in page.items() if value})
+        page = {"url": _address(request.origin, path, f"?{request.query}"), "path": path, "referrer": referrer}
+    return {name: value for name, value in page.items() if value}
 
 
 def _address(origin: str, path: str, given: str) -> str:
     """An address of which only campaign parameters stay of the query that was given."""
     query = given.partition("?")[2].partition("#")[0]
     campaign = [pair for pair in parse_qsl(query) if pair[0].startswith("utm_")] if "utm_" in query else []
-    return one_line(f"{origin}{path}{'?' if campaign else ''}{urlencode(campaign)}")[:2048]
+    return one_line(f"{origin}{path}{'?' if campaign else ''}{urlencode(campaign)}")[:_MAX_URL]
 
 
 def _ga_client_id(value: str) -> str | None:

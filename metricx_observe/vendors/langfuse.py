@@ -9,7 +9,7 @@ from __future__ import annotations
 import atexit
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -24,14 +24,15 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
-from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, Tracer
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, Tracer, format_span_id, format_trace_id
 from opentelemetry.util._decorator import _agnosticcontextmanager
 
-from metricx_observe.context import DETACHED, current_cell
-from metricx_observe.llm_records import ScoreRecord, TraceFacts, Waiting
-from metricx_observe.observation import current_observation
+from metricx_observe.context import DETACHED, Context, current_cell
+from metricx_observe.normalise import snapshot
+from metricx_observe.signals.llm import current_observation
+from metricx_observe.signals.records import ContextFacts, TraceFacts, context_facts, trace_facts
 
-from .langfuse_channel import NO_CONTENT, LangfuseChannel, ScoreChannel, resource_attributes, trace_attributes
+from .langfuse_channel import LangfuseChannel, ScoreChannel, SpanRecord, resource_attributes, trace_attributes
 from .vendor import Opened, Target
 
 if TYPE_CHECKING:
@@ -42,8 +43,10 @@ logger = logging.getLogger(__name__)
 Put = Callable[[str, object, int], bool]
 
 _ALL = 1 << 64
-_APPLICATION_SPAN_BYTES = 8_000
-"""What a span of the application's own Langfuse code holds until it is encoded, about."""
+_ANY_SIZE = 1 << 30
+"""The channel cuts what is too large, and counts it."""
+_NO_CONTENT = "metricx.no_content"
+"""Marks a span whose user did not allow content until it is exported; never sent."""
 
 
 class Langfuse(Opened):
@@ -69,7 +72,7 @@ class Langfuse(Opened):
             environment=settings.environment_at("langfuse"),
             release=settings.release,
             tracer_provider=self._provider,
-            span_exporter=_Exporter(put),
+            span_exporter=SpanExport(put),
             flush_interval=0.2,  # the exporter is a hand-over: waiting longer would only lose more at kill -9
         )
         # None where the application owns it, or OTEL_SDK_DISABLED leaves the client without one
@@ -78,10 +81,10 @@ class Langfuse(Opened):
             # its hook would block the interpreter's end while Langfuse is down; close() does what it does
             atexit.unregister(self._manager.shutdown)
 
-    def put(self, record: Waiting | ScoreRecord, size: int) -> bool:
-        """Hand a record to the channel of its kind."""
-        vendor = ScoreChannel.vendor if isinstance(record, ScoreRecord) else LangfuseChannel.vendor
-        return self._send(vendor, record, size)
+    def put(self, type: str, record: bytes) -> bool:
+        """Hand a frozen record to the channel of its type."""
+        vendor = ScoreChannel.vendor if type == "score" else LangfuseChannel.vendor
+        return self._send(vendor, record, len(record))
 
     def samples(self, trace_id: str) -> bool:
         """By LANGFUSE_SAMPLE_RATE, as OpenTelemetry's own sampler decides for the application's own spans."""
@@ -167,7 +170,7 @@ def _beneath() -> OtelContext | None:
     return otel_trace.set_span_in_context(NonRecordingSpan(ours))
 
 
-class _Exporter(SpanExporter):
+class SpanExport(SpanExporter):
     """Hands spans of the application's own Langfuse code to the channel."""
 
     def __init__(self, put: Put) -> None:
@@ -175,11 +178,34 @@ class _Exporter(SpanExporter):
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         for span in spans:
-            self._put(LangfuseChannel.vendor, span, _APPLICATION_SPAN_BYTES)
+            record = snapshot(_read_span(span), [], _ANY_SIZE)
+            self._put(LangfuseChannel.vendor, record, len(record))
         return SpanExportResult.SUCCESS
 
     def shutdown(self) -> None:
         """Nothing of its own to close."""
+
+
+def _read_span(span: ReadableSpan) -> SpanRecord:
+    context = span.get_span_context() or otel_trace.INVALID_SPAN_CONTEXT
+    attributes = dict(span.attributes or {})
+    no_content = bool(attributes.pop(_NO_CONTENT, False))
+    return {
+        "trace_id": format_trace_id(context.trace_id),
+        "id": format_span_id(context.span_id),
+        "parent_id": format_span_id(span.parent.span_id) if span.parent else None,
+        "name": span.name,
+        "kind": span.kind.value + 1,  # OTLP counts from unspecified = 0
+        "start_ns": span.start_time or 0,
+        "end_ns": span.end_time or 0,
+        "attributes": attributes,
+        "events": [
+            {"name": event.name, "time_ns": event.timestamp, "attributes": dict(event.attributes or {})}
+            for event in span.events
+        ],
+        "status": {"code": span.status.status_code.value, "message": span.status.description or ""},
+        "no_content": no_content,
+    }
 
 
 class _Identify(SpanProcessor):
@@ -196,25 +222,24 @@ class _Identify(SpanProcessor):
     def on_start(self, span: Span, parent_context: OtelContext | None = None) -> None:  # noqa: ARG002
         observation, cell = current_observation(), current_cell()
         if observation is not None and int(observation.trace_id, 16) == span.get_span_context().trace_id:
-            whose = _Whose(observation._facts)
+            whose = _Whose(observation._tracer._cell, observation._shared.facts)
         elif cell is not None and cell is not DETACHED:
-            whose = _Whose(lambda: TraceFacts().within(cell.state))
+            whose = _Whose(cell, {})
         else:
             return
         setattr(span, _WHOSE, whose)  # lives as long as the span does
         self._open[span.get_span_context().span_id] = whose
-        span.set_attributes(trace_attributes(whose.facts(), None))
+        span.set_attributes(trace_attributes(*whose.facts()))
 
     def on_end(self, span: ReadableSpan) -> None:
         """Before the exporter gets this copy of the span: the span itself takes no attribute any more."""
         context = span.get_span_context()
         whose = None if context is None else self._open.pop(context.span_id, None)
         if whose is not None:
-            facts = whose.facts()
-            refused = facts.state is not None and facts.state.consent.llm_content is False
-            found = {**(span.attributes or {}), **trace_attributes(facts, None)}
-            span._attributes = {**found, NO_CONTENT: True} if refused else found
-
+            trace, request = whose.facts()
+            refused = request is not None and request["consent"]["llm_content"] is False
+            found = {**(span.attributes or {}), **trace_attributes(trace, request)}
+            span._attributes = {**found, _NO_CONTENT: True} if refused else found
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:  # noqa: ARG002
         """Holds nothing. The base class says None in OpenTelemetry 1.33, and those behind it are then not asked."""
@@ -225,7 +250,14 @@ _WHOSE = "_metricx_whose"
 
 
 class _Whose:
-    """What tells whose a span is. An object of its own, since a bound method cannot be kept by a weak reference."""
+    """What tells whose a span is, as long as the span lives."""
 
-    def __init__(self, facts: Callable[[], TraceFacts]) -> None:
-        self.facts = facts
+    def __init__(self, cell: Context | None, given: Mapping[str, Any]) -> None:
+        self._cell, self._given = cell, given
+
+    def facts(self) -> tuple[TraceFacts, ContextFacts | None]:
+        """As they are now."""
+        context = context_facts(self._cell)
+        trace = trace_facts(context, self._given)
+        tags = context["tags"] if context else {}
+        return {**trace, "metadata": {**trace["metadata"], **tags}}, context

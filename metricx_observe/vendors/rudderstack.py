@@ -5,11 +5,10 @@
 
 from __future__ import annotations
 
-import re
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import lru_cache, partial
+from functools import partial
 from hashlib import sha256
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -18,12 +17,12 @@ from urllib.parse import urlsplit
 import orjson
 from rudderstack.analytics.client import Client
 
-from metricx_observe.context import Consent
 from metricx_observe.delivery.channel import Described, Importance, Message, Post
 from metricx_observe.events import ga4_parameter_faults, ga4_user_faults
 from metricx_observe.normalise import plain, shown_name
 from metricx_observe.privacy import Personal, Scrubber, one_signal
-from metricx_observe.tracker import TrackRecord
+from metricx_observe.request import RequestFacts
+from metricx_observe.signals.records import AnalyticsRecord, ContextFacts
 
 from .browser import Browser, read_browser
 from .vendor import Target
@@ -32,18 +31,11 @@ if TYPE_CHECKING:
     from metricx_observe.settings import Settings
 
 _MAX_TAGS = 50
-_OURS = ("anonymousId", "event", "name", "groupId", "previousId", "category", "properties", "traits")
-"""What we fill in where the SDK's message has it."""
-_NOT_ASKED = Consent()
-_KNOWN, _LONGEST_KNOWN = 1_000, 2_000
-"""Pages and devices that hold nothing to scrub, and bytes of one."""
-_SHRUNK_BYTES = (8 << 10, 2 << 10, 0)
-"""What properties are cut to when a message is too large after all: JSON writes a control character in six."""
 _MAX_MESSAGE = 32 << 10
 """The gateway's limit (RudderStack's HTTP API); the SDK's own is 4 MB."""
-
-
-_LARGE = re.compile(rb"\d{16}")
+_SHRUNK_BYTES = (8 << 10, 2 << 10, 0)
+"""What properties are cut to when a message is too large after all: JSON writes a control character in six."""
+_NOBODY = Browser(None, {}, {})
 
 
 def _exact(value: Any) -> Any:
@@ -76,130 +68,102 @@ class RudderStackChannel:
             "Content-Type": "application/json",
         }
         self._shapes = _shapes(cast(_Sdk, Client(write_key=key, host=target.url, send=False)))
-        self._own = {type: [key for key in _OURS if key in shape] for type, shape in self._shapes.items()}
         self._scrubber = scrubber
         self._note = note
         self._policy: Personal = settings.personal_data
         self._send_ip = settings.send_client_ip
-        # an application has few names; more than that are looked at again
-        self._name = lru_cache(1_000)(partial(self._clean, place="name"))
-        self._known: set[bytes] = set()
         self._base: dict[str, Any] = {
             "app": {"name": settings.service_name, "version": settings.release},
             "environment": settings.environment_name,
         }
 
     @one_signal()
-    def encode(self, record: Any) -> Sequence[Message]:
-        """A packed `TrackRecord` as the SDK's message."""
-        record = TrackRecord.unpacked(record)
-        signal, body = record.type, record.body
-        values = orjson.loads(body)
+    def encode(self, record: bytes) -> Sequence[Message]:
+        """A frozen `AnalyticsRecord` as the SDK's message."""
+        known: AnalyticsRecord = orjson.loads(record)
+        signal, values = known["type"], _exact(known["values"])
         if signal == "track" and (faults := ga4_parameter_faults(values)):
-            self._note(f"track {shown_name(record.name or '')}", faults)
+            self._note(f"track {shown_name(known['name'] or '')}", faults)
         elif signal == "identify" and (faults := ga4_user_faults(values)):
             self._note(signal, faults)
-        if _LARGE.search(body):
-            values = _exact(values)
-            body = orjson.dumps(values)
-        if self._policy != "keep" and record.personal:
-            values = self._personal(values, record.personal)
-            body = orjson.dumps(values)
-        body = self._scrubber.scrub_json(body, signal, "properties", personal=self._policy, value=values)
-        message = self._message(record, body)
+        values = self._clean(self._personal(values, known["personal"]), signal, "properties")
+        message = self._message(known, values)
+        data = orjson.dumps(message)
         for size in _SHRUNK_BYTES:
-            if len(message) <= _MAX_MESSAGE:
-                break
+            if len(data) <= _MAX_MESSAGE:
+                return [Message("event", data)]
             self._note(signal, ["too large"])
-            cut = plain(orjson.loads(body), [], size)
-            message = self._message(record, orjson.dumps(cut if isinstance(cut, dict) else {"value": cut}))
-        if len(message) > _MAX_MESSAGE:
+            cut = plain(values, [], size)
+            data = orjson.dumps(_with_values(message, cut if isinstance(cut, dict) else {"value": cut}))
+        if len(data) > _MAX_MESSAGE:
             raise ValueError("too large without its properties")
-        return [Message("event", message)]
+        return [Message("event", data)]
 
-    def portable(self, record: Any) -> Sequence[object]:
+    def portable(self, record: bytes) -> Sequence[object]:
         """It is bytes."""
         return [record]
 
-    def _personal(self, body: dict[str, Any], fields: frozenset[str]) -> dict[str, Any]:
+    def _personal(self, values: dict[str, Any], fields: list[str]) -> dict[str, Any]:
         """METRICX_PERSONAL_DATA on the fields that are marked `Personal`."""
+        if self._policy == "keep" or not fields:
+            return values
         if self._policy == "drop":
-            return {key: value for key, value in body.items() if key not in fields}
+            return {key: value for key, value in values.items() if key not in fields}
         return {
             key: sha256(str(value).strip().lower().encode()).hexdigest() if key in fields and value else value
-            for key, value in body.items()
+            for key, value in values.items()
         }
 
-    def _message(self, record: TrackRecord, body: bytes) -> bytes:
-        request, clean = record.request, partial(self._clean, signal=record.type, place="page")
-        browser = None if request is None else read_browser(request, clean)
-        anonymous = record.anonymous_id or (browser.anonymous_id if browser else None)
-        if record.type == "alias":
-            anonymous = None
-        elif record.user_id is None and anonymous is None:
-            # one of both is needed; the request's id at least joins the events of one request
-            anonymous = record.state.request_id if record.state is not None else record.id
-        context, content = self._context(record), orjson.Fragment(body)
-        if record.type == "identify":
-            context["traits"] = content
-        shown = b"" if browser is None else self._shown(browser, record.type)
-        name, target = record.name and self._name(record.name, record.type), record.target
-        if record.type == "page" and target is not None:
-            target = self._name(target, "page")
-        message = {
-            **self._shapes[record.type], "userId": record.user_id, "messageId": record.id,
-            "timestamp": datetime.fromtimestamp(record.timestamp, UTC),
-            "context": orjson.Fragment(orjson.dumps(context)[:-1] + shown + b"}"),
-        }  # fmt: skip
+    def _message(self, record: AnalyticsRecord, values: dict[str, Any]) -> dict[str, Any]:
+        signal, request = record["type"], record["request"] and RequestFacts(**record["request"])
+        browser = read_browser(request, partial(self._clean, signal=signal, place="page")) if request else _NOBODY
+        name, target = record["name"], record["target"]
+        if name:
+            name = self._clean(name, signal, "name")
+        if target and signal == "page":
+            target = self._clean(target, signal, "name")
         given = {
-            "anonymousId": anonymous, "event": name, "name": name, "groupId": target, "previousId": target,
-            "category": target, "properties": content, "traits": content,
+            "anonymousId": _anonymous_id(record, browser), "event": name, "name": name, "groupId": target,
+            "previousId": target, "category": target, "properties": values, "traits": values,
         }  # fmt: skip
-        for key in self._own[record.type]:
-            message[key] = given[key]
-        return orjson.dumps(message)
+        shape = self._shapes[signal]
+        message = {
+            **shape,
+            "userId": record["user_id"],
+            "messageId": record["id"],
+            "timestamp": datetime.fromtimestamp(record["timestamp"], UTC),
+            "context": {
+                **self._base,
+                **shape["context"],
+                **self._context(record["context"], signal),
+                **({"ip": request.client[0]} if self._send_ip and request and request.client else {}),
+                **({"traits": values} if signal == "identify" else {}),
+                **self._clean(browser.context, signal, "page"),
+                **browser.ids,
+            },
+        }
+        return message | {key: value for key, value in given.items() if key in shape}
 
-    def _context(self, record: TrackRecord) -> dict[str, Any]:
-        """What is not the browser's."""
-        context = {**self._base, **self._shapes[record.type]["context"]}
-        if (state := record.state) is not None:
-            context["request_id"] = state.request_id
-            context["trace_id"] = state.trace_id
-            if state.workspace is not None:
-                context["workspace_id"] = state.workspace.id
-            if state.tags:
-                context["tags"] = self._clean(dict(islice(state.tags.items(), _MAX_TAGS)), record.type, "tags")
-            if state.consent != _NOT_ASKED:
-                answers = state.consent._asdict()
-                context["consentManagement"] = {
-                    "provider": "custom",
-                    "resolutionStrategy": "and",
-                    "allowedConsentIds": [name for name, given in answers.items() if given],
-                    "deniedConsentIds": [name for name, given in answers.items() if given is False],
-                }
-        if self._send_ip and record.request is not None and record.request.client is not None:
-            context["ip"] = record.request.client[0]
-        return context
+    def _context(self, context: ContextFacts | None, signal: str) -> dict[str, Any]:
+        """Whose request it was, by our own names and by RudderStack's for consent."""
+        if context is None:
+            return {}
+        found: dict[str, Any] = {"request_id": context["request_id"], "trace_id": context["trace_id"]}
+        if context["workspace_id"] is not None:
+            found["workspace_id"] = context["workspace_id"]
+        if context["tags"]:
+            found["tags"] = self._clean(dict(islice(context["tags"].items(), _MAX_TAGS)), signal, "tags")
+        answers = context["consent"]
+        if any(given is not None for given in answers.values()):
+            found["consentManagement"] = {
+                "provider": "custom",
+                "resolutionStrategy": "and",
+                "allowedConsentIds": [name for name, given in answers.items() if given],
+                "deniedConsentIds": [name for name, given in answers.items() if given is False],
+            }
+        return found
 
-    def _shown(self, browser: Browser, signal: str) -> bytes:
-        """The browser's members of the context, scrubbed."""
-        return self._harmless(browser.page, signal) + self._harmless(browser.device, signal) + browser.ids
-
-    def _harmless(self, members: bytes, signal: str) -> bytes:
-        """`members` scrubbed. Remembered are only those that are sent as they are, so that each secret is counted."""
-        if members in self._known:
-            return members
-        data = b"{%b}" % members[1:]
-        scrubbed = self._scrubber.scrub_json(data, signal, "page", personal=self._policy)
-        if scrubbed is not data:
-            return b"," + scrubbed[1:-1]
-        if len(members) <= _LONGEST_KNOWN:
-            if len(self._known) >= _KNOWN:
-                self._known.clear()
-            self._known.add(members)
-        return members
-
-    def _clean(self, value: dict[str, str] | str, signal: str, place: str) -> Any:
+    def _clean(self, value: Any, signal: str, place: str) -> Any:
         return self._scrubber.scrub(value, signal, place, personal=self._policy)
 
     def post(self, payloads: Sequence[bytes]) -> Post:
@@ -221,6 +185,26 @@ class RudderStackChannel:
         message = orjson.loads(payload)
         name = message.get("event") or message.get("name") or message.get("type")
         return Described(str(message.get("messageId", "")), str(name), message.get("userId"))
+
+
+def _anonymous_id(record: AnalyticsRecord, browser: Browser) -> str | None:
+    """One of user and anonymous id is needed; the request's id at least joins the events of one request."""
+    if record["type"] == "alias":
+        return None
+    found = record["anonymous_id"] or browser.anonymous_id
+    if found is None and record["user_id"] is None:
+        return record["context"]["request_id"] if record["context"] else record["id"]
+    return found
+
+
+def _with_values(message: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """The same message with other properties or traits."""
+    context = message["context"]
+    return {
+        **message,
+        **{key: values for key in ("properties", "traits") if key in message},
+        "context": {**context, "traits": values} if "traits" in context else context,
+    }
 
 
 def _shapes(sdk: _Sdk) -> dict[str, dict[str, Any]]:

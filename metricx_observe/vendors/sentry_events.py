@@ -107,14 +107,14 @@ def _bound(state: RequestContext) -> frozenset[str]:
 
 def _request(facts: RequestFacts, send_ip: bool, clean: Clean) -> dict[str, Any]:
     dropped = _DROPPED_HEADERS if send_ip else _DROPPED_HEADERS | _ADDRESS_HEADERS
-    headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in facts.headers}
+    headers = dict(facts.headers)
     kept = {key: _pathless(value) for key, value in headers.items() if key not in dropped}
     if "referer" in kept:
         kept["referer"] = "".join(facts.referrer(clean)) + _query(headers["referer"])
     request: dict[str, Any] = {
         "method": facts.method,
         "url": facts.url(clean),
-        "query_string": facts.query.decode("latin-1").replace("%40", "@"),  # by it an address is told
+        "query_string": facts.query.replace("%40", "@"),  # by it an address is told
         "headers": {key: value for key, value in kept.items() if value or not headers[key]},
     }
     if send_ip and facts.client is not None:

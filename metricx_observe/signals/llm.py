@@ -1,4 +1,4 @@
-"""Observations: traces, generations, spans and tools as light records with start and end times of their own.
+"""LLM traces, generations, spans and tools: observations with start and end times of their own.
 
 A `with` block ends its observation; an exception inside marks it failed and goes on. The blocks are synchronous and
 work in async code too: nothing in them waits.
@@ -7,41 +7,61 @@ work in async code too: nothing in them waits.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar, Token
 from datetime import UTC, datetime
 from math import isfinite
-from time import time_ns
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Protocol, Self, TypeVar
 
-import orjson
+from metricx_observe.boundary import Facade
+from metricx_observe.ids import new_id, new_span_id
+from metricx_observe.normalise import Notes, as_text, freeze, line, mapping, shown_name
 
-from .ids import new_id, new_span_id
-from .interrupts import is_interrupt
-from .llm_records import ObservationRecord, ScoreRecord, TraceFacts
-from .normalise import Notes, Texts, as_text, content, identifier, line, mapping, moment, plain, shown_name, snapshot
-from .usage import cost_details, read_response, usage_details
-
-if TYPE_CHECKING:
-    from .llm import LLMTracer
+from .fields import READ, READ_TRACE, observation_name, time_in_ns
+from .records import ObservationRecord, ScoreRecord, context_facts, trace_facts
+from .usage import read_response
 
 logger = logging.getLogger(__name__)
 
+__all__ = ["Generation", "LLMTracer", "Observation", "Trace"]
+
+_O = TypeVar("_O", bound="Observation")
 _current: ContextVar[Observation | None] = ContextVar("metricx_observe_observation", default=None)
-_MAX_TAGS = 50
-_LEVELS = ("DEBUG", "DEFAULT", "WARNING", "ERROR")
+
+
+class LLMSink(Protocol):
+    """The LLM vendor, as the facade sees it."""
+
+    @property
+    def client(self) -> Any:
+        """The vendor's own client."""
+
+    def put(self, type: str, record: bytes) -> bool: ...
+    def url(self, trace_id: str) -> str: ...
+    def samples(self, trace_id: str) -> bool: ...
+
+
+class _Shared:
+    """What holds for all observations of a trace."""
+
+    __slots__ = ("facts", "last_end_ns")
+
+    def __init__(self) -> None:
+        self.facts: dict[str, Any] = {}
+        """What the application gave, by the names of `TraceFacts`."""
+        self.last_end_ns = 0
 
 
 class Observation:
     """A span, tool, generation or trace. `id` and `trace_id` are the very ids on the wire."""
 
     __slots__ = (
-        "_above", "_block", "_ended", "_fields", "_last_end_ns", "_token", "_trace_facts", "_tracer", "id", "name",
-        "parent_id", "start_ns", "trace_id", "type",
+        "_block", "_ended", "_fields", "_shared", "_token", "_tracer", "id", "name", "parent_id", "start_ns",
+        "trace_id", "type",
     )  # fmt: skip
 
-    _shared: ClassVar[frozenset[str]] = frozenset()
+    _of_trace: ClassVar[frozenset[str]] = frozenset()
     """Fields that hold for all of the trace."""
 
     def __init__(
@@ -53,25 +73,20 @@ class Observation:
         start_time: datetime | None = None,
     ) -> None:
         self._tracer = tracer
-        self._above = None if parent is None else parent._root
-        self._fields: dict[str, bytes | str | Texts] = {}
+        self._fields: dict[str, Any] = {}
         self._ended = False
         self._token: Token[Observation | None] | None = None
         self.trace_id: str = new_id() if parent is None else parent.trace_id
         self.id = new_span_id()
         self.parent_id = None if parent is None else parent.id
         self.type = type
-        self._trace_facts: TraceFacts | None = None
-        """Those of the root hold for all of its trace, and so does its `_last_end_ns`. None: its name alone."""
-        self._last_end_ns = 0
         self._block = tracer._boundary(type)
         with self._block as notes:
-            self.name = _name(name, notes)
-            self.start_ns = _ns(start_time, notes)
-
-    @property
-    def _root(self) -> Observation:
-        return self if self._above is None else self._above  # no reference to itself: that takes the collector to free
+            self.name = observation_name(name, notes)
+            self.start_ns = time_in_ns(start_time, notes)
+        self._shared: _Shared = _Shared() if parent is None else parent._shared
+        if parent is None:
+            self._shared.facts["name"] = self.name
 
     @property
     def url(self) -> str | None:
@@ -103,35 +118,27 @@ class Observation:
                 Of a generation: `model`, `model_parameters`, `usage` (whole numbers by kind), `cost` (USD, by kind or
                 in all), `completion_start_time`. Of a trace: `user_id`, `workspace_id`, `session_id`, `tags`.
         """
-        with self._block as notes:
-            if self._ended:
+        if self._ended:
+            with self._block as notes:
                 notes.append("updated after its end")
-            failed, fields, shared = None, self._fields, self._shared
-            for key, value in (("input", input), ("output", output), *more.items()):
-                if value is None:
-                    continue
-                try:
-                    if key in shared:
-                        self._share(key, value, notes)
-                    elif key in _READ and (found := _READ[key](value, notes)) is not None:
-                        fields[key] = found
-                    else:
-                        notes.append(f"unusable {shown_name(key)}")
-                except Exception as error:  # counted below: it costs no other field
-                    if is_interrupt(error):
-                        raise
-                    failed = error
-            if failed is not None:
-                raise failed
+        for key, value in (("input", input), ("output", output), *more.items()):
+            if value is not None:
+                with self._block as notes:  # one that cannot be read costs no other field
+                    self._set(key, value, notes)
         return self
 
-    def _share(self, key: str, value: Any, notes: Notes) -> None:
-        root = self._root
-        facts = root._trace_facts or TraceFacts(root.name)
-        if key == "metadata":
-            root._trace_facts = facts._replace(metadata={**facts.metadata, **mapping(value, notes)})
+    def _set(self, key: str, value: Any, notes: Notes) -> None:
+        facts = self._shared.facts
+        if key not in self._of_trace:
+            found = READ[key](value, notes) if key in READ else None
+            if found is None:
+                notes.append(f"unusable {shown_name(key)}")
+            else:
+                self._fields[key] = found
+        elif key == "metadata":
+            facts[key] = {**facts.get(key, {}), **mapping(value, notes)}
         else:
-            root._trace_facts = facts._replace(**{key: _READ_TRACE[key](value, notes)})
+            facts[key] = READ_TRACE[key](value, notes)
 
     def fail(self, error: BaseException | str) -> Self:
         """Mark it failed, with the reason."""
@@ -144,12 +151,22 @@ class Observation:
             if isinstance(number, float) and not isfinite(number):
                 raise ValueError("not a number")
             kind = "BOOLEAN" if isinstance(value, bool) else "CATEGORICAL" if isinstance(value, str) else "NUMERIC"
-            record = ScoreRecord(
-                new_id(), self._facts(), self.trace_id, self.id, _name(name, notes), number, kind,
-                None if comment is None else as_text(comment, notes), datetime.now(UTC),
-            )  # fmt: skip
-            sends = sink is not None and sink.samples(self.trace_id) and sink.put(record, 600)
-            return record.id if sends else None
+            context = context_facts(self._tracer._cell)
+            record: ScoreRecord = {
+                "type": "score",
+                "id": new_id(),
+                "trace_id": self.trace_id,
+                "observation_id": self.id,
+                "name": observation_name(name, notes),
+                "value": number,
+                "data_type": kind,
+                "comment": None if comment is None else as_text(comment, notes),
+                "timestamp": datetime.now(UTC).isoformat(),
+                "trace": trace_facts(context, self._shared.facts),
+                "context": context,
+            }
+            sends = sink is not None and sink.samples(self.trace_id) and sink.put("score", freeze(record))
+            return record["id"] if sends else None
         return None
 
     def end(self, end_time: datetime | None = None) -> None:
@@ -157,29 +174,32 @@ class Observation:
         with self._block as notes:
             if not self._ended:
                 self._ended = True
-                root, end_ns = self._root, max(_ns(end_time, notes), self.start_ns)
-                root._last_end_ns = max(root._last_end_ns, end_ns)
-                self._put(root, end_ns)
+                end_ns = max(time_in_ns(end_time, notes), self.start_ns)
+                self._shared.last_end_ns = max(self._shared.last_end_ns, end_ns)
+                self._put(end_ns)
 
-    def _put(self, root: Observation, end_ns: int) -> None:
+    def _put(self, end_ns: int) -> None:
         sink, cell = self._tracer._sink, self._tracer._cell
         if sink is None or not sink.samples(self.trace_id):
             return
-        # given away: an update after the end must not change what the writer is reading
-        fields, self._fields = self._fields, {}
-        state = None if cell is None else cell.state
-        values = self.trace_id, self.id, self.parent_id, self.type, self.name, self.start_ns, end_ns
-        record, size = ObservationRecord.packed(root._trace_facts or (root.name,), state, values, fields)
-        if sink.put(record, size + 200) and cell is not None:
+        context = context_facts(cell)
+        record: ObservationRecord = {
+            "type": self.type,
+            "id": self.id,
+            "trace_id": self.trace_id,
+            "parent_id": self.parent_id,
+            "name": self.name,
+            "start_ns": self.start_ns,
+            "end_ns": end_ns,
+            "fields": self._fields,
+            "trace": trace_facts(context, self._shared.facts),
+            "context": context,
+        }
+        if sink.put(self.type, freeze(record)) and cell is not None:
             cell.put = True
         if logger.isEnabledFor(logging.INFO):
-            level = fields.get("level", "")
+            level = self._fields.get("level", "")
             logger.info("%s %s trace_id=%s level=%s", self.type, shown_name(self.name), self.trace_id, level)
-
-    def _facts(self) -> TraceFacts:
-        cell = self._tracer._cell
-        root = self._root
-        return (root._trace_facts or TraceFacts(root.name)).within(None if cell is None else cell.state)
 
     def __enter__(self) -> Self:
         if self._token is None:
@@ -208,12 +228,12 @@ class Trace(Observation):
 
     __slots__ = ()
 
-    _shared = frozenset({"metadata", "user_id", "workspace_id", "session_id", "tags"})
+    _of_trace = frozenset({"metadata", "user_id", "workspace_id", "session_id", "tags"})
 
     @property
     def last_end_ns(self) -> int:
         """When the last observation of this trace ended; its own start before that. Nanoseconds since the epoch."""
-        return self._root._last_end_ns or self.start_ns
+        return self._shared.last_end_ns or self.start_ns
 
 
 class Generation(Observation):
@@ -230,6 +250,54 @@ class Generation(Observation):
         return self.update(**fields)
 
 
+class LLMTracer(Facade[LLMSink]):
+    """Makes LLM traces. Injected by `LLMTracerDep`, or `Observability.llm`. No method raises into the caller."""
+
+    @property
+    def client(self) -> Any:
+        """The Langfuse SDK's client, for prompts, datasets and `auth_check()`; None when Langfuse is off."""
+        return self._sink.client if self._sink is not None else None
+
+    def trace(
+        self,
+        name: str,
+        *,
+        input: object = None,
+        user_id: object = None,
+        workspace_id: object = None,
+        session_id: object = None,
+        metadata: Mapping[str, Any] | None = None,
+        tags: Sequence[str] | None = None,
+        start_time: datetime | None = None,
+    ) -> Trace:
+        """Begin one unit of LLM work.
+
+        Inside the block of another trace of the same request it becomes a part of that one. Without `user_id` and
+        `workspace_id` it belongs to those that are bound when it ends.
+        """
+        return self._begin(Trace, "span", name, start_time).update(
+            input=input, metadata=metadata, tags=tags, user_id=user_id, workspace_id=workspace_id, session_id=session_id
+        )
+
+    def generation(
+        self, name: str, *, model: str | None = None, start_time: datetime | None = None, **fields: Any
+    ) -> Generation:
+        """Begin an LLM call: a part of the trace whose block runs here, else a trace of that one call.
+
+        Takes what `Generation.update` takes: `input`, `model_parameters`, `metadata`, …
+        """
+        return self._begin(Generation, "generation", name, start_time).update(model=model, **fields)
+
+    def _begin(self, kind: type[_O], type: str, name: str, start_time: datetime | None) -> _O:
+        cell, parent = self._cell_now(), current_observation()
+        if parent is not None and parent._tracer._cell is not cell:
+            parent = None
+        observation = kind(self if self._cell is cell else self.bound(cell), parent, type, name, start_time)
+        if parent is None and cell is not None:
+            cell.llm_trace_id = observation.trace_id
+        return observation
+
+
 def current_observation() -> Observation | None:
     """The observation whose `with` block runs here.
 
@@ -240,48 +308,3 @@ def current_observation() -> Observation | None:
         before = found._token.old_value if found._token is not None else None
         found = before if isinstance(before, Observation) else None
     return found
-
-
-def _name(value: object, notes: Notes) -> str:
-    if type(value) is str and value.isalnum() and len(value) <= 200:
-        return value
-    return line(value, notes).strip() or "unnamed"
-
-
-def _ns(time: object, notes: Notes) -> int:
-    """Of `time`, else of now. Whole microseconds, which is what a datetime has: a length that was given is exact."""
-    given = None if time is None else moment(time, notes)
-    us = round(given.timestamp() * 1e6) if given is not None else time_ns() // 1000
-    return us * 1000
-
-
-def _level(value: object, notes: Notes) -> str | None:
-    level = line(value, notes).upper()
-    return level if level in _LEVELS else None
-
-
-def _time(value: object, notes: Notes) -> str | None:
-    """As the SDK writes it: JSON, in quotes."""
-    time = moment(value, notes)
-    return None if time is None else f'"{time.isoformat().replace("+00:00", "Z")}"'
-
-
-def _counts(found: Mapping[str, float]) -> bytes | None:
-    return orjson.dumps(found) if found else None
-
-
-def _tags(value: object, notes: Notes) -> tuple[str, ...]:
-    found = plain(value, notes)
-    return tuple(line(tag, notes) for tag in (found if isinstance(found, list) else [found])[:_MAX_TAGS])
-
-
-_READ: Mapping[str, Callable[[object, Notes], bytes | str | Texts | None]] = {
-    "input": content, "output": content, "metadata": snapshot, "model_parameters": snapshot,
-    "usage": lambda value, _: _counts(usage_details(value)),
-    "cost": lambda value, _: _counts(cost_details(value)),
-    "model": line, "status_message": as_text, "level": _level, "completion_start_time": _time,
-}  # fmt: skip
-_READ_TRACE: Mapping[str, Callable[[object, Notes], Any]] = {
-    "user_id": identifier, "workspace_id": identifier, "session_id": identifier, "tags": _tags,
-}  # fmt: skip
-"""How each field of an observation, and of its trace, is read; None: it says nothing that Langfuse could use."""

@@ -6,15 +6,17 @@ import logging
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from time import time
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, TypeGuard
 
-from .boundary import Facade
-from .context import Context, RequestContext, User
-from .events import DOCUMENTED, Event, ga4_name_faults, ga4_parameter_faults
-from .ids import new_id
-from .normalise import Notes, identifier, line, mapping, moment, shown_name, snapshot
-from .packing import pack, plain_state, state_of, unpack
-from .request import RequestFacts
+import orjson
+
+from metricx_observe.boundary import Facade
+from metricx_observe.context import User
+from metricx_observe.events import DOCUMENTED, Event, ga4_name_faults, ga4_parameter_faults
+from metricx_observe.ids import new_id
+from metricx_observe.normalise import Notes, freeze, identifier, line, mapping, moment, shown_name, snapshot
+
+from .records import AnalyticsRecord, context_facts
 
 logger = logging.getLogger(__name__)
 
@@ -22,50 +24,7 @@ _MAX_BYTES = 24 << 10
 """Of properties: RudderStack's gateway takes 32 KiB a message, and the context needs some of it."""
 
 
-class TrackRecord(NamedTuple):
-    """One analytics call as it was made. The codec turns it into the vendor's message."""
-
-    type: str
-    """track, identify, group, alias or page."""
-    id: str
-    timestamp: float
-    """Seconds since 1970."""
-    user_id: str | None
-    anonymous_id: str | None
-    name: str | None
-    """Of the event or page."""
-    target: str | None
-    """The group's id, the previous id of an alias, the category of a page."""
-    body: bytes
-    """Properties or traits as JSON."""
-    personal: tuple[str, ...]
-    """Names of properties that are personal data."""
-    state: RequestContext | None
-    request: RequestFacts | None
-
-    @classmethod
-    def packed(cls, values: tuple[Any, ...], cell: Context | None) -> Waiting:
-        """A record as it waits in the queue, of all its values but state and request, which are the cell's."""
-        state, info = (None, None) if cell is None else (cell.state, cell.info)
-        request = None if info is None else info.facts(analytics=True)
-        try:
-            return pack((*values, state and plain_state(state), request and tuple(request)))
-        except ValueError:  # a server's own types in the scope, or a text of a class of its own
-            return cls._make((*values, state, request))
-
-    @classmethod
-    def unpacked(cls, packed: Waiting) -> TrackRecord:
-        """What `packed` was made of."""
-        if isinstance(packed, TrackRecord):
-            return packed
-        *values, state, request = unpack(packed)
-        return cls._make((*values, state and state_of(state), request and RequestFacts._make(request)))
-
-
-Waiting = bytes | TrackRecord
-
-
-class Tracker(Facade[Callable[[Waiting, int], bool]]):
+class Tracker(Facade[Callable[[bytes, int], bool]]):
     """Sends analytics. Injected by `TrackerDep`, or `Observability.tracker`.
 
     No method raises into the caller, whatever it is given. Each returns the message id on the wire, or None when
@@ -181,26 +140,31 @@ class Tracker(Facade[Callable[[Waiting, int], bool]]):
         shown: str = "",
     ) -> str | None:
         cell = self._cell_now()
-        state = None if cell is None else cell.state
+        state, info = (None, None) if cell is None else (cell.state, cell.info)
         if self._sink is None or (state is not None and state.consent.analytics is False):
             return None
         given = None if user_id is None else identifier(user_id, notes)
-        user = None if state is None else state.user
-        body, id = snapshot(values, notes, _MAX_BYTES), new_id()
         when = None if timestamp is None else moment(timestamp, notes)
-        record = (
-            type, id, time() if when is None else when.timestamp(),
-            given or (None if user is None else user.id),
-            None if anonymous_id is None else identifier(anonymous_id, notes),
-            name, target, body, personal,
-        )  # fmt: skip
-        packed = TrackRecord.packed(record, cell)
-        if not self._sink(packed, len(packed) + 200 if isinstance(packed, bytes) else len(body) + 2_000):
+        record: AnalyticsRecord = {
+            "type": type,
+            "id": new_id(),
+            "timestamp": time() if when is None else when.timestamp(),
+            "user_id": given or (state.user.id if state is not None and state.user is not None else None),
+            "anonymous_id": None if anonymous_id is None else identifier(anonymous_id, notes),
+            "name": name,
+            "target": target,
+            "values": orjson.Fragment(snapshot(values, notes, _MAX_BYTES)),
+            "personal": [*personal],
+            "context": context_facts(cell),
+            "request": None if info is None else orjson.Fragment(info.frozen()),
+        }
+        frozen = freeze(record)
+        if not self._sink(frozen, len(frozen)):
             return None
         if cell is not None:
             cell.put = True
-        logger.info("%s %s id=%s", type, shown, id)
-        return id
+        logger.info("%s %s id=%s", type, shown, record["id"])
+        return record["id"]
 
 
 _Known = tuple[str, tuple[str, ...], tuple[str, ...], str]

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .interrupts import suppress_faults
-from .normalise import Notes, plain
+from metricx_observe.interrupts import suppress_faults
+from metricx_observe.normalise import Notes, plain
 
 _NAMES = {"input_tokens": "input", "prompt_tokens": "input", "output_tokens": "output", "completion_tokens": "output",
           "total_tokens": "total"}  # fmt: skip
@@ -30,8 +30,6 @@ def usage_details(usage: object) -> dict[str, int]:
     Anthropic's `input_tokens` leaves out what was cached; OpenAI's `prompt_tokens` and `input_tokens` include it when
     there are `…_tokens_details`, so the cached part is taken off.
     """
-    if type(usage) is dict and usage.keys() <= _PLAIN and {*map(type, usage.values())} <= {int}:
-        return {key: count for key, count in usage.items() if 0 <= count < _MOST}  # what most callers give
     fields = usage if type(usage) is dict else plain(usage, attributes=_COUNTS)
     details = {_NAMES.get(key, key): int(count) for key, count in _numbers(fields).items()}
     for name in _DETAILS.keys() & fields if isinstance(fields, dict) else ():
