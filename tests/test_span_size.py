@@ -17,8 +17,8 @@ from metricx_observe import Observability
 from metricx_observe.delivery.channel import Post
 from metricx_observe.vendors.langfuse_channel import LangfuseChannel
 from metricx_observe.vendors.langfuse_size import MAX_SPAN
-from metricx_observe.vendors.sentry_channel import SentryChannel
-from metricx_observe.vendors.sentry_size import MAX_EVENT
+from metricx_observe.vendors.sentry.channel import SentryChannel
+from metricx_observe.vendors.sentry.size import MAX_EVENT
 
 from .receiver_server import Receiver
 from .support import call, observed

@@ -20,7 +20,8 @@ from sentry_sdk.traces import start_span
 from metricx_observe import ContextDep, ErrorReporterDep
 from metricx_observe.boundary import Boundary
 from metricx_observe.privacy import Scrubber
-from metricx_observe.vendors.sentry_channel import Sent, SentryChannel
+from metricx_observe.vendors.sentry.channel import SentryChannel
+from metricx_observe.vendors.sentry.envelope import freeze
 from metricx_observe.vendors.vendor import Target
 
 from .faults import FaultyVendor
@@ -159,7 +160,7 @@ def test_what_the_sdk_fills_in_stays() -> None:
     envelope = Envelope(given)
     attachment = {"filename": "report.txt", "attachment_type": "event.attachment", "content_type": "text/plain"}
     envelope.add_item(Item(b"content", headers=attachment, type="attachment"))
-    (message,) = channel.encode(Sent(envelope))
+    (message,) = channel.encode(freeze(envelope))
     first, second = headers(message.payload)
     assert first == given
     assert second == {**attachment, "type": "attachment", "length": 7}
@@ -171,6 +172,6 @@ def test_an_upstreams_trace_header_is_scrubbed() -> None:
     user = {"email": EMAIL, "token": "hunter2hunter2"}
     envelope = Envelope({"trace": {"transaction": f"mail to {EMAIL}", "user": user}})
     envelope.add_item(Item(b"1", type="attachment", headers={"filename": "token=hunter2hunter2.txt"}))
-    (message,) = channel.encode(Sent(envelope))
+    (message,) = channel.encode(freeze(envelope))
     assert EMAIL.encode() not in message.payload
     assert b"hunter2" not in message.payload

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from metricx_observe.vendors.sentry_size import MAX_EVENT, within_bounds
+from metricx_observe.vendors.sentry.size import MAX_EVENT, within_bounds
 
 from .receiver_server import Receiver
 from .support import observed

@@ -7,7 +7,7 @@ from typing import Any, TypedDict
 
 from .langfuse_vendor import Langfuse, LangfuseSettings
 from .rudderstack_vendor import RudderStack, RudderStackSettings
-from .sentry_vendor import Sentry, SentrySettings
+from .sentry.vendor import Sentry, SentrySettings
 from .vendor import Vendor
 
 REGISTRY: dict[str, Vendor] = {vendor.name: vendor for vendor in (Sentry(), RudderStack(), Langfuse())}

@@ -13,8 +13,7 @@ from pydantic_settings import BaseSettings
 from metricx_observe.delivery import Delivery, PortableChannel
 from metricx_observe.exceptions import ConfigurationError
 from metricx_observe.privacy import Scrubber
-
-from .vendor import Opened, Target, Variable, Vendor, is_url, read_from
+from metricx_observe.vendors.vendor import Opened, Target, Variable, Vendor, is_url, read_from
 
 if TYPE_CHECKING:
     from metricx_observe.settings import Settings
@@ -67,19 +66,18 @@ class Sentry(Vendor):
             "capture_event", "close", "flush", "get_integration", "is_active",
         )),
         *(f"sentry_sdk.scope:Scope.{name}" for name in (
-            "__slots__", "add_event_processor", "capture_event", "clear_breadcrumbs", "client", "fork",
+            "add_event_processor", "capture_event", "clear_breadcrumbs", "client", "fork",
             "get_active_propagation_context", "get_current_scope", "get_global_scope", "get_isolation_scope",
             "set_client", "set_current_scope", "set_isolation_scope", "set_new_propagation_context", "span",
-            "start_transaction", "_attachments", "_contexts", "_error_processors", "_event_processors", "_extras",
-            "_fingerprint", "_level", "_profile", "_session", "_tags", "_transaction", "_user",
+            "start_transaction", "_event_processors",
         )),
         *(f"sentry_sdk.tracing:Transaction.{name}" for name in (
             "finish", "name", "parent_span_id", "sample_rate", "set_http_status",
         )),
-        *(f"sentry_sdk.tracing_utils:PropagationContext.{name}" for name in ("parent_span_id", "trace_id")),
-        *(f"sentry_sdk.envelope:Envelope.{name}" for name in ("add_transaction", "get_event")),
-        *(f"sentry_sdk.envelope:Item.{name}" for name in ("data_category", "get_bytes", "type")),
-        "sentry_sdk.integrations.logging:EventHandler._can_record",
+        *(f"sentry_sdk.tracing_utils:PropagationContext.{name}" for name in (
+            "parent_sampled", "parent_span_id", "trace_id",
+        )),
+        *(f"sentry_sdk.envelope:Item.{name}" for name in ("data_category", "get_bytes")),
     )  # fmt: skip
     fields = SentrySettings
     variables = (
@@ -101,7 +99,7 @@ class Sentry(Vendor):
     def channels(
         self, settings: Settings, target: Target, scrubber: Scrubber, note: Callable[[str, list[str]], None]
     ) -> Sequence[PortableChannel]:
-        from .sentry_channel import SentryChannel
+        from .channel import SentryChannel
 
         return [SentryChannel(target, scrubber, note)]
 
@@ -109,7 +107,7 @@ class Sentry(Vendor):
         self, settings: Settings, target: Target, delivery: Delivery, *, scrubber: Scrubber, options: Mapping[str, Any],
         middleware: bool,
     ) -> Opened:  # fmt: skip
-        from .sentry import Sentry as Client
+        from .client import Sentry as Client
 
         return Client(settings, target, delivery, options, middleware, scrubber)
 

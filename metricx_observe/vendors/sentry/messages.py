@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import lru_cache
 from itertools import islice
 from typing import Any
 from urllib.parse import quote
@@ -16,7 +15,7 @@ from urllib.parse import quote
 import orjson
 from sentry_sdk.integrations.logging import EventHandler
 
-from metricx_observe.interrupts import is_interrupt
+from metricx_observe.interrupts import suppress_faults
 from metricx_observe.normalise import plain
 from metricx_observe.privacy import Personal, Scrubber
 from metricx_observe.privacy.looks import MARKER
@@ -29,7 +28,6 @@ _SHORT = 4
 """A value below this length is taken out as a whole word only: it may stand inside of any other."""
 _LONGEST = 1_000
 """Characters of a template whose parameters are named by the text before them."""
-_PLAIN = frozenset({str, int, float, bool, type(None)})
 
 Named = Iterable[tuple[str, object]]
 Found = dict[str, str]
@@ -41,7 +39,6 @@ class Messages:
 
     def __init__(self, scrubber: Scrubber) -> None:
         self._scrubber = scrubber
-        self._positions = lru_cache(1_000)(self._find_positions)
 
     def secrets(self, template: object, params: object, more: Named = (), personal: Personal = "drop") -> Found:
         """The values that a name gives away, and what stands in their places.
@@ -54,13 +51,15 @@ class Messages:
         """
         found: Found = {}
         for name, value in islice((*self._named(template, params), *more), _MOST):
+            is_plain = value is None or type(value) in (str, int, float, bool)
             # a text under a harmless name is no secret, or is one by its look wherever it stands
-            if type(value) not in _PLAIN or self._scrubber.names.verdicts[name] > ID:
-                kept = value if type(value) in _PLAIN else plain(value, max_bytes=_LARGEST)
-                scrubbed = self._scrubber.scrub({name: kept}, "log", "params", personal=personal)
-                found |= _changed(kept, next(iter(scrubbed.values()), None))
-                if type(value) is not type(kept) and kept != scrubbed.get(name):
-                    found |= dict.fromkeys(_shown(value), str(scrubbed.get(name)))
+            if is_plain and self._scrubber.names.verdicts[name] <= ID:
+                continue
+            kept = value if is_plain else plain(value, max_bytes=_LARGEST)
+            scrubbed = self._scrubber.scrub({name: kept}, "log", "params", personal=personal).get(name)
+            found |= _changed(kept, scrubbed)
+            if type(value) is not type(kept) and kept != scrubbed:
+                found |= dict.fromkeys(_shown(value), str(scrubbed))
         return found
 
     def of_record(self, record: Any, personal: Personal = "drop") -> Found:
@@ -70,19 +69,15 @@ class Messages:
 
     def _named(self, template: object, params: object) -> Named:
         if isinstance(params, Mapping):
-            return [(str(name), value) for name, value in params.items()]
-        if not isinstance(params, (tuple, list)) or not params:
+            return _items(params)
+        if not isinstance(params, (tuple, list)):
             return ()
-        if not isinstance(template, str) or len(template) > _LONGEST:
-            return [("", value) for value in params]
-        positions = self._positions(template, min(len(params), _MOST))
-        return [("secret" if secret else "", value) for secret, value in zip(positions, params, strict=False)]
-
-    def _find_positions(self, template: str, count: int) -> list[bool]:
-        """Which of the positional parameters the text before them names as a secret."""
-        filled = [f"x{position}" for position in range(count)]
-        scrubbed = self._scrubber.scrub({"message": template, "params": filled}, "log", "params")["params"]
-        return [before != after for before, after in zip(filled, scrubbed, strict=False)]
+        # which of the positional ones the text before them names as a secret
+        filled = [f"x{position}" for position in range(min(len(params), _MOST))]
+        text = template if isinstance(template, str) and len(template) <= _LONGEST else ""
+        scrubbed = self._scrubber.scrub({"message": text, "params": filled}, "log", "params")["params"]
+        names = ["" if before == after else "secret" for before, after in zip(filled, scrubbed, strict=False)]
+        return zip(names, params, strict=False)
 
 
 def crumb_hook(theirs: Callable[[Any, Any], Any] | None, messages: Messages) -> Callable[[Any, Any], Any]:
@@ -93,43 +88,38 @@ def crumb_hook(theirs: Callable[[Any, Any], Any] | None, messages: Messages) -> 
         try:
             found = crumb if theirs is None else theirs(crumb, hint)
         finally:  # where the application's raises, the SDK keeps the crumb
-            _clean_crumb(found, hint.get("log_record"), messages)
+            if isinstance(found, dict) and isinstance(text := found.get("message"), str):
+                record, secrets = hint.get("log_record"), messages.secrets(None, None, _items(found.get("data")))
+                secrets |= {} if record is None else messages.of_record(record)
+                found["message"] = replace_values(text, secrets)
         return found
 
     return hook
-
-
-def _clean_crumb(crumb: Any, record: Any, messages: Messages) -> None:
-    """Take off a breadcrumb's message what the log record, or its own data, holds under a secret name."""
-    if isinstance(crumb, dict) and isinstance(text := crumb.get("message"), str):
-        found = messages.secrets(None, None, _items(crumb.get("data")))
-        crumb["message"] = replaced(text, found if record is None else found | messages.of_record(record))
 
 
 def clean_message(event: dict[str, Any], record: Any, messages: Messages, personal: Personal) -> None:
     """Take off an event's message, and its parameters, what these, its `extra` or the log record give away."""
     logged = event.get("logentry")
     logged = logged if isinstance(logged, dict) else {}
-    params, extra = logged.get("params"), _items(event.get("extra"))
-    found = messages.secrets(logged.get("message"), params, extra, personal)
+    params = logged.get("params")
+    found = messages.secrets(logged.get("message"), params, _items(event.get("extra")), personal)
     found |= {} if record is None else messages.of_record(record, personal)
-    if found:
-        for place, key in ((event, "message"), (logged, "message"), (logged, "formatted")):
-            if isinstance(text := place.get(key), str):
-                place[key] = replaced(text, found)
-        if isinstance(params, list):
-            logged["params"] = [replaced(each, found) if isinstance(each, str) else each for each in params]
+    for place, key in ((event, "message"), (logged, "message"), (logged, "formatted")):
+        if isinstance(text := place.get(key), str):
+            place[key] = replace_values(text, found)
+    if isinstance(params, list):
+        logged["params"] = [replace_values(each, found) if isinstance(each, str) else each for each in params]
 
 
-def _items(data: object) -> Named:
-    return [(str(name), value) for name, value in data.items()] if isinstance(data, dict) else ()
+def _items(data: object) -> list[tuple[str, object]]:
+    return [(str(name), value) for name, value in data.items()] if isinstance(data, Mapping) else []
 
 
 def _changed(before: object, after: object) -> Found:
     """The single values that were replaced as a whole, and by what."""
     if isinstance(before, dict) and isinstance(after, dict):
         pairs = zip(before.values(), after.values(), strict=False)
-    elif isinstance(before, (list, tuple)) and isinstance(after, list):
+    elif isinstance(before, list) and isinstance(after, list):
         pairs = zip(before, after, strict=False)
     else:
         whole = isinstance(after, str) and before != after and _REPLACED.fullmatch(after)
@@ -140,18 +130,12 @@ def _changed(before: object, after: object) -> Found:
 def _shown(value: object) -> Iterator[str]:
     """How a value that is no text stands in a formatted one."""
     for show in (str, repr):
-        try:
+        with suppress_faults():  # it could not stand there either
             yield show(value)
-        except Exception as error:  # it could not stand there either
-            if is_interrupt(error):
-                raise
-            continue
 
 
-def replaced(text: str, found: Found) -> str:
+def replace_values(text: str, found: Found) -> str:
     """`text` with what was found in its place, in one pass."""
-    if not found:
-        return text
     forms = {form: marker for value, marker in found.items() for form in _forms(value)}
     if not forms:
         return text
