@@ -146,10 +146,9 @@ class RequestScope:
         return self
 
     def _begin(self, scope: Scope, upstream: Upstream) -> Transaction:
-        transaction = Transaction(
-            name="<unmatched>", op=_op(self._cell.info), source="route", sampled=True,
-            trace_id=self._cell.state.trace_id, parent_span_id=upstream.span_id,
-        )  # fmt: skip
+        trace_id = self._cell.state.trace_id
+        transaction = Transaction("<unmatched>", source="route", op=_op(self._cell.info), sampled=True, trace_id=trace_id)
+        transaction.parent_span_id = upstream.span_id
         scope.start_transaction(transaction)
         transaction.sample_rate = self._sampler.rate
         scope.span = transaction
