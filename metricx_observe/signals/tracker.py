@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
+from functools import lru_cache
 from time import time
 from typing import Any, TypeGuard
 
@@ -50,19 +51,16 @@ class Tracker(Facade[Callable[[bytes, int], bool]]):
             anonymous_id: Instead of the one from the browser's cookie.
             timestamp: When it happened; naive means UTC. GA4 refuses what is over 72 h old.
         """
-        known = _KNOWN.get(event) if type(event) is str else None
-        name, faults, personal, shown = known or _read_event(event)
+        name, faults, personal, shown = _read_name(event)
         with self._boundary(f"track {shown}" if name else "track") as notes:
             if not name:
                 notes.append("no event name")
                 return None
-            values = _values(properties, notes)
+            given = _values(properties, notes)
             if _is_event(event):
-                values = {**event.properties(), **values}
-            for value in values.values():
-                if value is None:  # it is not known, for which GA4 has no word
-                    values = {key: value for key, value in values.items() if value is not None}
-                    break
+                given = {**event.properties(), **given}
+            # what is None is not known, for which GA4 has no word
+            values = {key: value for key, value in given.items() if value is not None}
             notes += faults
             if self._boundary.strict:  # else the codec looks, off the event loop
                 notes += ga4_parameter_faults(values)
@@ -136,7 +134,7 @@ class Tracker(Facade[Callable[[bytes, int], bool]]):
         user_id: object = None,
         anonymous_id: object = None,
         timestamp: object = None,
-        personal: tuple[str, ...] = (),
+        personal: Iterable[str] = (),
         shown: str = "",
     ) -> str | None:
         cell = self._cell_now()
@@ -167,29 +165,26 @@ class Tracker(Facade[Callable[[bytes, int], bool]]):
         return record["id"]
 
 
-_Known = tuple[str, tuple[str, ...], tuple[str, ...], str]
-_KNOWN: dict[str, _Known] = {}
-"""Names that were tracked, what GA4 has against them, which of their fields are personal, and what our own log says.
-
-An application has few.
-"""
-_MOST_KNOWN = 1_000
-
-
 def _is_event(event: object) -> TypeGuard[Event]:
     return issubclass(type(event), Event)  # `isinstance` of pydantic before 2.10 reads attributes, which may raise
 
 
-def _read_event(event: object) -> _Known:
+_Name = tuple[str, tuple[str, ...], frozenset[str], str]
+"""Of an event: what GA4 has against it, which of its fields are personal, and what our own log says."""
+
+
+def _read_name(event: object) -> _Name:
     if _is_event(event):
-        return event.name, (), tuple(event.personal), event.name
-    name = line(event, [], 256).strip()
+        return event.name, (), event.personal, event.name
+    return _read_plain_name(line(event, [], 256).strip())
+
+
+@lru_cache(1_000)  # an application has few
+def _read_plain_name(name: str) -> _Name:
     documented = DOCUMENTED.get(name)
-    faults, personal = ((), documented.personal) if documented else (ga4_name_faults(name), ())
-    known = name, tuple(faults), tuple(personal), shown_name(name)
-    if name and type(event) is str and name == event and len(_KNOWN) < _MOST_KNOWN:
-        _KNOWN[name] = known
-    return known
+    if documented:
+        return name, (), documented.personal, name
+    return name, tuple(ga4_name_faults(name)), frozenset(), shown_name(name)
 
 
 def _values(given: object, notes: Notes) -> dict[str, Any]:

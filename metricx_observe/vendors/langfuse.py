@@ -216,27 +216,27 @@ class _Identify(SpanProcessor):
     """
 
     def __init__(self) -> None:
-        self._open = WeakValueDictionary[int, _Whose]()
+        self._open = WeakValueDictionary[int, partial[Any]]()
         """By span id. A span may end on another thread, or in another request; one may never end."""
 
     def on_start(self, span: Span, parent_context: OtelContext | None = None) -> None:  # noqa: ARG002
         observation, cell = current_observation(), current_cell()
         if observation is not None and int(observation.trace_id, 16) == span.get_span_context().trace_id:
-            whose = _Whose(observation._tracer._cell, observation._shared.facts)
+            whose = partial(_whose, observation._tracer._cell, observation._shared.facts)
         elif cell is not None and cell is not DETACHED:
-            whose = _Whose(cell, {})
+            whose = partial(_whose, cell, {})
         else:
             return
         setattr(span, _WHOSE, whose)  # lives as long as the span does
         self._open[span.get_span_context().span_id] = whose
-        span.set_attributes(trace_attributes(*whose.facts()))
+        span.set_attributes(trace_attributes(*whose()))
 
     def on_end(self, span: ReadableSpan) -> None:
         """Before the exporter gets this copy of the span: the span itself takes no attribute any more."""
         context = span.get_span_context()
         whose = None if context is None else self._open.pop(context.span_id, None)
         if whose is not None:
-            trace, request = whose.facts()
+            trace, request = whose()
             refused = request is not None and request["consent"]["llm_content"] is False
             found = {**(span.attributes or {}), **trace_attributes(trace, request)}
             span._attributes = {**found, _NO_CONTENT: True} if refused else found
@@ -249,15 +249,8 @@ class _Identify(SpanProcessor):
 _WHOSE = "_metricx_whose"
 
 
-class _Whose:
-    """What tells whose a span is, as long as the span lives."""
-
-    def __init__(self, cell: Context | None, given: Mapping[str, Any]) -> None:
-        self._cell, self._given = cell, given
-
-    def facts(self) -> tuple[TraceFacts, ContextFacts | None]:
-        """As they are now."""
-        context = context_facts(self._cell)
-        trace = trace_facts(context, self._given)
-        tags = context["tags"] if context else {}
-        return {**trace, "metadata": {**trace["metadata"], **tags}}, context
+def _whose(cell: Context | None, given: Mapping[str, Any]) -> tuple[TraceFacts, ContextFacts | None]:
+    """Whose a span is now; tags are metadata."""
+    context = context_facts(cell)
+    trace = trace_facts(context, given)
+    return {**trace, "metadata": {**trace["metadata"], **(context["tags"] if context else {})}}, context

@@ -6,21 +6,19 @@ ours against what the SDK emits for the same observations.
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
-from hashlib import sha256
 from typing import TYPE_CHECKING, Any, TypedDict
-from urllib.parse import urlsplit
 
 import orjson
 from langfuse import LangfuseOtelSpanAttributes as Key
 from langfuse import __version__ as sdk_version
 from langfuse._client.constants import LANGFUSE_TRACER_NAME
 
-from metricx_observe.delivery.channel import Described, Importance, Message, Post
+from metricx_observe.delivery.channel import Described, Message, Post
 from metricx_observe.privacy import Scrubber, one_signal
 from metricx_observe.signals.records import ContextFacts, ObservationRecord, ScoreRecord, TraceFacts
 
+from .json_channel import JsonChannel
 from .langfuse_size import MAX_SPAN, within_bounds
 from .vendor import Target
 
@@ -82,35 +80,19 @@ class SpanRecord(TypedDict):
     """Whether the user did not allow content."""
 
 
-class _Channel:
+class _Channel(JsonChannel):
     """What both of Langfuse's endpoints share."""
 
-    local: bool
-    concurrency = 1
     path: str
 
     def __init__(self, target: Target) -> None:
-        self.local = target.state == "local"
-        self.destination = f"{urlsplit(target.url).netloc}{self.path}#{sha256(target.key.encode()).hexdigest()[:12]}"
-        self._url = f"{target.url}{self.path}"
-        self._headers = {
-            "Authorization": f"Basic {b64encode(f'{target.key}:{target.secret}'.encode()).decode()}",
-            "Content-Type": "application/json",
+        super().__init__(target, self.path, shown_path=self.path)
+        self._headers |= {
             "x-langfuse-sdk-name": "python",
             "x-langfuse-sdk-version": sdk_version,
             "x-langfuse-public-key": target.key,
             "x-langfuse-ingestion-version": "4",
         }
-
-    def portable(self, record: bytes) -> Sequence[object]:
-        """It is bytes."""
-        return [record]
-
-    def importance(self, kind: str) -> Importance:  # noqa: ARG002
-        return Importance.SIGNAL
-
-    def rate_limits(self, status: int, headers: Mapping[str, str]) -> Mapping[str, float]:  # noqa: ARG002
-        return {}
 
 
 class LangfuseChannel(_Channel):
@@ -127,7 +109,7 @@ class LangfuseChannel(_Channel):
         self, settings: Settings, target: Target, scrubber: Scrubber, note: Callable[[str, list[str]], None]
     ) -> None:
         super().__init__(target)
-        self._scrubber = scrubber
+        self._clean = scrubber.scrub
         self._note = note
         resource = {"service.name": settings.service_name} | resource_attributes(settings)
         scope = {"name": LANGFUSE_TRACER_NAME, "version": sdk_version}
@@ -141,19 +123,19 @@ class LangfuseChannel(_Channel):
     def encode(self, record: bytes) -> Sequence[Message]:
         """A frozen `ObservationRecord`, or a `SpanRecord` of the application's own Langfuse code."""
         known = orjson.loads(record)
-        kind = known.get("type", "observation")
-        data = orjson.dumps(self._theirs(known) if "attributes" in known else self._ours(known))
+        span = self._own_span(known) if "attributes" in known else self._span(known)
+        data = _otlp_span(span)
         if len(data) > MAX_SPAN:
-            self._note(kind, ["too large"])
-            data = within_bounds(data)
+            self._note(known.get("type", "observation"), ["too large"])
+            data = within_bounds(span, _otlp_span)
         return [Message("trace", data)]
 
-    def _ours(self, record: ObservationRecord) -> dict[str, Any]:
-        type, fields = record["type"], record["fields"]
-        trace = self._scrubbed_trace(record["trace"], record["context"])
-        attributes = {**trace_attributes(trace, record["context"]), Key.OBSERVATION_TYPE: type}
+    def _span(self, record: ObservationRecord) -> dict[str, Any]:
+        """An observation as a span with the SDK's attributes, scrubbed."""
+        type, fields, context = record["type"], record["fields"], record["context"]
+        attributes = {**self._trace_attributes(record["trace"], context), Key.OBSERVATION_TYPE: type}
         name = self._clean(record["name"], type, "name")
-        refused = _CONTENT if record["context"] and record["context"]["consent"]["llm_content"] is False else ()
+        refused = _CONTENT if context and context["consent"]["llm_content"] is False else ()
         for field in sorted(fields.keys() - refused, key=_LARGE.__contains__):
             value = self._clean(fields[field], type, field)
             if field == "metadata":
@@ -168,57 +150,42 @@ class LangfuseChannel(_Channel):
             attributes["gen_ai.request.model"] = attributes[_KEYS["model"]]
         failed = fields.get("level") == "ERROR"
         status = {"code": 2, "message": attributes.get(_KEYS["status_message"], "")} if failed else {}
-        return self._span(record, name, attributes, status)
+        attributes |= self._base
+        return {**record, "name": name, "kind": 1, "attributes": attributes, "events": [], "status": status}
 
-    def _scrubbed_trace(self, trace: TraceFacts, context: ContextFacts | None) -> TraceFacts:
+    def _trace_attributes(self, trace: TraceFacts, context: ContextFacts | None) -> dict[str, Any]:
         metadata = {**trace["metadata"], **(context["tags"] if context else {})}
-        return {
+        scrubbed: TraceFacts = {
             **trace,
             "name": self._clean(trace["name"], "trace", "name"),
             "session_id": trace["session_id"] and self._clean(trace["session_id"], "trace", "session"),
             "tags": trace["tags"] and self._clean(trace["tags"], "trace", "tags"),
             "metadata": metadata and self._clean(metadata, "trace", "metadata"),
         }
+        return trace_attributes(scrubbed, context)
 
-    def _theirs(self, record: SpanRecord) -> dict[str, Any]:
-        no_content = record["no_content"]
-        status = {**record["status"], "message": self._clean(record["status"]["message"], "observation", "status")}
-        dropped = _CONTENT_KEYS if no_content else ()
+    def _own_span(self, record: SpanRecord) -> dict[str, Any]:
+        """A span of the application's own, scrubbed, without content where its user did not allow that."""
+        refused = _CONTENT_KEYS if record["no_content"] else ()
         # the smallest first: the others may take the scrubber's time
         smallest_first = sorted(record["attributes"].items(), key=lambda item: _length(item[1]))
-        kept = {key: value for key, value in smallest_first if not key.startswith(dropped)}
-        name = self._clean(record["name"], "observation", "name")
-        attributes = self._clean(kept, "observation", "attributes")
-        span = self._span(record, name, attributes, status, record["kind"])
-        return {**span, "events": [self._event(event, no_content) for event in record["events"]]}
+        kept = {key: value for key, value in smallest_first if not key.startswith(refused)}
+        status = record["status"]
+        return {
+            **record,
+            "status": {**status, "message": self._clean(status["message"], "observation", "status")},
+            "name": self._clean(record["name"], "observation", "name"),
+            "attributes": self._clean(kept, "observation", "attributes") | self._base,
+            "events": [self._event(event, record["no_content"]) for event in record["events"]],
+        }
 
-    def _event(self, event: SpanEvent, no_content: bool) -> dict[str, Any]:
+    def _event(self, event: SpanEvent, no_content: bool) -> SpanEvent:
         kept = {} if no_content and event["name"] != _EXCEPTION else event["attributes"]
         return {
             "name": self._clean(event["name"], "observation", "events"),
-            "timeUnixNano": str(event["time_ns"]),
-            "attributes": _otlp(self._clean(kept, "observation", "events")),
+            "time_ns": event["time_ns"],
+            "attributes": self._clean(kept, "observation", "events"),
         }
-
-    def _span(
-        self, record: ObservationRecord | SpanRecord, name: str, attributes: Mapping[str, Any],
-        status: Mapping[str, Any], kind: int = 1,
-    ) -> dict[str, Any]:  # fmt: skip
-        """OTLP/JSON of what was scrubbed."""
-        return {
-            "traceId": record["trace_id"],
-            "spanId": record["id"],
-            **({"parentSpanId": record["parent_id"]} if record["parent_id"] else {}),
-            "name": name,
-            "kind": kind,
-            "startTimeUnixNano": str(record["start_ns"]),
-            "endTimeUnixNano": str(record["end_ns"]),
-            "attributes": _otlp({**attributes, **self._base}),
-            "status": status,
-        }
-
-    def _clean(self, value: Any, signal: str, place: str) -> Any:
-        return self._scrubber.scrub(value, signal, place)
 
     def post(self, payloads: Sequence[bytes]) -> Post:
         body = b"%b%b%b" % (self._head, b",".join(payloads), _TAIL)
@@ -323,6 +290,27 @@ def _flat(prefix: str, metadata: Any) -> dict[str, str]:
 def _length(value: Any) -> int:
     """About how long an attribute is."""
     return len(value) if isinstance(value, (str, list)) else 0
+
+
+def _otlp_span(span: Mapping[str, Any]) -> bytes:
+    """A span as OTLP/JSON."""
+    return orjson.dumps({
+        "traceId": span["trace_id"],
+        "spanId": span["id"],
+        **({"parentSpanId": span["parent_id"]} if span["parent_id"] else {}),
+        "name": span["name"],
+        "kind": span["kind"],
+        "startTimeUnixNano": str(span["start_ns"]),
+        "endTimeUnixNano": str(span["end_ns"]),
+        "attributes": _otlp(span["attributes"]),
+        **({"events": [_otlp_event(event) for event in span["events"]]} if span["events"] else {}),
+        "status": span["status"],
+    })  # fmt: skip
+
+
+def _otlp_event(event: SpanEvent) -> dict[str, Any]:
+    time = str(event["time_ns"])
+    return {"name": event["name"], "timeUnixNano": time, "attributes": _otlp(event["attributes"])}
 
 
 def _otlp(attributes: Mapping[str, Any]) -> list[dict[str, Any]]:

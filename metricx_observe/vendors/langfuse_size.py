@@ -6,6 +6,7 @@ trace is arrive.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -27,48 +28,36 @@ _MARKER = "metricx.cut"
 """The attribute that says how much was left out."""
 
 
-def within_bounds(data: bytes) -> bytes:
-    """A span of OTLP/JSON as one of at most `MAX_SPAN` bytes."""
-    span, shorter = dict[str, Any](), data
+def within_bounds(span: dict[str, Any], encode: Callable[[dict[str, Any]], bytes]) -> bytes:
+    """What `encode` makes of a span with name, status, attributes and events, in at most `MAX_SPAN` bytes."""
+    shorter, data = span, b""
     for limit in _LIMITS:
-        span = orjson.loads(data)  # anew, so that a marker says how much there was
-        _shorten(span, limit)
-        if len(shorter := orjson.dumps(span)) <= MAX_SPAN:
-            return shorter
-    _leave_out(span, len(shorter) - MAX_SPAN)
-    return orjson.dumps(span)
+        shorter = {**span, **{part: _shorter(span[part], limit) for part in ("name", "status", "attributes")}}
+        shorter["events"] = [_shorter(event, limit) for event in span["events"]]
+        if len(data := encode(shorter)) <= MAX_SPAN:
+            return data
+    return encode(_without_most(shorter, len(data) - MAX_SPAN))
 
 
-def _shorten(span: dict[str, Any], limit: int) -> None:
-    span["name"] = _text(span["name"], limit)
-    if "message" in span["status"]:
-        span["status"]["message"] = _text(span["status"]["message"], limit)
-    for holder in (span, *span.get("events", ())):
-        for attribute in holder["attributes"]:
-            attribute["value"] = _value(attribute["value"], limit)
-            attribute["key"] = _text(attribute["key"], limit)
-    for event in span.get("events", ()):
-        event["name"] = _text(event["name"], limit)
-
-
-def _value(value: dict[str, Any], limit: int) -> dict[str, Any]:
-    if "stringValue" in value:
-        return {"stringValue": _text(value["stringValue"], limit)}
-    if "arrayValue" not in value or len(orjson.dumps(value)) <= limit:
+def _shorter(value: Any, limit: int) -> Any:
+    if isinstance(value, str):
+        return _shorter_text(value, limit)
+    if isinstance(value, dict):
+        return {_shorter_text(key, limit): _shorter(item, limit) for key, item in value.items()}
+    if not isinstance(value, list):
         return value
-    items, kept, size = value["arrayValue"]["values"], list[Any](), 0
-    for item in (_value(each, limit) for each in items):
-        size += len(orjson.dumps(item)) + 1
+    kept, size = list[Any](), 0
+    for item in (_shorter(each, limit) for each in value):
+        size += _size(item)
         if size > limit:
-            kept.append({"stringValue": f"[cut: {len(items)} items]"})
-            break
+            return [*kept, f"[cut: {len(value)} items]"]
         kept.append(item)
-    return {"arrayValue": {"values": kept}}
+    return kept
 
 
-def _text(text: str, limit: int) -> str:
+def _shorter_text(text: str, limit: int) -> str:
     """Of a text that is JSON, its own longest texts and last items, so that it stays JSON."""
-    if len(text) * 6 <= limit or (size := len(orjson.dumps(text))) <= limit:
+    if len(text) * 6 <= limit or (size := _size(text)) <= limit:
         return text
     if text[0] in "[{":
         try:
@@ -77,23 +66,25 @@ def _text(text: str, limit: int) -> str:
             whole = None
         for part in (2, 8) if whole is not None else ():  # quotes and backslashes double once more
             shorter = orjson.dumps(plain(whole, max_bytes=limit // part)).decode()
-            if len(orjson.dumps(shorter)) <= limit:
+            if _size(shorter) <= limit:
                 return shorter
     return f"{text[: limit * len(text) // size]}[cut: {len(text)} characters]"
 
 
-def _leave_out(span: dict[str, Any], over: int) -> None:
-    events, over = span.get("events", []), over + 100  # the marker
-    all_events = len(events)
+def _without_most(span: dict[str, Any], over: int) -> dict[str, Any]:
+    """The span without so many bytes of its last events and its largest attributes."""
+    events, attributes, over = [*span["events"]], dict(span["attributes"]), over + 100  # the marker
     while events and over > 0:
-        over -= len(orjson.dumps(events.pop())) + 1
-    rest = [attribute for attribute in span["attributes"] if attribute["key"] not in _KEPT]
-    largest, gone = sorted(rest, key=lambda attribute: len(orjson.dumps(attribute))), set[int]()
+        over -= _size(events.pop())
+    largest = sorted(attributes.keys() - _KEPT, key=lambda key: _size(attributes[key]))
     while largest and over > 0:
-        attribute = largest.pop()
-        gone.add(id(attribute))
-        over -= len(orjson.dumps(attribute)) + 1
-    span["attributes"] = [attribute for attribute in span["attributes"] if id(attribute) not in gone]
-    left_out = {"attributes": len(gone), "events": all_events - len(events)}
-    told = ", ".join(f"{n} {what}" for what, n in left_out.items() if n)
-    span["attributes"].append({"key": _MARKER, "value": {"stringValue": f"[cut: {told}]"}})
+        over -= _size(attributes.pop(largest.pop()))
+    left_out = {
+        "attributes": len(span["attributes"]) - len(attributes), "events": len(span["events"]) - len(events),
+    }  # fmt: skip
+    attributes[_MARKER] = f"[cut: {', '.join(f'{n} {what}' for what, n in left_out.items() if n)}]"
+    return {**span, "attributes": attributes, "events": events}
+
+
+def _size(value: Any) -> int:
+    return len(orjson.dumps(value))

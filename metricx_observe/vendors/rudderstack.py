@@ -5,19 +5,18 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Protocol, cast
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from rudderstack.analytics.client import Client
 
-from metricx_observe.delivery.channel import Described, Importance, Message, Post
+from metricx_observe.delivery.channel import Described, Message, Post
 from metricx_observe.events import ga4_parameter_faults, ga4_user_faults
 from metricx_observe.normalise import plain, shown_name
 from metricx_observe.privacy import Personal, Scrubber, one_signal
@@ -25,6 +24,7 @@ from metricx_observe.request import RequestFacts
 from metricx_observe.signals.records import AnalyticsRecord, ContextFacts
 
 from .browser import Browser, read_browser
+from .json_channel import JsonChannel
 from .vendor import Target
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ _MAX_MESSAGE = 32 << 10
 """The gateway's limit (RudderStack's HTTP API); the SDK's own is 4 MB."""
 _SHRUNK_BYTES = (8 << 10, 2 << 10, 0)
 """What properties are cut to when a message is too large after all: JSON writes a control character in six."""
+_LARGE = re.compile(rb"\d{16}")
 _NOBODY = Browser(None, {}, {})
 
 
@@ -47,28 +48,21 @@ def _exact(value: Any) -> Any:
     return str(value) if type(value) is int and abs(value) >= 1 << 53 else value
 
 
-class RudderStackChannel:
+class RudderStackChannel(JsonChannel):
     """RudderStack's messages for delivery."""
 
     vendor = "rudderstack"
     max_messages = 100
     max_bytes = 3 << 20
     """The gateway takes 4,096,000 bytes a request (RudderStack's HTTP API limits)."""
-    concurrency = 1
 
     def __init__(
         self, settings: Settings, target: Target, scrubber: Scrubber, note: Callable[[str, list[str]], None]
     ) -> None:
-        key = target.key
-        self.local = target.state == "local"
-        self.destination = f"{urlsplit(target.url).netloc}#{sha256(key.encode()).hexdigest()[:12]}"
-        self._url = f"{target.url}/v1/batch"
-        self._headers = {
-            "Authorization": f"Basic {b64encode(f'{key}:'.encode()).decode()}",
-            "Content-Type": "application/json",
-        }
-        self._shapes = _shapes(cast(_Sdk, Client(write_key=key, host=target.url, send=False)))
+        super().__init__(target, "/v1/batch")
+        self._shapes = _shapes(Client(write_key=target.key, host=target.url, send=False))
         self._scrubber = scrubber
+        self._clean = partial(scrubber.scrub, personal=settings.personal_data)
         self._note = note
         self._policy: Personal = settings.personal_data
         self._send_ip = settings.send_client_ip
@@ -81,7 +75,9 @@ class RudderStackChannel:
     def encode(self, record: bytes) -> Sequence[Message]:
         """A frozen `AnalyticsRecord` as the SDK's message."""
         known: AnalyticsRecord = orjson.loads(record)
-        signal, values = known["type"], _exact(known["values"])
+        signal, values = known["type"], known["values"]
+        if _LARGE.search(record):
+            values = _exact(values)
         if signal == "track" and (faults := ga4_parameter_faults(values)):
             self._note(f"track {shown_name(known['name'] or '')}", faults)
         elif signal == "identify" and (faults := ga4_user_faults(values)):
@@ -98,10 +94,6 @@ class RudderStackChannel:
         if len(data) > _MAX_MESSAGE:
             raise ValueError("too large without its properties")
         return [Message("event", data)]
-
-    def portable(self, record: bytes) -> Sequence[object]:
-        """It is bytes."""
-        return [record]
 
     def _personal(self, values: dict[str, Any], fields: list[str]) -> dict[str, Any]:
         """METRICX_PERSONAL_DATA on the fields that are marked `Personal`."""
@@ -163,22 +155,11 @@ class RudderStackChannel:
             }
         return found
 
-    def _clean(self, value: Any, signal: str, place: str) -> Any:
-        return self._scrubber.scrub(value, signal, place, personal=self._policy)
-
     def post(self, payloads: Sequence[bytes]) -> Post:
         """Messages as one batch, joined as they were stored."""
         sent_at = datetime.now(UTC).isoformat()
         body = b'{"batch":[' + b",".join(payloads) + b'],"sentAt":"' + sent_at.encode() + b'"}'
         return Post(self._url, self._headers, body)
-
-    def importance(self, kind: str) -> Importance:  # noqa: ARG002
-        """All events matter alike."""
-        return Importance.SIGNAL
-
-    def rate_limits(self, status: int, headers: Mapping[str, str]) -> Mapping[str, float]:  # noqa: ARG002
-        """RudderStack has none beyond `Retry-After`."""
-        return {}
 
     def describe(self, kind: str, payload: bytes) -> Described:  # noqa: ARG002
         """Message id, event name and user of a stored message."""
@@ -207,7 +188,7 @@ def _with_values(message: dict[str, Any], values: dict[str, Any]) -> dict[str, A
     }
 
 
-def _shapes(sdk: _Sdk) -> dict[str, dict[str, Any]]:
+def _shapes(sdk: Any) -> dict[str, dict[str, Any]]:
     """One message of each type, as the SDK makes it: with its constant parts and a place for each of ours.
 
     Not each message by the SDK: its `clean` and its size check cost 35 us a message.
@@ -220,14 +201,4 @@ def _shapes(sdk: _Sdk) -> dict[str, dict[str, Any]]:
         "alias": sdk.alias(previous_id="?", **who),
         "page": sdk.page(name="?", category="?", **who),
     }
-    return {name: message for name, (_, message) in made.items()}
-
-
-class _Sdk(Protocol):
-    """What we use of the SDK's client, which has no types of its own."""
-
-    def track(self, **kwargs: Any) -> tuple[bool, dict[str, Any]]: ...
-    def identify(self, **kwargs: Any) -> tuple[bool, dict[str, Any]]: ...
-    def group(self, **kwargs: Any) -> tuple[bool, dict[str, Any]]: ...
-    def alias(self, **kwargs: Any) -> tuple[bool, dict[str, Any]]: ...
-    def page(self, **kwargs: Any) -> tuple[bool, dict[str, Any]]: ...
+    return {type: message for type, (_, message) in made.items()}
