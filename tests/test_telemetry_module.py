@@ -58,7 +58,7 @@ FUNCTIONS = [getattr(telemetry, name) for name in telemetry.__all__]
 @pytest.fixture(autouse=True)
 def _none_running(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Observability, "default", None)
-    monkeypatch.setattr(calls, "_said", False)
+    calls.warn_not_started.cache_clear()
     monkeypatch.setattr(contexts, "_said", False)
 
 
