@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
-from .context import DETACHED, Consent, Context, Identity, RequestContext, begin, job_cell, use_cell
+from .context import DETACHED, Consent, Context, Identity, Job, RequestContext, job_cell, use_cell
 from .inbound import client_behind, drop_foreign_baggage, keep_body, new_cell, see_request_id, with_request_id
 from .reporter import RequestStatus
 
@@ -175,7 +175,7 @@ class ObserveMiddleware:
             elif message["type"] in _ENDS:
                 error = sys.exc_info()[1]  # of a lifespan that failed: the framework says so while it handles it
                 if isinstance(error, Exception) and message["type"] != "lifespan.shutdown.complete":
-                    with begin(cell):
+                    with Job(cell):
                         self._observability.report(error, cell, handled=False)
                 await self._observability.aclose()  # before the server is told, which then ends the process
             await send(message)

@@ -18,7 +18,7 @@ from starlette.middleware.errors import ServerErrorMiddleware
 
 from . import context as contexts
 from .boundary import Boundary
-from .context import Context, begin, job_cell, mark_reported
+from .context import Context, Hooks, Job, job_cell, mark_reported
 from .delivery import Delivery, Limits, PortableChannel
 from .exceptions import ConfigurationError
 from .health import health_route
@@ -143,7 +143,8 @@ class Observability:
 
     def serve(self) -> None:
         """Open the vendors with the middleware in the place of a vendor's own web integrations."""
-        self._middleware, contexts.vendor_cell = True, None
+        self._middleware = True
+        contexts.hooks.request_cell = Hooks.request_cell
         for opened in self.opened.values():  # without the middleware, or the application has started an SDK anew
             opened.middleware_installed()
         self._open()
@@ -174,8 +175,8 @@ class Observability:
         if settings.enabled:
             set_level(settings.log_level)
         secret = settings.carry_secret
-        contexts.carry_secret = None if secret is None else secret.get_secret_value().encode()
-        contexts.note = self.boundary.note
+        contexts.hooks.carry_secret = None if secret is None else secret.get_secret_value().encode()
+        contexts.hooks.note = self.boundary.note
         for name, target in self._wanted().items():
             with self._opening_vendor(name):
                 fit.check(REGISTRY[name])
@@ -290,10 +291,10 @@ class Observability:
         """By documented name: `on`, `local: URL` or `off: reason`, which is false."""
         return states_of(self.vendors, self.settings)
 
-    def context(self, *, user_id: object = None, workspace_id: object = None, email: str | None = None) -> begin:
+    def context(self, *, user_id: object = None, workspace_id: object = None, email: str | None = None) -> Job:
         """Open a context for a job outside any request: its signals share a request id, a user and a workspace."""
         self._open()
-        return begin(job_cell(user_id, workspace_id, email=email))
+        return Job(job_cell(user_id, workspace_id, email=email))
 
     def report(self, error: BaseException, cell: Context, *, handled: bool) -> None:
         """What the middleware saw. Never raises."""
@@ -365,8 +366,8 @@ class Observability:
         if self._delivery is not None:
             with self._alone("close"):
                 self._delivery.close(max(0.0, until - monotonic()))
-        if contexts.note == self.boundary.note:
-            contexts.note = None
+        if contexts.hooks.note == self.boundary.note:
+            contexts.hooks.note = Hooks.note
         for opened in self.opened.values():
             with self._alone("close"):
                 opened.close()
@@ -405,4 +406,4 @@ def _facade(name: str) -> Any:
     return _FACADES[name](None, _OFF)
 
 
-contexts.facade = _facade  # the arrow goes the other way: context knows nobody
+contexts.hooks.facade = _facade  # the arrow goes the other way: context knows nobody

@@ -32,15 +32,12 @@ def unpack(packed: bytes) -> tuple[Any, ...]:
 
 
 def plain_state(state: RequestContext) -> tuple[Any, ...]:
-    """A request's context as `pack` wants it, without the user's traits; kept on it, since each signal has it."""
-    plain: tuple[Any, ...] | None = state.__dict__.get("_plain")
-    if plain is None:
-        user, workspace = state.user, state.workspace
-        plain = state.__dict__["_plain"] = (
-            state.request_id, state.trace_id, user and (user.id, user.email), workspace and tuple(workspace),
-            dict(state.tags), tuple(state.consent),
-        )  # fmt: skip
-    return plain
+    """A request's context as `pack` wants it, without the user's traits."""
+    user, workspace = state.user, state.workspace
+    return (
+        state.request_id, state.trace_id, user and (user.id, user.email), workspace and tuple(workspace),
+        dict(state.tags), tuple(state.consent),
+    )  # fmt: skip
 
 
 def state_of(plain: tuple[Any, ...]) -> RequestContext:

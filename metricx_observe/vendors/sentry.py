@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Hashable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,9 +20,8 @@ from sentry_sdk.integrations.logging import LoggingIntegration, ignore_logger
 from sentry_sdk.integrations.starlette import StarletteIntegration
 from sentry_sdk.utils import event_from_exception
 
-from metricx_observe import context as contexts
 from metricx_observe.bodies import shown_body
-from metricx_observe.context import DETACHED, Context, current_cell, left_by, mark_reported, reported_as
+from metricx_observe.context import DETACHED, Context, Hooks, current_cell, hooks, left_by, mark_reported, reported_as
 from metricx_observe.delivery import Delivery
 from metricx_observe.exceptions import ConfigurationError
 from metricx_observe.privacy import Scrubber
@@ -117,11 +116,11 @@ class Sentry(Opened):
             self._client.close(timeout=0)
             raise
         Sentry._open.append(self)
-        self.sink, contexts.vendor_scope = self, self.scope
+        self.sink, hooks.job_scope = self, self.scope
         if middleware:
             self.middleware_installed()
         else:
-            contexts.vendor_cell = request_cell
+            hooks.request_cell = request_cell
 
     def _attend(self) -> None:
         """What is done to the client that was made."""
@@ -178,9 +177,9 @@ class Sentry(Opened):
 
     def close(self) -> None:
         """Give the global client back to whoever had it before."""
-        if contexts.vendor_scope == self.scope:
-            contexts.vendor_scope = nullcontext
-        contexts.vendor_cell = None
+        if hooks.job_scope == self.scope:
+            hooks.job_scope = Hooks.job_scope
+        hooks.request_cell = Hooks.request_cell
         Sentry._open.remove(self)
         for other in Sentry._open:
             if other._previous is self._client:

@@ -16,8 +16,7 @@ from sentry_sdk.integrations.asgi import SentryAsgiMiddleware
 from sentry_sdk.scope import Scope
 from sentry_sdk.tracing import Transaction
 
-from metricx_observe import context as contexts
-from metricx_observe.context import Context, RequestContext
+from metricx_observe.context import Context, RequestContext, hooks
 from metricx_observe.ids import new_id
 from metricx_observe.interrupts import is_interrupt
 
@@ -201,8 +200,7 @@ class RequestScope:
         except Exception as error:
             if is_interrupt(error):
                 raise
-            if contexts.note is not None:
-                contexts.note("transaction", [type(error).__name__])
+            hooks.note("transaction", [type(error).__name__])
         finally:
             self._put_back()
 
