@@ -22,12 +22,15 @@ from .context import Context, Hooks, Job, job_cell, mark_reported
 from .delivery import Delivery, Limits, PortableChannel
 from .exceptions import ConfigurationError
 from .health import health_route
+from .identity import AskConsent, Identify
+from .inner_layer import InnerLayer
 from .interrupts import is_interrupt
 from .logs import say, set_level
-from .middleware import AskConsent, Identify, InnerLayer, ObserveMiddleware, OuterStack, reportable
+from .middleware import ObserveMiddleware, is_applications
 from .reporter import ErrorReporter, ErrorSink
 from .signals.llm import LLMTracer
 from .signals.tracker import Tracker
+from .stack import OuterStack
 from .startup import State, announce, calling_module, state_of, states_of
 
 if TYPE_CHECKING:  # loaded when they are used, so that importing the package costs little more than FastAPI
@@ -298,7 +301,7 @@ class Observability:
 
     def report(self, error: BaseException, cell: Context, *, handled: bool) -> None:
         """What the middleware saw. Never raises."""
-        if reportable(error, cell):
+        if is_applications(error, cell):
             with self.boundary("report"):
                 self._facades["errors"].bound(cell).report(error, handled=handled)
         else:  # the server logs it all the same, as its own error

@@ -91,7 +91,7 @@ class Context:
     """The last LLM trace that began here, so that an error leads to it."""
     put: bool = False
     """Whether a signal was put (METRICX_DURABILITY=acknowledged waits only then)."""
-    installed: bool = False
+    identified: bool = False
     """Whether the inner layer has run, so that a mounted application with its own does not identify again."""
     _binding: Lock = field(default_factory=Lock)
     """Two threads of one request may bind at once, and neither may undo what the other bound."""
