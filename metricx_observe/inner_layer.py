@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from opentelemetry.trace import get_current_span  # FastAPI depends on it
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .context import Context, RequestContext
 from .identity import AskConsent, Identify, bind_identity
 from .inbound import drop_foreign_baggage, see_request_id
-from .middleware import SCOPE_KEY, STARTS, ObserveMiddleware, is_last
+from .middleware import SCOPE_KEY, STARTS, is_last
 from .stack import is_unanswered
 
 if TYPE_CHECKING:
@@ -39,9 +39,7 @@ class InnerLayer:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         installed = scope.get(SCOPE_KEY)
-        if installed is None:
-            return await self._with_outer(scope, receive, send)
-        if scope["type"] not in ("http", "websocket"):
+        if installed is None or scope["type"] not in ("http", "websocket"):
             return await self.app(scope, receive, send)
         cell: Context = installed.cell
         if cell.info is not None:
@@ -59,14 +57,6 @@ class InnerLayer:
             cell.pending = error  # a middleware outside may turn it into a response of its own
             _mark_active_span(cell.state)
             raise
-
-    async def _with_outer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Somebody has taken the application's stack apart, and the outer layer with it: put it back around."""
-        more: dict[str, Any] = {"observability": self._observability, "consent_required": self._consent is not None}
-        app: Any = scope.get("app")
-        if getattr(app, "middleware_stack", None) is not None:
-            app.middleware_stack = ObserveMiddleware(app.middleware_stack, **more)  # for what comes next
-        await ObserveMiddleware(self, **more)(scope, receive, send)
 
     def _sender(self, cell: Context, send: Send) -> Send:
         observability = self._observability

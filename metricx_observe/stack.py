@@ -11,18 +11,17 @@ from .middleware import ObserveMiddleware
 
 
 class OuterStack(ServerErrorMiddleware):
-    """The application's stack inside the outer layer, with the parts of the stack for who takes it apart.
+    """The outer layer, as the class that Starlette's stack begins with, for who takes that apart and puts it together.
 
-    OpenTelemetry's instrumentation for FastAPI does, and makes no span where it finds anything but this class.
+    OpenTelemetry's instrumentation for FastAPI does, and makes no span where it finds anything else.
     """
 
     def __init__(self, stack: ServerErrorMiddleware, **more: Any) -> None:
         """`more`: as of `ObserveMiddleware`."""
-        super().__init__(stack.app, stack.handler, stack.debug)
-        self._outer = ObserveMiddleware(stack, **more)
+        super().__init__(ObserveMiddleware(stack, **more), stack.handler, stack.debug)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._outer(scope, receive, send)
+        await self.app(scope, receive, send)
 
 
 def is_unanswered(error: Exception) -> bool:

@@ -75,26 +75,16 @@ class Context:
     state: RequestContext
     info: RequestInfo | None = None
     upstream: Upstream | None = None
-    shared: bool = True
-    """False for a cell that `bind_*` made outside a request: it is replaced, never changed."""
-    key: str = field(init=False)
-    """Tells this request or job from others; the id that is shown may become another one."""
-    reported: bool = False
-    """Whether an exception was reported here: its error status is then no news."""
-    pending: BaseException | None = None
-    """An exception that left the routes; a handler or middleware may still make a response of it."""
-    answered: bool = False
-    """Whether the whole response was sent: what fails after that, a background task, is no failure of it."""
-    send_error: OSError | None = None
-    """What the server raised when it could not send: the client has left, which is no error."""
-    llm_trace_id: str | None = None
-    """The last LLM trace that began here, so that an error leads to it."""
-    put: bool = False
-    """Whether a signal was put (METRICX_DURABILITY=acknowledged waits only then)."""
-    identified: bool = False
-    """Whether the inner layer has run, so that a mounted application with its own does not identify again."""
-    _binding: Lock = field(default_factory=Lock)
-    """Two threads of one request may bind at once, and neither may undo what the other bound."""
+    shared: bool = True  # a cell that `bind_*` made outside a request is not: it is replaced, never changed
+    key: str = field(init=False)  # tells this request or job from others; the id that is shown may change
+    reported: bool = False  # an exception was, so the error status that follows it is not
+    pending: BaseException | None = None  # it left the routes; somebody outside may still make a response of it
+    answered: bool = False  # the whole response was sent: what fails after it, a background task, is no failure of it
+    send_error: OSError | None = None  # the server could not send: the client has left, which is no error
+    llm_trace_id: str | None = None  # of the last LLM trace that began here, so that an error leads to it
+    put: bool = False  # a signal was (METRICX_DURABILITY=acknowledged waits only then)
+    identified: bool = False  # so a mounted application with a middleware of its own does not identify again
+    _binding: Lock = field(default_factory=Lock)  # two threads may bind at once, and neither may undo the other's
 
     def __post_init__(self) -> None:
         self.key = self.state.request_id
@@ -214,16 +204,12 @@ def _nothing(*given: object) -> None: ...
 class Hooks:
     """What an open `Observability` does for this package, which knows nobody: it sets them, and takes them back."""
 
-    carry_secret: bytes | None = None
-    """METRICX_CARRY_SECRET: what `carry()` signs and `restore()` demands."""
-    note: Callable[[str, list[str]], None] = _nothing
-    """Counts a fault of a call; raises with METRICX_STRICT."""
-    job_scope: Callable[[Context], AbstractContextManager[object]] = nullcontext
-    """What begins with a job at the error vendor: breadcrumbs and a trace of its own."""
+    carry_secret: bytes | None = None  # METRICX_CARRY_SECRET: what `carry()` signs and `restore()` demands
+    note: Callable[[str, list[str]], None] = _nothing  # counts a fault of a call; raises with METRICX_STRICT
+    job_scope: Callable[[Context], AbstractContextManager[object]] = nullcontext  # of a job at the error vendor
+    # without our middleware: the cell that the error vendor's own request holds, made if True is given
     request_cell: Callable[[bool], Context | None] = _nothing
-    """Where there is no middleware: the cell that the error vendor's own request holds, made if True is given."""
-    facade: Callable[[str], Any] = _nothing
-    """The facade of this name (`tracker`, `llm`, `errors`) for what runs now."""
+    facade: Callable[[str], Any] = _nothing  # `tracker`, `llm` or `errors`, for what runs now
 
 
 hooks = Hooks()

@@ -11,8 +11,6 @@ from functools import cache, wraps
 from typing import Any, ParamSpec, TypeVar, cast
 
 from metricx_observe.boundary import Boundary
-from metricx_observe.exceptions import InputError
-from metricx_observe.interrupts import is_interrupt
 from metricx_observe.normalise import shown_name
 from metricx_observe.observability import Observability
 from metricx_observe.reporter import ErrorReporter
@@ -75,20 +73,16 @@ def documented(function: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return function(*args, **kwargs)
-        except InputError:
-            raise
-        except Exception as error:
-            if is_interrupt(error):
-                raise
-            note = (Observability.default or _NotStarted).boundary.note
-            fitting, faults = _fitted(signature, args, kwargs)
-            if not faults:
-                note(name, [type(error).__name__], error)
-                return cast("R", None)
-        note(name, faults)
-        return again(**fitting)
+        with (Observability.default or _NotStarted).boundary(name) as notes:
+            try:
+                return function(*args, **kwargs)
+            except TypeError:
+                fitting, faults = _fitted(signature, args, kwargs)
+                if not faults:
+                    raise
+                notes += faults
+            return again(**fitting)
+        return cast("R", None)
 
     return call
 
