@@ -399,14 +399,18 @@ class Observability:
             self._delivery.commit(1.0)
 
 
-_OFF = Boundary()
+class NotStarted:
+    """What is used while no `Observability` is open: facades that send nothing."""
+
+    boundary = Boundary()
+    tracker, llm, errors = Tracker(None, boundary), LLMTracer(None, boundary), ErrorReporter(None, boundary)
 
 
-def _facade(name: str) -> Any:
-    running, cell = Observability.default, contexts.current_cell()
-    if running is not None and running.is_open:
-        return running._facades[name].bound(cell)
-    return _FACADES[name](None, _OFF)
+def running() -> Observability | NotStarted:
+    """The `Observability` that is open, for code that has none in its hand."""
+    found = Observability.default
+    return found if found is not None and found.is_open else NotStarted()
 
 
-contexts.hooks.facade = _facade  # the arrow goes the other way: context knows nobody
+# the arrow goes the other way: context knows nobody
+contexts.hooks.facade = lambda name: getattr(running(), name).bound(contexts.current_cell())

@@ -10,12 +10,9 @@ from collections.abc import Callable, Mapping
 from functools import cache, wraps
 from typing import Any, ParamSpec, TypeVar, cast
 
-from metricx_observe.boundary import Boundary
+from metricx_observe import observability
 from metricx_observe.normalise import shown_name
-from metricx_observe.observability import Observability
-from metricx_observe.reporter import ErrorReporter
-from metricx_observe.signals.llm import LLMTracer
-from metricx_observe.signals.tracker import Tracker
+from metricx_observe.observability import NotStarted, Observability
 
 logger = logging.getLogger("metricx_observe.telemetry")
 
@@ -23,20 +20,12 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class _NotStarted:
-    """What the functions act on while no `Observability` is open: facades that send nothing."""
-
-    boundary = Boundary()
-    tracker, llm, errors = Tracker(None, boundary), LLMTracer(None, boundary), ErrorReporter(None, boundary)
-
-
-def running() -> Observability | _NotStarted:
+def running() -> Observability | NotStarted:
     """The `Observability` that is open. Where there is none, the first call logs a line that says what to call."""
-    found = Observability.default
-    if found is not None and found.is_open:
-        return found
-    warn_not_started()
-    return _NotStarted()
+    found = observability.running()
+    if isinstance(found, NotStarted):
+        warn_not_started()
+    return found
 
 
 @cache  # so that it is logged once
@@ -73,7 +62,7 @@ def documented(function: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        with (Observability.default or _NotStarted).boundary(name) as notes:
+        with (Observability.default or NotStarted).boundary(name) as notes:
             try:
                 return function(*args, **kwargs)
             except TypeError:
