@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -107,8 +107,9 @@ class ObserveMiddleware:
                     scope.pop(SCOPE_KEY, None)  # it keeps the scope until the connection's next request
 
     def _scope(self, cell: Context) -> AbstractContextManager[RequestStatus]:
-        sink = self._observability.error_sink
-        return sink.scope(cell) if sink is not None else nullcontext(SimpleNamespace(status=0, outside=nullcontext))
+        if (sink := self._observability.error_sink) is not None:
+            return sink.scope(cell)
+        return nullcontext(cast("RequestStatus", SimpleNamespace(status=0, outside=nullcontext)))
 
     def _sender(self, cell: Context, request: RequestStatus, send: Send, under_uvicorn: bool) -> Send:
         observability = self._observability
