@@ -22,15 +22,15 @@ from .context import Context, Hooks, Job, job_cell, mark_reported
 from .delivery import Delivery, Limits, PortableChannel
 from .exceptions import ConfigurationError
 from .health import health_route
-from .identity import AskConsent, Identify
-from .inner_layer import InnerLayer
 from .interrupts import is_interrupt
 from .logs import say, set_level
-from .middleware import ObserveMiddleware, is_applications
 from .reporter import ErrorReporter, ErrorSink
+from .request.identity import AskConsent, Identify
+from .request.inner_layer import InnerLayer
+from .request.middleware import ObserveMiddleware, is_applications
+from .request.stack import OuterStack
 from .signals.llm import LLMTracer
 from .signals.tracker import Tracker
-from .stack import OuterStack
 from .startup import State, announce, calling_module, state_of, states_of
 
 if TYPE_CHECKING:  # loaded when they are used, so that importing the package costs little more than FastAPI

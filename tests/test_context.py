@@ -35,7 +35,7 @@ from metricx_observe.context import (
     use_cell,
 )
 from metricx_observe.ids import one_line, text_id, valid_request_id, valid_trace_id
-from metricx_observe.request import RequestInfo, first_headers
+from metricx_observe.request.facts import RequestInfo, first_headers
 
 
 class Hostile:

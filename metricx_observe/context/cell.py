@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from metricx_observe.ids import subject_id, text_id
 from metricx_observe.interrupts import suppress_faults
-from metricx_observe.request import RequestInfo
+from metricx_observe.request.facts import RequestInfo
 
 
 class User(NamedTuple):

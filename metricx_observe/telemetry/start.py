@@ -9,10 +9,10 @@ from typing import Any
 from starlette.applications import Starlette
 
 from metricx_observe.exceptions import ConfigurationError
-from metricx_observe.identity import AskConsent, Identify
 from metricx_observe.interrupts import is_interrupt, suppress_faults
 from metricx_observe.logs import say
 from metricx_observe.observability import Observability
+from metricx_observe.request.identity import AskConsent, Identify
 from metricx_observe.startup import State, announce, calling_module
 
 from .calls import documented

@@ -20,11 +20,11 @@ from sentry_sdk.integrations.logging import LoggingIntegration, ignore_logger
 from sentry_sdk.integrations.starlette import StarletteIntegration
 from sentry_sdk.utils import event_from_exception
 
-from metricx_observe.bodies import shown_body
 from metricx_observe.context import DETACHED, Context, Hooks, current_cell, hooks, left_by, mark_reported, reported_as
 from metricx_observe.delivery import Delivery
 from metricx_observe.exceptions import ConfigurationError
 from metricx_observe.privacy import Scrubber
+from metricx_observe.request.bodies import shown_body
 
 from .burst import error_key
 from .sentry_channel import EnvelopeTransport

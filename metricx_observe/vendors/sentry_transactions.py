@@ -24,7 +24,7 @@ from metricx_observe.interrupts import is_interrupt
 from metricx_observe.packing import pack, plain_state, state_of, unpack
 from metricx_observe.privacy import Scrubber
 from metricx_observe.rate import TokenBucket
-from metricx_observe.request import RequestFacts, RequestInfo
+from metricx_observe.request.facts import RequestFacts, RequestInfo
 
 from .sentry_channel import Put, Sent, collecting
 from .sentry_events import enrich, route_name

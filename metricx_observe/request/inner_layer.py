@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 from opentelemetry.trace import get_current_span  # FastAPI depends on it
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .context import Context, RequestContext
+from metricx_observe.context import Context, RequestContext
+
 from .identity import AskConsent, Identify, bind_identity
 from .inbound import drop_foreign_baggage, see_request_id
 from .middleware import SCOPE_KEY, STARTS, is_last
 from .stack import is_unanswered
 
 if TYPE_CHECKING:
-    from .observability import Observability
+    from metricx_observe.observability import Observability
 
 
 class InnerLayer:

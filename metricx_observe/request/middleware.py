@@ -15,13 +15,14 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
-from .context import DETACHED, Context, Job, job_cell, use_cell
+from metricx_observe.context import DETACHED, Context, Job, job_cell, use_cell
+
 from .identity import Identify, bind_identity
 from .inbound import client_behind, drop_foreign_baggage, keep_body, new_cell, with_request_id
 
 if TYPE_CHECKING:
-    from .observability import Observability
-    from .reporter import RequestStatus
+    from metricx_observe.observability import Observability
+    from metricx_observe.reporter import RequestStatus
 
 SCOPE_KEY = "metricx_observe"
 STARTS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})

@@ -15,12 +15,13 @@ from opentelemetry import baggage  # FastAPI depends on it
 from opentelemetry import context as otel_context
 from starlette.types import Message, Receive
 
-from .context import Context, RequestContext, Upstream
-from .ids import new_id, valid_request_id
-from .request import Headers, RequestInfo, first_headers
+from metricx_observe.context import Context, RequestContext, Upstream
+from metricx_observe.ids import new_id, valid_request_id
+
+from .facts import Headers, RequestInfo, first_headers
 
 if TYPE_CHECKING:
-    from .settings import Network
+    from metricx_observe.settings import Network
 
 REQUEST_ID = b"x-request-id"
 MAX_BODY = 16 << 10

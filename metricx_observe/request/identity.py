@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
-from .context import Consent, Context, Identity
+from metricx_observe.context import Consent, Context, Identity
 
 if TYPE_CHECKING:
-    from .observability import Observability
+    from metricx_observe.observability import Observability
 
 Identify = Callable[[HTTPConnection], Awaitable[Identity | str | None] | Identity | str | None]
 """Sync (it must not block) or async. Gives who is signed in, by the server's own authentication, or None."""
