@@ -13,9 +13,9 @@ from .context import Consent, Context, Identity, RequestContext, User, Workspace
 from .dependencies import ContextDep, ErrorReporterDep, LLMTracerDep, Signals, SignalsDep, TrackerDep
 from .events import Event, Personal
 from .exceptions import ConfigurationError, InputError, NotInstalledError, ObserveError
-from .middleware import ObserveMiddleware
 from .observability import Observability
 from .reporter import ErrorReporter
+from .request.middleware import ObserveMiddleware
 from .signals.llm import Generation, LLMTracer, Observation, Trace
 from .signals.tracker import Tracker
 from .telemetry import (

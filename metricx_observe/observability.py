@@ -18,14 +18,17 @@ from starlette.middleware.errors import ServerErrorMiddleware
 
 from . import context as contexts
 from .boundary import Boundary
-from .context import Context, begin, job_cell, mark_reported
+from .context import Context, Hooks, Job, job_cell, mark_reported
 from .delivery import Delivery, Limits, PortableChannel
 from .exceptions import ConfigurationError
 from .health import health_route
 from .interrupts import is_interrupt
 from .logs import say, set_level
-from .middleware import AskConsent, Identify, InnerLayer, ObserveMiddleware, OuterStack, reportable
 from .reporter import ErrorReporter, ErrorSink
+from .request.identity import AskConsent, Identify
+from .request.inner_layer import InnerLayer
+from .request.middleware import ObserveMiddleware, is_applications
+from .request.stack import OuterStack
 from .signals.llm import LLMTracer
 from .signals.tracker import Tracker
 from .startup import State, announce, calling_module, state_of, states_of
@@ -143,7 +146,8 @@ class Observability:
 
     def serve(self) -> None:
         """Open the vendors with the middleware in the place of a vendor's own web integrations."""
-        self._middleware, contexts.vendor_cell = True, None
+        self._middleware = True
+        contexts.hooks.request_cell = Hooks.request_cell
         for opened in self.opened.values():  # without the middleware, or the application has started an SDK anew
             opened.middleware_installed()
         self._open()
@@ -174,8 +178,8 @@ class Observability:
         if settings.enabled:
             set_level(settings.log_level)
         secret = settings.carry_secret
-        contexts.carry_secret = None if secret is None else secret.get_secret_value().encode()
-        contexts.note = self.boundary.note
+        contexts.hooks.carry_secret = None if secret is None else secret.get_secret_value().encode()
+        contexts.hooks.note = self.boundary.note
         for name, target in self._wanted().items():
             with self._opening_vendor(name):
                 fit.check(REGISTRY[name])
@@ -290,14 +294,14 @@ class Observability:
         """By documented name: `on`, `local: URL` or `off: reason`, which is false."""
         return states_of(self.vendors, self.settings)
 
-    def context(self, *, user_id: object = None, workspace_id: object = None, email: str | None = None) -> begin:
+    def context(self, *, user_id: object = None, workspace_id: object = None, email: str | None = None) -> Job:
         """Open a context for a job outside any request: its signals share a request id, a user and a workspace."""
         self._open()
-        return begin(job_cell(user_id, workspace_id, email=email))
+        return Job(job_cell(user_id, workspace_id, email=email))
 
     def report(self, error: BaseException, cell: Context, *, handled: bool) -> None:
         """What the middleware saw. Never raises."""
-        if reportable(error, cell):
+        if is_applications(error, cell):
             with self.boundary("report"):
                 self._facades["errors"].bound(cell).report(error, handled=handled)
         else:  # the server logs it all the same, as its own error
@@ -365,8 +369,8 @@ class Observability:
         if self._delivery is not None:
             with self._alone("close"):
                 self._delivery.close(max(0.0, until - monotonic()))
-        if contexts.note == self.boundary.note:
-            contexts.note = None
+        if contexts.hooks.note == self.boundary.note:
+            contexts.hooks.note = Hooks.note
         for opened in self.opened.values():
             with self._alone("close"):
                 opened.close()
@@ -395,14 +399,18 @@ class Observability:
             self._delivery.commit(1.0)
 
 
-_OFF = Boundary()
+class NotStarted:
+    """What is used while no `Observability` is open: facades that send nothing."""
+
+    boundary = Boundary()
+    tracker, llm, errors = Tracker(None, boundary), LLMTracer(None, boundary), ErrorReporter(None, boundary)
 
 
-def _facade(name: str) -> Any:
-    running, cell = Observability.default, contexts.current_cell()
-    if running is not None and running.is_open:
-        return running._facades[name].bound(cell)
-    return _FACADES[name](None, _OFF)
+def running() -> Observability | NotStarted:
+    """The `Observability` that is open, for code that has none in its hand."""
+    found = Observability.default
+    return found if found is not None and found.is_open else NotStarted()
 
 
-contexts.facade = _facade  # the arrow goes the other way: context knows nobody
+# the arrow goes the other way: context knows nobody
+contexts.hooks.facade = lambda name: getattr(running(), name).bound(contexts.current_cell())

@@ -10,9 +10,9 @@ from starlette.routing import Route
 
 from metricx_observe.boundary import Boundary
 from metricx_observe.context import Context, RequestContext
-from metricx_observe.inbound import new_cell
 from metricx_observe.normalise import freeze
-from metricx_observe.request import ANALYTICS_HEADERS, RequestFacts, RequestInfo, first_headers
+from metricx_observe.request.facts import ANALYTICS_HEADERS, RequestFacts, RequestInfo, first_headers
+from metricx_observe.request.inbound import new_cell
 from metricx_observe.signals.llm import LLMTracer
 from metricx_observe.signals.tracker import Tracker
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote, urlencode
 
 from metricx_observe.ids import one_line, text_id
-from metricx_observe.request import Clean, RequestFacts
+from metricx_observe.request.facts import Clean, RequestFacts
 
 _MAX_AGENT, _MAX_LOCALE, _MAX_URL = 200, 35, 2048
 _MAX_COOKIES = 16 << 10

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Hashable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,13 +14,12 @@ from sentry_sdk.integrations.logging import LoggingIntegration, ignore_logger
 from sentry_sdk.scrubber import EventScrubber
 from sentry_sdk.utils import event_from_exception
 
-from metricx_observe import context as contexts
-from metricx_observe.bodies import shown_body
-from metricx_observe.context import DETACHED, Context, current_cell, left_by, mark_reported, reported_as
+from metricx_observe.context import DETACHED, Context, Hooks, current_cell, hooks, left_by, mark_reported, reported_as
 from metricx_observe.delivery import Delivery
 from metricx_observe.exceptions import ConfigurationError
 from metricx_observe.ids import new_id
 from metricx_observe.privacy import Scrubber
+from metricx_observe.request.bodies import shown_body
 from metricx_observe.vendors.vendor import Opened, Target
 
 from .burst import Admission, Burst, error_key
@@ -95,11 +94,11 @@ class Sentry(Opened):
             self._client.close(timeout=0)
             raise
         Sentry._open.append(self)
-        self.sink, contexts.vendor_scope = self, self.scope
+        self.sink, hooks.job_scope = self, self.scope
         if middleware:
             self.middleware_installed()
         else:
-            contexts.vendor_cell = request_cell
+            hooks.request_cell = request_cell
 
     def _hook_into(self, given: dict[str, Any], options: Mapping[str, Any]) -> None:
         """Put our hooks around the application's in the options that are given to the SDK."""
@@ -130,9 +129,9 @@ class Sentry(Opened):
 
     def close(self) -> None:
         """Give the global client back to whoever had it before."""
-        if contexts.vendor_scope == self.scope:
-            contexts.vendor_scope = nullcontext
-        contexts.vendor_cell = None
+        if hooks.job_scope == self.scope:
+            hooks.job_scope = Hooks.job_scope
+        hooks.request_cell = Hooks.request_cell
         Sentry._open.remove(self)
         for other in Sentry._open:
             if other._previous is self._client:

@@ -13,7 +13,7 @@ from metricx_observe.context import Context, RequestContext
 from metricx_observe.ids import one_line
 from metricx_observe.normalise import named_fields, plain
 from metricx_observe.privacy import Scrubber
-from metricx_observe.request import Clean, RequestFacts, origin_of
+from metricx_observe.request.facts import Clean, RequestFacts, origin_of
 
 from .rules import Rules
 

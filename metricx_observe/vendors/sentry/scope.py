@@ -11,12 +11,11 @@ from sentry_sdk.integrations.asgi import SentryAsgiMiddleware
 from sentry_sdk.scope import Scope
 from sentry_sdk.tracing import Transaction
 
-from metricx_observe import context as contexts
-from metricx_observe.context import Context, RequestContext, Upstream
+from metricx_observe.context import Context, RequestContext, Upstream, hooks
 from metricx_observe.ids import chance, new_id
 from metricx_observe.interrupts import is_interrupt
 from metricx_observe.rate import TokenBucket
-from metricx_observe.request import RequestInfo
+from metricx_observe.request.facts import RequestInfo
 
 from .events import route_name
 
@@ -147,7 +146,8 @@ class RequestScope:
 
     def _begin(self, scope: Scope, upstream: Upstream) -> Transaction:
         trace_id = self._cell.state.trace_id
-        transaction = Transaction("<unmatched>", source="route", op=_op(self._cell.info), sampled=True, trace_id=trace_id)
+        op = _op(self._cell.info)
+        transaction = Transaction("<unmatched>", source="route", op=op, sampled=True, trace_id=trace_id)
         transaction.parent_span_id = upstream.span_id
         scope.start_transaction(transaction)
         transaction.sample_rate = self._sampler.rate
@@ -187,8 +187,7 @@ def _counted() -> Iterator[None]:
     except Exception as error:
         if is_interrupt(error):
             raise
-        if contexts.note is not None:
-            contexts.note("transaction", [type(error).__name__])
+        hooks.note("transaction", [type(error).__name__])
 
 
 def _op(info: RequestInfo | None) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 Pieces = tuple[tuple[str, str, tuple[str, ...]], ...]
@@ -133,18 +132,11 @@ def _routes_of(app: Any) -> Sequence[Any]:
 
 def _pieces(route: Any, form: str, match: re.Match[str], params: Mapping[str, Any]) -> Pieces:
     """A path as one route's template cuts it, or the beginning of the path, as a mount's does."""
+    *cut, end = _PARAMETER.split(form)  # a text and a name in turn
     pieces: list[tuple[str, str, tuple[str, ...]]] = []
-    texts, names = _cut(form)
-    for before, name in zip(texts, names, strict=False):
+    for before, name in zip(cut[::2], cut[1::2], strict=True):
         raw = match[name]
         given = str(params.get(name, raw))
         rest_of_path = "/" in raw or route.param_convertors[name].regex == ".*"
         pieces.append((before, name, ("", raw) if rest_of_path else (raw,) if given == raw else (raw, given)))
-    return *pieces, (texts[-1], "", ())
-
-
-@lru_cache(1_000)
-def _cut(form: str) -> tuple[list[str], list[str]]:
-    """The texts of a template and the names between them; an application has few templates."""
-    parts = _PARAMETER.split(form)
-    return parts[::2], parts[1::2]
+    return *pieces, (end, "", ())

@@ -6,6 +6,7 @@ analytics cookies (`vendors/browser.py`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, MutableMapping, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING, Any
@@ -14,35 +15,44 @@ from opentelemetry import baggage  # FastAPI depends on it
 from opentelemetry import context as otel_context
 from starlette.types import Message, Receive
 
-from .context import Context, RequestContext, Upstream
-from .ids import new_id, valid_request_id, valid_trace_id
-from .request import Headers, RequestInfo, first_headers
+from metricx_observe.context import Context, RequestContext, Upstream
+from metricx_observe.ids import new_id, valid_request_id
+
+from .facts import Headers, RequestInfo, first_headers
 
 if TYPE_CHECKING:
-    from .settings import Network
+    from metricx_observe.settings import Network
 
 REQUEST_ID = b"x-request-id"
 MAX_BODY = 16 << 10
 """Of a larger body nothing is sent: where it is cut, the rest of a secret could no longer be told."""
+_TRACEPARENT = re.compile(r"(?!ff)..-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]+)(-.*)?")
+"""W3C Trace Context: `00-<trace>-<span>-<flags>`; a later version may have more parts."""
+_SENTRY_TRACE = re.compile(r"(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})(?:-([^-]*))?")
+"""Sentry's `<trace>-<span>[-<sampled>]`."""
 
 
 def new_cell(scope: MutableMapping[str, Any]) -> tuple[Context, RequestInfo]:
     """The cell of a new request. Of the client's headers only ids and the trace have an effect here."""
     first = first_headers(scope["headers"])
-    trace_id, upstream = None, None
-    if b"traceparent" in first or b"sentry-trace" in first:
-        trace_id, upstream = _upstream(first.get(b"traceparent", b""), first.get(b"sentry-trace", b""))
-    request_id = valid_request_id(first[b"x-request-id"].decode("latin-1")) if b"x-request-id" in first else None
     info = RequestInfo(scope, first)
+    request_id = valid_request_id(first.get(REQUEST_ID, b"").decode("latin-1"))
     if request_id is None:
         request_id = new_id()
         # for whoever reads it: the application's own middleware, or a service that it hands its headers on to
         scope["headers"] = [*_others(scope["headers"]), (REQUEST_ID, request_id.encode())]
+    trace_id, upstream = _upstream(
+        first.get(b"traceparent", b"").decode("latin-1"), first.get(b"sentry-trace", b"").decode("latin-1")
+    )
     return Context(RequestContext(request_id, trace_id or new_id()), info, upstream), info
 
 
-def _others(headers: Headers) -> Headers:
-    return [pair for pair in headers if pair[0] != REQUEST_ID]
+def _upstream(traceparent: str, sentry_trace: str) -> tuple[str | None, Upstream | None]:
+    if found := _TRACEPARENT.fullmatch(traceparent.strip()):
+        return found[1], Upstream(found[2], bool(int(found[3], 16) & 1))
+    if found := _SENTRY_TRACE.fullmatch(sentry_trace.strip()):
+        return found[1], Upstream(found[2], {"0": False, "1": True}.get(found[3]))
+    return None, None
 
 
 def see_request_id(cell: Context, headers: Iterable[tuple[bytes, bytes]]) -> None:
@@ -54,43 +64,22 @@ def see_request_id(cell: Context, headers: Iterable[tuple[bytes, bytes]]) -> Non
 
 def with_request_id(cell: Context, headers: Iterable[tuple[bytes, bytes]]) -> Headers:
     """The headers of a response with one request id. What the application says there is its id from now on."""
-    others, said = Headers(), list[bytes]()
-    for pair in headers:
-        if pair[0].lower() == REQUEST_ID:
-            said.append(pair[1])
-        else:
-            others.append(pair)
-    ours = cell.state.request_id.encode()
-    if said and ours not in said:
-        ours = said[-1]  # of the outermost that has a say
+    headers = list(headers)
+    ours, given = cell.state.request_id.encode(), [value for name, value in headers if name.lower() == REQUEST_ID]
+    if given and ours not in given:
+        ours = given[-1]  # the outermost layer's
         _take(cell, ours)
-    others.append((REQUEST_ID, ours))
-    return others
+    return [*_others(headers), (REQUEST_ID, ours)]
+
+
+def _others(headers: Headers) -> Headers:
+    return [pair for pair in headers if pair[0].lower() != REQUEST_ID]
 
 
 def _take(cell: Context, value: bytes) -> None:
     request_id = valid_request_id(value.decode("latin-1"))
     if request_id is not None:
         cell.take_request_id(request_id)
-
-
-def _upstream(traceparent: bytes, sentry_trace: bytes) -> tuple[str | None, Upstream | None]:
-    """W3C `00-<trace>-<span>-<flags>`, else Sentry's `<trace>-<span>[-<sampled>]`."""
-    parts = traceparent.decode("latin-1").strip().split("-")
-    if len(parts) >= 4 and len(parts[0]) == 2 and parts[0] != "ff" and (trace_id := _trace(parts[1], parts[2])):
-        try:
-            return trace_id, Upstream(parts[2], bool(int(parts[3], 16) & 1))
-        except ValueError:
-            return None, None
-    parts = sentry_trace.decode("latin-1").strip().split("-")
-    if len(parts) in (2, 3) and (trace_id := _trace(parts[0], parts[1])):
-        return trace_id, Upstream(parts[1], {"0": False, "1": True}.get(parts[2]) if len(parts) == 3 else None)
-    return None, None
-
-
-def _trace(trace_id: str, span_id: str) -> str | None:
-    """The trace id when both ids are valid; a span id is half as long."""
-    return valid_trace_id(trace_id) if valid_trace_id(span_id * 2) and len(span_id) == 16 else None
 
 
 def keep_body(info: RequestInfo, receive: Receive) -> Receive:

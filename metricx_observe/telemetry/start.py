@@ -11,8 +11,8 @@ from starlette.applications import Starlette
 from metricx_observe.exceptions import ConfigurationError
 from metricx_observe.interrupts import is_interrupt, suppress_faults
 from metricx_observe.logs import say
-from metricx_observe.middleware import AskConsent, Identify
 from metricx_observe.observability import Observability
+from metricx_observe.request.identity import AskConsent, Identify
 from metricx_observe.startup import State, announce, calling_module
 
 from .calls import documented
@@ -46,21 +46,14 @@ def init_observability(
         By service (`sentry`, `analytics`, `langfuse`): `on`, `local: URL` or `off: reason`. What is off is false.
     """
     log = logger if isinstance(logger, logging.Logger) else logging.getLogger(calling_module())
-    running: Observability | None = None
+    running = Observability.default
+    started = running is not None and running.is_open
     try:
-        running = Observability.default
-        known = running is not None and running.is_open
-        if running is None or not known:
-            from metricx_observe.settings import load_settings
-
-            told = list[str]()
-            settings = load_settings(overrides, told)
-            for fault in told:
-                say(log, logging.ERROR, "[STARTUP] %s", fault)
-            running = Observability(settings, sentry_options=sentry_options, tolerant=True)
+        if running is None or not started:
+            running = _built(overrides, sentry_options, log)
         if app is not None:
             running.install(app, identify=identify, consent=consent, health_path=health_path, logger=log)
-        elif not known:
+        elif not started:
             running.start()
             announce(running.settings, running.vendors, log)
     except Exception as error:
@@ -80,31 +73,37 @@ def init_observability(
     return running.states()
 
 
-@documented
-def shutdown_observability() -> None:
-    """Deliver what was put so far, at most 5 s long, and end: `Observability.close`. What is left stays on disk."""
-    running = Observability.default
-    if running is not None:
-        running.close()
+def _built(overrides: dict[str, Any], sentry_options: Mapping[str, Any] | None, log: logging.Logger) -> Observability:
+    """Not opened yet. Of a setting that is wrong its default is taken, and a line says so."""
+    from metricx_observe.settings import load_settings
 
-
-def _state(service: str) -> State:
-    return init_observability(logger=logging.getLogger(calling_module())).get(service, State("off: not known"))
+    faults = list[str]()
+    settings = load_settings(overrides, faults)
+    for fault in faults:
+        say(log, logging.ERROR, "[STARTUP] %s", fault)
+    return Observability(settings, sentry_options=sentry_options, tolerant=True)
 
 
 @documented
 def init_sentry() -> State:
     """Start all that is configured, as `init_observability`, and say how Sentry is."""
-    return _state("sentry")
+    return init_observability()["sentry"]
 
 
 @documented
 def init_analytics() -> State:
     """Start all that is configured, as `init_observability`, and say how RudderStack is."""
-    return _state("analytics")
+    return init_observability()["analytics"]
 
 
 @documented
 def init_langfuse() -> State:
     """Start all that is configured, as `init_observability`, and say how Langfuse is."""
-    return _state("langfuse")
+    return init_observability()["langfuse"]
+
+
+@documented
+def shutdown_observability() -> None:
+    """Deliver what was put so far, at most 5 s long, and end: `Observability.close`. What is left stays on disk."""
+    if Observability.default is not None:
+        Observability.default.close()

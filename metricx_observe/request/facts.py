@@ -7,8 +7,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import quote, quote_plus, unquote, urlsplit
 
-from .interrupts import suppress_faults
-from .normalise import freeze
+from metricx_observe.interrupts import suppress_faults
+from metricx_observe.normalise import freeze
+
 from .route import ROUTING, Pieces, path_below_root, pieces_of, pieces_of_page, root_of, template
 
 Headers = list[tuple[bytes, bytes]]
