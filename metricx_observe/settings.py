@@ -1,7 +1,7 @@
 """Settings: the only reader of the environment.
 
-The documented names come without a prefix (SENTRY_DSN, …), ours with METRICX_. `.env` in the working directory is read,
-the environment wins over it. No error text contains a value.
+A vendor's variables are declared by the vendor, and have the names of its documentation; ours begin with METRICX_. `.env`
+in the working directory is read, the environment wins over it. No error text contains a value.
 """
 
 from __future__ import annotations
