@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from inspect import Parameter, Signature, signature
+from inspect import Signature, signature
 from typing import Annotated, Any
 
 import httpx
@@ -15,6 +15,7 @@ from .cli_text import harmless
 from .exceptions import ObserveError
 from .settings import Settings, load_settings
 from .vendors import REGISTRY
+from .vendors.cli_erasure import client
 
 
 def forget(
@@ -34,12 +35,12 @@ def forget(
         typer.echo(f"receiver: {_in_receiver(settings, user_id, receiver_token)} signals deleted")
     typer.echo()
     for vendor in REGISTRY.values():
-        for text in vendor.forget_commands(settings, user_id, options):
+        for text in vendor.erasure().commands(settings, user_id, options):
             typer.echo(harmless(text))
     typer.echo()
     for vendor in REGISTRY.values() if vendors else ():
         with _step(vendor.title, failed):
-            if done := vendor.forget(vendor.target(settings), user_id, options, _client):
+            if done := vendor.erasure().delete(settings, user_id, options):
                 typer.echo(f"{vendor.title}: {done}")
     if failed:
         raise ObserveError(f"not done: {', '.join(failed)}")
@@ -49,9 +50,7 @@ def with_vendors_options(command: Callable[..., None]) -> Callable[..., None]:
     """Put the options that vendors declare into a command's signature, where Typer reads them."""
     parameters = [each for name, each in signature(command, eval_str=True).parameters.items() if name != "options"]
     for vendor in REGISTRY.values():
-        for each in vendor.forget_options:
-            option = typer.Option(each.default, help=each.help, envvar=each.variable)
-            parameters.append(Parameter(each.name, Parameter.KEYWORD_ONLY, default=option, annotation=each.type))
+        parameters += vendor.erasure().options
     command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
     return command
 
@@ -81,8 +80,8 @@ def _in_outbox(user_id: str) -> int:
 def _in_receiver(settings: Settings, user_id: str, token: str) -> int:
     """By a running receiver, else in the file that it leaves."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    with suppress(httpx.ConnectError), _client() as client:
-        answer = client.delete(f"{settings.receiver_url}/api/signals", params={"user": user_id}, headers=headers)
+    with suppress(httpx.ConnectError), client() as api:
+        answer = api.delete(f"{settings.receiver_url}/api/signals", params={"user": user_id}, headers=headers)
         return int(answer.raise_for_status().json()["deleted"])
     with suppress(ImportError):  # without the extra there never was one
         from .receiver.store import Store, default_store_path
@@ -94,7 +93,3 @@ def _in_receiver(settings: Settings, user_id: str, token: str) -> int:
             finally:
                 store.close()
     return 0
-
-
-def _client(**more: Any) -> httpx.Client:
-    return httpx.Client(timeout=30, trust_env=False, **more)

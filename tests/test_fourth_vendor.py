@@ -60,11 +60,11 @@ class BeaconChannel:
 
 class Beacon(Vendor):
     name, label, title = "beacon", "pings", "Beacon"
-    package, distribution, uses = "json", "beacon-sdk", ("json:JSONEncoder.encode",)
+    package, distribution, uses = "json", "beacon-sdk", {"json:JSONEncoder": "encode"}
     fields = BeaconSettings
     variables = (
-        Variable("url", "BEACON_URL", "beacon_url", is_url, "is no URL: type it with its scheme"),
-        Variable("key", "BEACON_TOKEN", "beacon_token"),
+        Variable("BEACON_URL", "url", "beacon_url", is_url, "is no URL: type it with its scheme"),
+        Variable("BEACON_TOKEN", "key", "beacon_token"),
     )
 
     def local(self, url: str) -> Mapping[str, str]:

@@ -21,7 +21,12 @@ from metricx_observe.vendors import REGISTRY, fit
 from .receiver_server import Receiver
 from .support import keys_for, observed
 
-USED = [(vendor.name, name) for vendor in REGISTRY.values() for name in vendor.uses]
+USED = [
+    (vendor.name, f"{owner}{'.' if ':' in owner else ':'}{name}")
+    for vendor in REGISTRY.values()
+    for owner, names in vendor.uses.items()
+    for name in names.split()
+]
 OTHERS = {
     "sentry": ("analytics", "langfuse"),
     "langfuse": ("sentry", "analytics"),
@@ -58,8 +63,7 @@ def test_a_vendor_whose_sdk_lacks_something_is_off_alone(
 ) -> None:
     """One error line names it with the versions that are wanted; the other two are on and send."""
     caplog.set_level(logging.INFO)
-    gone = "sentry_sdk.scope:Scope.gone_tomorrow"
-    monkeypatch.setattr(type(REGISTRY[vendor]), "uses", (*REGISTRY[vendor].uses, gone))
+    monkeypatch.setattr(type(REGISTRY[vendor]), "uses", {"sentry_sdk.scope:Scope": "gone_tomorrow"})
     user = f"user-{new_id()}"
     with observed(receiver) as observability:
         observability.install(FastAPI())

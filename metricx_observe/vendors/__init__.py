@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypedDict
 
+from metricx_observe.exceptions import ConfigurationError
+
 from .langfuse_vendor import Langfuse, LangfuseSettings
 from .rudderstack_vendor import RudderStack, RudderStackSettings
 from .sentry.vendor import Sentry, SentrySettings
@@ -36,5 +38,6 @@ def options_by_vendor(options: Mapping[str, Any]) -> dict[str, Mapping[str, Any]
     given: dict[str, Mapping[str, Any]] = {}
     for name, vendor in REGISTRY.items():
         given[name] = dict(options.get(vendor.options) or {})
-        vendor.check_options(given[name])
+        if refused := vendor.refused(given[name]):
+            raise ConfigurationError(f"{vendor.options}: {refused}")
     return given

@@ -1,15 +1,15 @@
 """Whether an installed SDK is one that we know: what we use of its inside is looked for before a vendor is opened.
 
 A name that has gone would else be found by the signals that vanish with it. What a module imports by name needs no
-line in a vendor's `uses`: it cannot be imported without.
+place in a vendor's `uses`: it cannot be imported without.
 """
 
 from __future__ import annotations
 
 import re
 from contextlib import suppress
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError, requires, version
+from pkgutil import resolve_name
 
 from .vendor import Vendor
 
@@ -19,19 +19,11 @@ class Misfit(Exception):
 
 
 def check(vendor: Vendor) -> None:
-    """Look for all that we use.
-
-    Raises:
-        Misfit: Names the first that is not there.
-        ImportError: A module of the SDK's is not there.
-    """
-    for each in vendor.uses:
-        module, _, path = each.partition(":")
-        found: object = import_module(module)
-        for name in path.split("."):
-            if not hasattr(found, name):
-                raise Misfit(f"it has no {each.replace(':', '.')}")
-            found = getattr(found, name)
+    """Look for all that we use. Raises Misfit, or ImportError where a module of the SDK's is not there."""
+    for owner, names in vendor.uses.items():
+        for name in names.split():
+            if not hasattr(resolve_name(owner), name):
+                raise Misfit(f"it has no {owner.replace(':', '.')}.{name}")
 
 
 def misfit(vendor: Vendor, error: Exception) -> str:

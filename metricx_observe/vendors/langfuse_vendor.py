@@ -4,24 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import quote
 
 from pydantic import BeforeValidator, SecretStr
 from pydantic_settings import BaseSettings
 
 from metricx_observe.delivery import Delivery, PortableChannel
-from metricx_observe.exceptions import ObserveError
 from metricx_observe.privacy import Scrubber
 
 from .vendor import Opened, Target, Variable, Vendor, is_url, read_from
 
 if TYPE_CHECKING:
-    import httpx
-
     from metricx_observe.settings import Settings
 
-_BATCH = 500
-"""Trace ids in one call of its API."""
+    from .cli_erasure import Erasure
 
 
 def _switch(value: object) -> object:
@@ -52,17 +47,16 @@ class Langfuse(Vendor):
     facade = "llm"
     streams = ("langfuse", "langfuse_scores")
     package = distribution = "langfuse"
-    uses = (
-        "langfuse._client.resource_manager:LangfuseResourceManager._instances",
-        "langfuse._client.resource_manager:LangfuseResourceManager.shutdown",
-        "opentelemetry.context:_SUPPRESS_INSTRUMENTATION_KEY",
-    )
+    uses = {
+        "langfuse._client.resource_manager:LangfuseResourceManager": "_instances shutdown",
+        "opentelemetry.context": "_SUPPRESS_INSTRUMENTATION_KEY",
+    }
     fields = LangfuseSettings
     variables = (
-        Variable("key", "LANGFUSE_PUBLIC_KEY", "langfuse_public_key"),
-        Variable("secret", "LANGFUSE_SECRET_KEY", "langfuse_secret_key"),
+        Variable("LANGFUSE_PUBLIC_KEY", "key", "langfuse_public_key"),
+        Variable("LANGFUSE_SECRET_KEY", "secret", "langfuse_secret_key"),
         Variable(
-            "url", "LANGFUSE_BASE_URL (or LANGFUSE_HOST)", "langfuse_base_url", is_url,
+            "LANGFUSE_BASE_URL (or LANGFUSE_HOST)", "url", "langfuse_base_url", is_url,
             "is no URL: type it with its scheme, https://cloud.langfuse.com", has_default=True,
         ),
     )  # fmt: skip
@@ -88,34 +82,7 @@ class Langfuse(Vendor):
 
         return Client(settings, target, delivery.put)
 
-    def forget_commands(
-        self, settings: Settings, user_id: str, options: Mapping[str, Any]
-    ) -> Sequence[str]:  # fmt: skip
-        api = f"{settings.langfuse_base_url.rstrip('/')}/api/public"
-        keys = '-u "$LANGFUSE_PUBLIC_KEY:$LANGFUSE_SECRET_KEY"'
-        return [
-            "# Langfuse: the user's traces (go on with the cursor of the answer), then their deletion",
-            f"curl -G {api}/v2/observations {keys} -d fields=core -d limit=1000 \\",
-            f"  -d userId={quote(user_id, safe='', errors='replace')}",
-            f"curl -X DELETE {api}/traces {keys} -H 'Content-Type: application/json' -d '{{\"traceIds\": [\"…\"]}}'",
-        ]
+    def erasure(self) -> Erasure:
+        from .cli_erasure import LangfuseErasure
 
-    def forget(
-        self, target: Target, user_id: str, options: Mapping[str, Any], client: Callable[..., httpx.Client]
-    ) -> str:  # fmt: skip
-        """By Langfuse 5's API: observations of a user by cursor, then `DELETE /api/public/traces`."""
-        if target.state != "on":
-            raise ObserveError("LANGFUSE_PUBLIC_KEY and LANGFUSE_SECRET_KEY are not set")
-        found: dict[str, None] = {}
-        query: dict[str, str | int] = {"userId": user_id, "fields": "core", "limit": 1000}
-        with client(auth=(target.key, target.secret), base_url=f"{target.url}/api/public") as api:
-            while True:
-                page = api.get("/v2/observations", params=query).raise_for_status().json()
-                found |= dict.fromkeys(each["traceId"] for each in page["data"] if each.get("traceId"))
-                if not (cursor := page["meta"].get("cursor")):
-                    break
-                query["cursor"] = cursor
-            ids = list(found)
-            for at in range(0, len(ids), _BATCH):
-                api.request("DELETE", "/traces", json={"traceIds": ids[at : at + _BATCH]}).raise_for_status()
-        return f"{len(ids)} traces deleted"
+        return LangfuseErasure(self)

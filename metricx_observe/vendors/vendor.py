@@ -19,9 +19,9 @@ from metricx_observe.extras import install_command
 from metricx_observe.privacy import Scrubber
 
 if TYPE_CHECKING:
-    import httpx
-
     from metricx_observe.settings import Settings
+
+    from .cli_erasure import Erasure
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,18 +51,17 @@ def is_url(value: str) -> bool:
     return parts.scheme in ("http", "https") and bool(parts.hostname) and port != 0 and not re.search(r"\s", value)
 
 
-def read_from(*names: str, default: Any = None, **bounds: Any) -> Any:
+def read_from(*variables: str, default: Any = None, **bounds: Any) -> Any:
     """A field of `Settings` that is read from these variables; the first that is set counts."""
-    return Field(default=default, validation_alias=AliasChoices(*names), **bounds)
+    return Field(default=default, validation_alias=AliasChoices(*variables), **bounds)
 
 
 class Variable(NamedTuple):
-    """A variable that says where a vendor's signals go."""
+    """A variable that says where a vendor's signals go, as it is shown to whoever has to type it."""
 
+    name: str
     part: Literal["url", "key", "secret"]
     """Of `Target`."""
-    name: str
-    """As it is shown to whoever has to type it."""
     field: str
     """Of `Settings`."""
     is_valid: Callable[[str], bool] = bool
@@ -72,16 +71,6 @@ class Variable(NamedTuple):
     """Without it the vendor is not configured."""
 
 
-class ForgetOption(NamedTuple):
-    """An option of `metricx-observe forget`."""
-
-    name: str
-    help: str
-    default: Any = ""
-    type: Any = str
-    variable: str | None = None
-
-
 class Opened:
     """A vendor that is open. What a vendor has no use for does nothing."""
 
@@ -89,67 +78,62 @@ class Opened:
     """What its facade hands signals to."""
 
     def middleware_installed(self) -> None:
-        """The middleware sees the requests from now on."""
+        """Our middleware sees the requests from now on."""
 
     def isolated(self) -> AbstractContextManager[None]:
-        """A block that the vendor's own instrumentation does not see. For delivery's threads."""
+        """A block that its own instrumentation does not see. For delivery's threads."""
         return nullcontext()
 
     def flush(self) -> None:
-        """Hand over what the vendor's SDK holds itself."""
+        """Hand over what its SDK holds itself."""
 
     def status(self) -> Mapping[str, Any]:
         """More of its part in `Observability.status()`."""
         return {}
 
     def stop(self, timeout_s: float) -> None:
-        """Hand over for the last time, and end what could put more. Delivery is closed after it."""
+        """Hand over for the last time: delivery is closed next."""
 
     def close(self) -> None:
-        """Give back what is the process's. Delivery is closed."""
+        """Give back what is the process's: delivery is closed."""
 
 
 class Vendor(ABC):
     """What a vendor declares. The functions that need its SDK import it: they run only where it is configured."""
 
     name: ClassVar[str]
-    """In `status()`, METRICX_DISABLED, the outbox, and as the package's extra."""
+    """In `status()`, METRICX_DISABLED and the outbox, and as the package's extra."""
     label: ClassVar[str]
     """In the start-up line and `init_observability()`."""
     title: ClassVar[str]
     """In texts for people."""
     facade: ClassVar[str] = ""
-    """The one whose signals it takes: errors, tracker or llm."""
+    """Whose signals it takes: errors, tracker or llm."""
     streams: ClassVar[tuple[str, ...]] = ()
     """What its channels are called in the outbox, where there is more than one."""
     package: ClassVar[str]
-    """The SDK as it is imported."""
+    """Its SDK, as Python imports it."""
     distribution: ClassVar[str]
-    """The SDK as pip calls it."""
-    uses: ClassVar[tuple[str, ...]] = ()
-    """`module:name` of what we use of the SDK's inside: see `fit.py`."""
+    """Its SDK, as pip calls it."""
+    uses: ClassVar[Mapping[str, str]] = {}
+    """By `module` or `module:Class` the names of the SDK's inside that we use: see `fit.py`."""
     fields: ClassVar[type[BaseSettings]]
-    """The part of `Settings` that is the vendor's."""
+    """Its part of `Settings`."""
     variables: ClassVar[tuple[Variable, ...]]
     options: ClassVar[str] = ""
-    """The keyword of `Observability` with which the application may give its SDK more options."""
-    forget_options: ClassVar[tuple[ForgetOption, ...]] = ()
+    """The keyword of `Observability` that gives its SDK more options."""
 
     @abstractmethod
     def local(self, url: str) -> Mapping[str, str]:
-        """The parts of a `Target` that is the local receiver at `url`, in the shape that the SDK takes."""
+        """The parts of a `Target` that is the local receiver at `url`, in the shape that its SDK takes."""
 
     @abstractmethod
     def channels(
         self, settings: Settings, target: Target, scrubber: Scrubber, note: Callable[[str, list[str]], None]
     ) -> Sequence[PortableChannel]:
-        """What delivery needs to know: one channel for each of its endpoints.
+        """One channel for each of its endpoints. `note` counts a fault of a call that was mended while it was encoded.
 
-        Args:
-            note: Counts a fault of a call that was mended while it was encoded.
-
-        Raises:
-            ImportError: The SDK is not installed, or does not fit.
+        Raises ImportError where the SDK is not installed, or does not fit.
         """
 
     @abstractmethod
@@ -157,47 +141,34 @@ class Vendor(ABC):
         self, settings: Settings, target: Target, delivery: Delivery, *, scrubber: Scrubber, options: Mapping[str, Any],
         middleware: bool,
     ) -> Opened:  # fmt: skip
-        """Start the SDK. `middleware`: whether ours sees the requests.
-
-        Raises:
-            ConfigurationError: It is configured wrongly; says what to type.
-        """
+        """Start its SDK. `middleware`: whether ours sees the requests. Raises ConfigurationError."""
 
     def switches(self, settings: Settings) -> Mapping[str, bool]:
         """Its own variables that may switch it off, and whether they do."""
         return {}
 
-    def check_options(self, options: Mapping[str, Any]) -> None:
-        """Raises ConfigurationError for what may not be set; called before anything is opened."""
-        return
+    def refused(self, options: Mapping[str, Any]) -> str:
+        """What of the options for its SDK may not be set, and what to type."""
+        return ""
 
     def advice(self, settings: Settings) -> str:
-        """What to say at start-up where the vendor is on."""
+        """What to say at start-up where it is on."""
         return ""
 
-    def forget_commands(
-        self, settings: Settings, user_id: str, options: Mapping[str, Any]
-    ) -> Sequence[str]:  # fmt: skip
-        """Lines of shell that delete a user there, with the names of keys in the place of keys."""
-        return [f"# {self.title} has no call that deletes a user"]
+    def erasure(self) -> Erasure:
+        """How `metricx-observe forget` deletes a user there."""
+        from .cli_erasure import Erasure
 
-    def forget(
-        self, target: Target, user_id: str, options: Mapping[str, Any], client: Callable[..., httpx.Client]
-    ) -> str:  # fmt: skip
-        """Delete a user there. Returns what was done; "" where there is no such call. Raises ObserveError."""
-        return ""
+        return Erasure(self)
 
     def target(self, settings: Settings) -> Target:
         """Where its signals go, or why nowhere. Says "fault" for what is set but cannot work."""
-        keys, testing = self._keys(settings), settings.mode == "test"
+        keys, testing = self.keys(settings), settings.mode == "test"
         given = any(keys.values())
-        switches = {
-            "METRICX_ENABLED": not settings.enabled,
-            "METRICX_DISABLED": self.name in settings.disabled,
-            **self.switches(settings),
-        }
-        if off := [name for name, is_off in switches.items() if is_off]:
-            return Target("off", reason=f"switched off by {off[0]}")
+        off = {"METRICX_ENABLED": not settings.enabled, "METRICX_DISABLED": self.name in settings.disabled}
+        for variable, is_off in {**off, **self.switches(settings)}.items():
+            if is_off:
+                return Target("off", reason=f"switched off by {variable}")
         if given and (fault := self._fault(settings)):
             return Target("fault", reason=fault)
         if not given and settings.mode == "production":
@@ -210,24 +181,20 @@ class Vendor(ABC):
             return Target("on", **{**parts, "url": parts["url"].rstrip("/")})
         return Target("on" if testing else "local", **self.local(settings.receiver_url))
 
-    def is_configured(self, settings: Settings) -> bool:
-        """Whether any of its keys is set."""
-        return any(self._keys(settings).values())
-
-    def _keys(self, settings: Settings) -> dict[str, str]:
+    def keys(self, settings: Settings) -> dict[str, str]:
+        """What is set of the variables without which it is not configured."""
         return {each.name: _value(settings, each) for each in self.variables if not each.has_default}
 
     def _fault(self, settings: Settings) -> str:
         """What is wrong with the first variable that is wrong."""
-        keys = self._keys(settings)
         for each in self.variables:
             value = _value(settings, each)
             if not value:
-                others = " and ".join(name for name in keys if name != each.name)
+                others = " and ".join(name for name in self.keys(settings) if name != each.name)
                 return f"{each.name} is not set but {others} is: set both or none"
             if re.search(r"^(pk-lf-|sk-lf-)?xxx$|://xxx[@.]", value):
-                told = "is still the document's placeholder: type the value from the vendor's settings page"
-                return f"{each.name} {told}"
+                wrong = "is still the document's placeholder: type the value from the vendor's settings page"
+                return f"{each.name} {wrong}"
             if not each.is_valid(value):
                 return f"{each.name} {each.fault}"
             if re.search(r"[^!-~]", value):
@@ -236,9 +203,8 @@ class Vendor(ABC):
 
 
 def _value(settings: Settings, variable: Variable) -> str:
-    """What a variable is set to; "" where it is not."""
     value = getattr(settings, variable.field)
-    return (value.get_secret_value() if isinstance(value, SecretStr) else str(value or "")).strip()
+    return (value.get_secret_value() if isinstance(value, SecretStr) else value or "").strip()
 
 
 def _is_installed(package: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
@@ -11,20 +10,19 @@ from pydantic import SecretStr
 from pydantic_settings import BaseSettings
 
 from metricx_observe.delivery import Delivery, PortableChannel
-from metricx_observe.exceptions import ConfigurationError
 from metricx_observe.privacy import Scrubber
 from metricx_observe.vendors.vendor import Opened, Target, Variable, Vendor, is_url, read_from
 
 if TYPE_CHECKING:
     from metricx_observe.settings import Settings
 
+    from .cli_erasure import Erasure
+
+_PROFILES = ("profiles_sample_rate", "profiles_sampler", "profile_session_sample_rate", "profile_lifecycle")
 _OUR_OPTIONS = {
     "dsn": "type SENTRY_DSN",
     "transport": "the outbox is the transport: leave it out",
-    **dict.fromkeys(
-        ("profiles_sample_rate", "profiles_sampler", "profile_session_sample_rate", "profile_lifecycle"),
-        "profiles are not sent: leave it out",
-    ),
+    **dict.fromkeys(_PROFILES, "profiles are not sent: leave it out"),
 }
 """Of `sentry_sdk.init`: what `sentry_options` may not set, and what to type."""
 
@@ -57,44 +55,28 @@ class Sentry(Vendor):
     facade = "errors"
     package = "sentry_sdk"
     distribution = "sentry-sdk"
-    uses = (
-        *(f"sentry_sdk:{name}" for name in (
-            "Client", "VERSION", "add_breadcrumb", "get_client", "get_current_scope", "get_global_scope",
-            "get_isolation_scope", "init", "isolation_scope",
-        )),
-        *(f"sentry_sdk.client:_Client.{name}" for name in (
-            "capture_event", "close", "flush", "get_integration", "is_active",
-        )),
-        *(f"sentry_sdk.scope:Scope.{name}" for name in (
-            "add_event_processor", "capture_event", "clear_breadcrumbs", "client", "fork",
-            "get_active_propagation_context", "get_current_scope", "get_global_scope", "get_isolation_scope",
-            "set_client", "set_current_scope", "set_isolation_scope", "set_new_propagation_context", "span",
-            "start_transaction", "_event_processors",
-        )),
-        *(f"sentry_sdk.tracing:Transaction.{name}" for name in (
-            "finish", "name", "parent_span_id", "sample_rate", "set_http_status",
-        )),
-        *(f"sentry_sdk.tracing_utils:PropagationContext.{name}" for name in (
-            "parent_sampled", "parent_span_id", "trace_id",
-        )),
-        *(f"sentry_sdk.envelope:Item.{name}" for name in ("data_category", "get_bytes")),
-    )  # fmt: skip
+    uses = {
+        "sentry_sdk": "Client VERSION add_breadcrumb get_client get_current_scope get_global_scope get_isolation_scope "
+        "init isolation_scope",
+        "sentry_sdk.client:_Client": "capture_event close flush get_integration is_active",
+        "sentry_sdk.scope:Scope": "add_event_processor capture_event clear_breadcrumbs client fork "
+        "get_active_propagation_context get_current_scope get_global_scope get_isolation_scope set_client "
+        "set_current_scope set_isolation_scope set_new_propagation_context span start_transaction _event_processors",
+        "sentry_sdk.tracing:Transaction": "finish name parent_span_id sample_rate set_http_status",
+        "sentry_sdk.tracing_utils:PropagationContext": "parent_sampled parent_span_id trace_id",
+        "sentry_sdk.envelope:Item": "data_category get_bytes",
+    }
     fields = SentrySettings
-    variables = (
-        Variable(
-            "url", "SENTRY_DSN", "sentry_dsn", _is_dsn,
-            "is malformed: type https://PUBLIC_KEY@HOST/PROJECT_ID, as Sentry's settings show it",
-        ),
-    )  # fmt: skip
+    _fault_of_dsn = "is malformed: type https://PUBLIC_KEY@HOST/PROJECT_ID, as Sentry's settings show it"
+    variables = (Variable("SENTRY_DSN", "url", "sentry_dsn", _is_dsn, _fault_of_dsn),)
     options = "sentry_options"
 
     def local(self, url: str) -> Mapping[str, str]:
         return {"url": url.replace("://", "://local@", 1) + "/1"}
 
-    def check_options(self, options: Mapping[str, Any]) -> None:
-        if refused := sorted(_OUR_OPTIONS.keys() & options.keys()):
-            faults = "; ".join(f"{name} cannot be set there, {_OUR_OPTIONS[name]}" for name in refused)
-            raise ConfigurationError(f"{self.options}: {faults}")
+    def refused(self, options: Mapping[str, Any]) -> str:
+        refused = sorted(_OUR_OPTIONS.keys() & options.keys())
+        return "; ".join(f"{name} cannot be set there, {_OUR_OPTIONS[name]}" for name in refused)
 
     def channels(
         self, settings: Settings, target: Target, scrubber: Scrubber, note: Callable[[str, list[str]], None]
@@ -111,8 +93,7 @@ class Sentry(Vendor):
 
         return Client(settings, target, delivery, options, middleware, scrubber)
 
-    def forget_commands(
-        self, settings: Settings, user_id: str, options: Mapping[str, Any]
-    ) -> Sequence[str]:  # fmt: skip
-        query = f'user.id:"{user_id}"'
-        return [f"# Sentry deletes issues, not users: search {shlex.quote(query)} there"]
+    def erasure(self) -> Erasure:
+        from .cli_erasure import SentryErasure
+
+        return SentryErasure(self)
