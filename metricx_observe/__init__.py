@@ -1,4 +1,4 @@
-"""One middleware and three dependencies for Sentry, RudderStack and Langfuse in FastAPI.
+"""One middleware and three dependencies for errors, analytics and LLM traces in FastAPI.
 
 app = FastAPI()
 Observability.from_env().install(app)

@@ -22,8 +22,7 @@ from .vendors import REGISTRY
 
 app = typer.Typer(no_args_is_help=True, help="Look after what waits for the vendors, and what they refused.")
 
-STREAMS = [stream for vendor in REGISTRY.values() for stream in vendor.streams or (vendor.name,)]
-VendorOption = Annotated[str | None, typer.Option("--vendor", help=", ".join(STREAMS))]
+VendorOption = Annotated[str | None, typer.Option("--vendor", help="As `status` names it; all when none.")]
 
 
 @contextmanager

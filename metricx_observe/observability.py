@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import atexit
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from secrets import token_bytes
 from threading import Lock
 from time import monotonic
@@ -31,7 +32,7 @@ from .request.middleware import ObserveMiddleware, is_applications
 from .request.stack import OuterStack
 from .signals.llm import LLMTracer
 from .signals.tracker import Tracker
-from .startup import State, announce, calling_module, state_of, states_of
+from .startup import State, announce, calling_module, state_of
 
 if TYPE_CHECKING:  # loaded when they are used, so that importing the package costs little more than FastAPI
     from .settings import Settings
@@ -292,7 +293,9 @@ class Observability:
 
     def states(self) -> dict[str, State]:
         """By documented name: `on`, `local: URL` or `off: reason`, which is false."""
-        return states_of(self.vendors, self.settings)
+        from .vendors import REGISTRY
+
+        return {REGISTRY[name].label: state_of(target, self.settings) for name, target in self.vendors.items()}
 
     def context(self, *, user_id: object = None, workspace_id: object = None, email: str | None = None) -> Job:
         """Open a context for a job outside any request: its signals share a request id, a user and a workspace."""
@@ -349,9 +352,7 @@ class Observability:
 
     def _hand_over(self) -> None:
         """Ask the vendors' clients for what they hold themselves."""
-        for opened in self.opened.values():
-            with self._alone("flush"):
-                opened.flush()
+        self._each_alone("flush", [opened.flush for opened in self.opened.values()])
 
     def close(self, deadline_s: float = 5.0) -> None:
         """Commit, deliver until the deadline, leave the rest on disk for the next start. Idempotent, never raises."""
@@ -361,29 +362,24 @@ class Observability:
             self._shut(deadline_s)
 
     def _shut(self, deadline_s: float) -> None:
-        until = monotonic() + deadline_s
+        until, opened, delivery = monotonic() + deadline_s, self.opened.values(), self._delivery
         self._hand_over()
-        for opened in self.opened.values():
-            with self._alone("close"):
-                opened.stop(min(0.5, deadline_s / 4))
-        if self._delivery is not None:
-            with self._alone("close"):
-                self._delivery.close(max(0.0, until - monotonic()))
+        steps: list[Callable[[], None]] = [partial(each.stop, min(0.5, deadline_s / 4)) for each in opened]
+        if delivery is not None:
+            steps.append(lambda: delivery.close(max(0.0, until - monotonic())))
+        self._each_alone("close", [*steps, *(each.close for each in opened)])
         if contexts.hooks.note == self.boundary.note:
             contexts.hooks.note = Hooks.note
-        for opened in self.opened.values():
-            with self._alone("close"):
-                opened.close()
 
-    @contextmanager
-    def _alone(self, call: str) -> Iterator[None]:
-        """A step that fails alone, in strict mode too."""
-        try:
-            yield
-        except Exception as error:
-            if is_interrupt(error):
-                raise
-            self.boundary.count(call, [type(error).__name__])
+    def _each_alone(self, call: str, steps: Iterable[Callable[[], None]]) -> None:
+        """A step that fails keeps no other from being done, in strict mode too."""
+        for step in steps:
+            try:
+                step()
+            except Exception as error:
+                if is_interrupt(error):
+                    raise
+                self.boundary.count(call, [type(error).__name__])
 
     async def aclose(self, deadline_s: float = 5.0) -> None:
         """`close` without blocking the event loop."""

@@ -1,7 +1,7 @@
 """Settings: the only reader of the environment.
 
-A vendor's variables are declared by the vendor, and have the names of its documentation; ours begin with METRICX_. `.env`
-in the working directory is read, the environment wins over it. No error text contains a value.
+A vendor's variables are declared by the vendor, and have its own names; ours begin with METRICX_. `.env` in the working
+directory is read, the environment wins over it. No error text contains a value.
 """
 
 from __future__ import annotations
@@ -220,7 +220,10 @@ def load_settings(overrides: Mapping[str, Any], told: list[str] | None = None) -
         if told is not None and not wrong & _NEVER_GUESSED:
             told += [f"{variable}: {fault}; its default is taken" for variable, fault in faults.items()]
             defaults = {name: model.model_fields[name].get_default(call_default_factory=True) for name in wrong}
-            return load_settings({**overrides, **defaults})
+            settings = load_settings({**overrides, **defaults})
+            if "outbox_url" in wrong:
+                told.append(f"METRICX_OUTBOX_URL is taken as {settings.outbox}")
+            return settings
     except (OSError, UnicodeDecodeError) as error:
         faults = {".env": f"cannot be read ({type(error).__name__}): it must be a text file in UTF-8"}
     raise ConfigurationError("; ".join(f"{variable}: {fault}" for variable, fault in faults.items())) from None

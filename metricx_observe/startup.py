@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from .logs import say
@@ -23,13 +23,6 @@ class State(str):
         return not self.startswith("off")
 
 
-def states_of(targets: Mapping[str, Target], settings: Settings) -> dict[str, State]:
-    """How each vendor is by these settings, by the name in the start-up line."""
-    from .vendors import REGISTRY
-
-    return {REGISTRY[name].label: state_of(target, settings) for name, target in targets.items()}
-
-
 def state_of(target: Target, settings: Settings) -> State:
     """How a vendor is by these settings."""
     return State({"on": "on", "local": f"local: {settings.receiver_url}"}.get(target.state, f"off: {target.reason}"))
@@ -37,29 +30,32 @@ def state_of(target: Target, settings: Settings) -> State:
 
 def announce(settings: Settings, targets: Mapping[str, Target], logger: logging.Logger) -> None:
     """The start-up line, and a line for whatever is off or at fault."""
+    for level, text in _lines(settings, targets):
+        say(logger, level, "[STARTUP] %s", text)
+
+
+def _lines(settings: Settings, targets: Mapping[str, Target]) -> Iterator[tuple[int, str]]:
     from .settings import unknown_variables
     from .vendors import REGISTRY
 
     for fault in filter(None, [settings.level_fault, *unknown_variables()]):
-        say(logger, logging.WARNING, "[STARTUP] %s", fault)
+        yield logging.WARNING, fault
     if not settings.enabled:
-        say(logger, logging.WARNING, "[STARTUP] Observability: none: switched off by METRICX_ENABLED")
+        yield logging.WARNING, "Observability: none: switched off by METRICX_ENABLED"
         return
     if settings.environment is None and settings.mode == "production":
-        text = "[STARTUP] ENVIRONMENT is not set but a vendor's key is: taken as production. Set it."
-        say(logger, logging.WARNING, text)
-    states = states_of(targets, settings)
-    on = [name if state == "on" else f"{name} ({state})" for name, state in states.items() if state]
-    testing = settings.mode == "test"
-    nothing_leaves = " (ENVIRONMENT=test: nothing is sent)" if testing and on else ""
-    say(logger, logging.WARNING, "[STARTUP] Observability: %s%s", ", ".join(on) or "none", nothing_leaves)
+        yield logging.WARNING, "ENVIRONMENT is not set but a vendor's key is: taken as production. Set it."
+    states = {REGISTRY[name].label: state_of(target, settings) for name, target in targets.items()}
+    on = [label if state == "on" else f"{label} ({state})" for label, state in states.items() if state]
+    nothing_leaves = " (ENVIRONMENT=test: nothing is sent)" if on and settings.mode == "test" else ""
+    yield logging.WARNING, f"Observability: {', '.join(on) or 'none'}{nothing_leaves}"
     for name, target in targets.items():
-        level = {"fault": logging.ERROR, "off": logging.WARNING}.get(target.state)
-        if level is not None:
-            say(logger, level, "[STARTUP] %s is off: %s", REGISTRY[name].label, target.reason)
+        if not target.is_open:
+            level = logging.ERROR if target.state == "fault" else logging.WARNING
+            yield level, f"{REGISTRY[name].label} is off: {target.reason}"
     for name, target in targets.items():
-        if target.state == "on" and not testing and (advice := REGISTRY[name].advice(settings)):
-            say(logger, logging.WARNING, "[STARTUP] %s", advice)
+        if target.state == "on" and settings.mode != "test" and (advice := REGISTRY[name].advice(settings)):
+            yield logging.WARNING, advice
 
 
 def calling_module() -> str:

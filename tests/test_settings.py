@@ -295,3 +295,16 @@ def test_nothing_else_reads_the_environment() -> None:
         if "os.environ" in (text := path.read_text()) or "getenv" in text
     ]
     assert [name for name in readers if not name.startswith(others)] == []
+
+
+def test_a_wrong_address_of_the_outbox_costs_nothing_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where faults are told and not raised, the usual file is taken, and a line says which."""
+    monkeypatch.setenv("METRICX_OUTBOX_URL", f"redis://{MARKER}")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    told: list[str] = []
+    settings = load_settings({"environment": "production", "service": "shop"}, told)
+    assert told == [
+        "METRICX_OUTBOX_URL: type sqlite:///absolute/path or memory://; its default is taken",
+        f"METRICX_OUTBOX_URL is taken as sqlite:///{tmp_path}/metricx-observe/shop-production/outbox.db",
+    ]
+    assert settings.outbox == told[1].removeprefix("METRICX_OUTBOX_URL is taken as ")

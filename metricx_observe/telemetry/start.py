@@ -84,22 +84,30 @@ def _built(overrides: dict[str, Any], sentry_options: Mapping[str, Any] | None, 
     return Observability(settings, sentry_options=sentry_options, tolerant=True)
 
 
+def _state(facade: str) -> State:
+    """Start all that is configured, and say how the vendor is that takes this facade's signals."""
+    from metricx_observe.vendors import REGISTRY
+
+    states = init_observability(logger=logging.getLogger(calling_module()))
+    return next(states[vendor.label] for vendor in REGISTRY.values() if vendor.facade == facade)
+
+
 @documented
 def init_sentry() -> State:
     """Start all that is configured, as `init_observability`, and say how Sentry is."""
-    return init_observability()["sentry"]
+    return _state("errors")
 
 
 @documented
 def init_analytics() -> State:
     """Start all that is configured, as `init_observability`, and say how RudderStack is."""
-    return init_observability()["analytics"]
+    return _state("tracker")
 
 
 @documented
 def init_langfuse() -> State:
     """Start all that is configured, as `init_observability`, and say how Langfuse is."""
-    return init_observability()["langfuse"]
+    return _state("llm")
 
 
 @documented

@@ -28,11 +28,7 @@ class VendorOptions(TypedDict, total=False):
 
 
 def options_by_vendor(options: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """What was given for each vendor's SDK.
-
-    Raises:
-        ConfigurationError: For what may not be set; says what to type.
-    """
+    """What was given for each vendor's SDK. Raises ConfigurationError for what may not be set."""
     if unknown := options.keys() - {vendor.options for vendor in REGISTRY.values()}:
         raise TypeError(f"Observability takes no {', '.join(sorted(unknown))}")
     given: dict[str, Mapping[str, Any]] = {}

@@ -64,7 +64,8 @@ class RudderStackErasure(Erasure):
 
     options = (
         _option(
-            "destination", None, list[str] | None, help="A RudderStack destination that is to delete the user; repeatable."
+            "destination", None, list[str] | None,
+            help="A RudderStack destination that is to delete the user; repeatable.",
         ),
         _option("rudderstack_token", envvar="RUDDERSTACK_ACCESS_TOKEN", help="Of its API."),
         _option(

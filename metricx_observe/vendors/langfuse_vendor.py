@@ -45,7 +45,6 @@ class Langfuse(Vendor):
     name = label = "langfuse"
     title = "Langfuse"
     facade = "llm"
-    streams = ("langfuse", "langfuse_scores")
     package = distribution = "langfuse"
     uses = {
         "langfuse._client.resource_manager:LangfuseResourceManager": "_instances shutdown",

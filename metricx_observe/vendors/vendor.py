@@ -109,8 +109,6 @@ class Vendor(ABC):
     """In texts for people."""
     facade: ClassVar[str] = ""
     """Whose signals it takes: errors, tracker or llm."""
-    streams: ClassVar[tuple[str, ...]] = ()
-    """What its channels are called in the outbox, where there is more than one."""
     package: ClassVar[str]
     """Its SDK, as Python imports it."""
     distribution: ClassVar[str]
