@@ -22,7 +22,7 @@ import pytest
 
 from metricx_observe.boundary import Boundary
 from metricx_observe.delivery import Delivery, Limits, Message, Post
-from metricx_observe.privacy import Scrubber
+from metricx_observe.scrubber import Scrubber
 from metricx_observe.settings import Vendor
 from metricx_observe.vendors.sentry_channel import SentryChannel
 from tests.faults import LineChannel, until

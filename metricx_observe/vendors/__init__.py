@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from metricx_observe.delivery.channel import PortableChannel
-from metricx_observe.privacy import Scrubber
+from metricx_observe.scrubber import Scrubber
 from metricx_observe.settings import Settings, Vendor
 
 from . import fit as fit

@@ -24,7 +24,7 @@ from opentelemetry.trace import format_span_id, format_trace_id
 
 from metricx_observe.delivery.channel import Described, Importance, Message, Post
 from metricx_observe.llm_records import ObservationRecord, TraceFacts
-from metricx_observe.privacy import Scrubber, one_signal
+from metricx_observe.scrubber import Scrubber, one_signal
 from metricx_observe.settings import Settings, Vendor
 
 from .langfuse_size import MAX_SPAN, within_bounds
@@ -160,7 +160,7 @@ class LangfuseChannel(_Channel):
                 texts[name], counts = self._usage(value, record.type)
                 attributes += [count % counts[side] for side, count in _COUNTS if type(counts.get(side)) is int]
             else:
-                texts[name] = _as_text(scrubber.scrub_json(value, record.type, name))
+                texts[name] = _as_text(orjson.dumps(scrubber.scrub(orjson.loads(value), record.type, name)))
         if "usage" in texts and "model" in texts:
             attributes.append(_REQUEST_MODEL % orjson.dumps(texts["model"]))
         attributes += [_TEXTS[name] % orjson.dumps(text) for name, text in texts.items()]
@@ -178,9 +178,8 @@ class LangfuseChannel(_Channel):
         }
 
     def _usage(self, data: bytes, type: str) -> tuple[str, dict[str, Any]]:
-        counts = orjson.loads(data)
-        scrubbed = self._scrubber.scrub_json(data, type, "usage", value=counts)
-        return scrubbed.decode(), counts if scrubbed is data else orjson.loads(scrubbed)
+        counts = self._scrubber.scrub(orjson.loads(data), type, "usage")
+        return orjson.dumps(counts).decode(), counts
 
     def _of_trace(self, record: ObservationRecord) -> bytes:
         """The same for each observation of a trace, and they mostly come one after the other."""

@@ -22,7 +22,7 @@ from metricx_observe.context import Consent
 from metricx_observe.delivery.channel import Described, Importance, Message, Post
 from metricx_observe.events import ga4_parameter_faults, ga4_user_faults
 from metricx_observe.normalise import plain, shown_name
-from metricx_observe.privacy import Personal, Scrubber, one_signal
+from metricx_observe.scrubber import Personal, Scrubber, one_signal
 from metricx_observe.settings import Settings, Vendor
 from metricx_observe.tracker import TrackRecord
 
@@ -98,11 +98,9 @@ class RudderStackChannel:
             self._note(signal, faults)
         if _LARGE.search(body):
             values = _exact(values)
-            body = orjson.dumps(values)
         if self._policy != "keep" and record.personal:
             values = self._personal(values, record.personal)
-            body = orjson.dumps(values)
-        body = self._scrubber.scrub_json(body, signal, "properties", personal=self._policy, value=values)
+        body = orjson.dumps(self._clean(values, signal, "properties"))
         message = self._message(record, body)
         for size in _SHRUNK_BYTES:
             if len(message) <= _MAX_MESSAGE:
@@ -186,10 +184,10 @@ class RudderStackChannel:
         """`members` scrubbed. Remembered are only those that are sent as they are, so that each secret is counted."""
         if members in self._known:
             return members
-        data = b"{%b}" % members[1:]
-        scrubbed = self._scrubber.scrub_json(data, signal, "page", personal=self._policy)
-        if scrubbed is not data:
-            return b"," + scrubbed[1:-1]
+        given = orjson.loads(b"{%b}" % members[1:])
+        scrubbed = self._clean(given, signal, "page")
+        if scrubbed != given:
+            return b"," + orjson.dumps(scrubbed)[1:-1]
         if len(members) <= _LONGEST_KNOWN:
             if len(self._known) >= _KNOWN:
                 self._known.clear()

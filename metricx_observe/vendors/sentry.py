@@ -23,7 +23,7 @@ from sentry_sdk.utils import event_from_exception
 from metricx_observe.bodies import shown_body
 from metricx_observe.context import DETACHED, Context, current_cell, left_by, mark_reported, reported_as
 from metricx_observe.exceptions import ConfigurationError
-from metricx_observe.privacy import Scrubber
+from metricx_observe.scrubber import Scrubber
 from metricx_observe.settings import Settings, Vendor
 
 from .burst import error_key

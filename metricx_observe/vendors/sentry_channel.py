@@ -19,7 +19,7 @@ from sentry_sdk.utils import Dsn
 from metricx_observe.delivery.channel import Described, Importance, Message, Post
 from metricx_observe.delivery.post import Answer, seconds_asked
 from metricx_observe.normalise import plain
-from metricx_observe.privacy import Scrubber, one_signal
+from metricx_observe.scrubber import Scrubber, one_signal
 from metricx_observe.settings import Vendor
 
 from .burst import Burst

@@ -12,8 +12,8 @@ import orjson
 from metricx_observe.context import Context, RequestContext
 from metricx_observe.ids import one_line
 from metricx_observe.normalise import MAX_BYTES
-from metricx_observe.privacy import Scrubber
 from metricx_observe.request import Clean, RequestFacts, origin_of
+from metricx_observe.scrubber import Scrubber
 
 from .sentry_frames import frames
 from .sentry_rules import NO_RULES, Rules, policy, without_secrets

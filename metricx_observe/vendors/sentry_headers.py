@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from metricx_observe.privacy import Scrubber
+from metricx_observe.scrubber import Scrubber
 
 from .sentry_rules import Rules, policy, replaced, replacing
 
@@ -24,8 +24,8 @@ def header_scrubber(scrubber: Scrubber, rules: Rules) -> Clean:
 
     def clean(headers: Mapping[str, Any]) -> dict[str, Any]:
         given = {key: value for key, value in headers.items() if key not in _FIXED}
-        if not given or (replace is None and scrubber.harmless(given, personal)):
-            return dict(headers)  # mostly, and a pass costs more than all the rest
+        if not given:
+            return dict(headers)
         nested = {key: clean(value) for key, value in given.items() if isinstance(value, dict)}
         flat = {key: value for key, value in given.items() if key not in nested}
         scrubbed = scrubber.scrub(flat, "envelope", "headers", personal=personal)

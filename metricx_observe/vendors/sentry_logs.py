@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from metricx_observe.context import Context
-from metricx_observe.privacy import Personal, Scrubber
+from metricx_observe.scrubber import Personal, Scrubber
 
 from .sentry_events import rules_of
 from .sentry_messages import Messages, replaced

@@ -18,9 +18,7 @@ from sentry_sdk.integrations.logging import EventHandler
 
 from metricx_observe.interrupts import is_interrupt
 from metricx_observe.normalise import plain
-from metricx_observe.privacy import Personal, Scrubber
-from metricx_observe.privacy.looks import MARKER
-from metricx_observe.privacy.names import ID
+from metricx_observe.scrubber import MARKER, Personal, Scrubber
 
 _REPLACED = re.compile(rf"{MARKER.pattern}|[0-9a-f]{{64}}")
 _MOST, _LARGEST = 50, 20_000
@@ -55,7 +53,7 @@ class Messages:
         found: Found = {}
         for name, value in islice((*self._named(template, params), *more), _MOST):
             # a text under a harmless name is no secret, or is one by its look wherever it stands
-            if type(value) not in _PLAIN or self._scrubber.names.verdicts[name] > ID:
+            if type(value) not in _PLAIN or self._scrubber.is_telling(name):
                 kept = value if type(value) in _PLAIN else plain(value, max_bytes=_LARGEST)
                 scrubbed = self._scrubber.scrub({name: kept}, "log", "params", personal=personal)
                 found |= _changed(kept, next(iter(scrubbed.values()), None))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from threading import Lock
 from typing import Any, NamedTuple
 
-from metricx_observe.privacy import Personal
+from metricx_observe.scrubber import Personal
 
 _TELLING, _WORD = 8, 4
 """Characters from which on a part of a path is looked for everywhere, and as a word; a shorter one behind a `/`."""

@@ -22,9 +22,9 @@ from metricx_observe.context import Context, Upstream
 from metricx_observe.ids import chance, new_id, new_span_id
 from metricx_observe.interrupts import is_interrupt
 from metricx_observe.packing import pack, plain_state, state_of, unpack
-from metricx_observe.privacy import Scrubber
 from metricx_observe.rate import TokenBucket
 from metricx_observe.request import RequestFacts, RequestInfo
+from metricx_observe.scrubber import Scrubber
 from metricx_observe.settings import Settings
 
 from .sentry_channel import Put, Sent, collecting

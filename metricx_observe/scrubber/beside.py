@@ -1,22 +1,22 @@
-"""Secrets in texts that stand beside their names: `{"name": "DB_PASSWORD", "value": "x"}`, also in YAML and XML."""
+"""Secrets in texts that stand beside their names: `{"name": "DB_PASSWORD", "value": "x"}`, also in YAML."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 
-from .looks import Finding
+from .named import value_after
 from .names import SECRET, SIBLINGS_OF, Names
-from .text import says_nothing, value_after
+from .rules import Finding
+from .values import says_nothing
 
+BESIDE = rf"(?:^|[^\w.\-]|\\n)(?i:{SIBLINGS_OF})[\\\"']*\s*[=:]>?\s*[\\\"']*[\w.:\-\[\]]*(?i:{{stems}})"
+"""What occurs in every text with such a name, in Rust's syntax."""
 _NEAR = 400
 """Characters that may stand between the two."""
 _MEMBER = re.compile(
     rf"""(?:(?<![\w.\-])|(?<=\\n))(?i:({SIBLINGS_OF})|(?:parameter|option)?_?(?:value|val|v))"""
     r"""[\\"']{0,9}+\s{0,3}+(=>|==?|:=?)[ \t]{0,9}+"""
-)
-_ELEMENTS = re.compile(
-    rf"<((?i:{SIBLINGS_OF}))>([^<]{{1,100}})</\1>\s{{0,99}}<((?i:value|val|v|string))>([^<]{{1,4000}})</\3>"
 )
 # A name, of several words in YAML: `name: password reset`, and not `name=password value=x`.
 _WORD = r"""[^\s\\"',;(){}<>=:]{1,64}+"""
@@ -25,7 +25,7 @@ _NAME = re.compile(rf"""[bu]?[\\"']{{0,9}}+({_WORD}(?:[ ](?!\w+\s?[=:]){_WORD}){
 _APART = re.compile(r"[{}()\[\]]|(?:\n|\\n)\s*- ")
 
 
-def beside(text: str, names: Names) -> Iterator[Finding]:
+def by_sibling(text: str, names: Names) -> Iterator[Finding]:
     """The values of members called `value` whose name is the value of another member, before it or after it."""
     read, secret, before = 0, -1, None  # to where, where the last secret name ends, and a value without a name yet
     for member in _MEMBER.finditer(text):
@@ -41,7 +41,7 @@ def beside(text: str, names: Names) -> Iterator[Finding]:
             secret = -1
             continue
         name = _NAME.match(text, member.end())
-        named = name is not None and names.verdicts[name[1]] >= SECRET
+        named = name is not None and names.verdict(name[1]) >= SECRET
         secret = name.end() if named and name is not None else -1
         if named and before is not None and start - before.end() <= 10 * _NEAR:
             for finding in _value(text, before, start):
@@ -49,9 +49,6 @@ def beside(text: str, names: Names) -> Iterator[Finding]:
                     yield finding
                     secret = -1
         before = None
-    for found in _ELEMENTS.finditer(text):
-        if names.verdicts[found[2]] >= SECRET and not says_nothing(found[4]):
-            yield *found.span(4), "name"
 
 
 def _together(text: str, begin: int, end: int) -> bool:

@@ -11,9 +11,7 @@ from collections.abc import Callable, Iterator
 
 from pydantic_core import SchemaError
 
-from metricx_observe.exceptions import ConfigurationError
-
-from .looks import occurs
+from .hints import occurs
 
 _ATOM = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", re.S)
 _NESTED = "\0"
@@ -29,40 +27,40 @@ class Pattern:
     """One regular expression, in Python's syntax.
 
     Raises:
-        ConfigurationError: It is wrong, or repeats a group that itself repeats something: `(a+)+`.
+        ValueError: It is wrong, or repeats a group that itself repeats something: `(a+)+`.
     """
 
     def __init__(self, pattern: str) -> None:
         try:
             self._pattern = re.compile(pattern)
         except re.error as error:
-            raise ConfigurationError(f"A scrub pattern is not a regular expression: {error.msg}") from None
+            raise ValueError(f"A scrub pattern is not a regular expression: {error.msg}") from None
         repeats = _repeats(pattern)
         if repeats is None:
-            raise ConfigurationError(
+            raise ValueError(
                 "A scrub pattern repeats a group that repeats something itself, as in `(a+)+`, which can take for "
                 "ever: make the outer repeat possessive, as in `(a+)++`, or write it without."
             )
         self._longest = _LONGEST[min(repeats, len(_LONGEST) - 1)]
         self._might = _linear(pattern)
 
-    def spans(self, text: str, in_time: Callable[[], bool]) -> Iterator[tuple[int, int]]:
+    def spans(self, text: str, take: Callable[[int], bool]) -> Iterator[tuple[int, int]]:
         """From where to where it matches. What is too long for Python's engine, or too late, is taken as a whole."""
-        yield from self._within(text, 0, len(text), in_time)
+        yield from self._within(text, 0, len(text), take)
 
-    def _within(self, text: str, begin: int, end: int, in_time: Callable[[], bool]) -> Iterator[tuple[int, int]]:
+    def _within(self, text: str, begin: int, end: int, take: Callable[[int], bool]) -> Iterator[tuple[int, int]]:
         known = self._might is not None and text.isascii()  # `½` is a letter to Python only
         if known and self._might is not None and not self._might(text[begin:end]):
             return
         if end - begin <= self._longest:
-            if not in_time():
+            if not take(end - begin):
                 yield begin, end
             else:
                 yield from (match.span() for match in self._pattern.finditer(text, begin, end) if match[0])
             return
         middle, overlap = (begin + end) // 2, self._longest // 4
-        first = [*self._within(text, begin, middle + overlap, in_time)]
-        found = [*first, *self._within(text, middle - overlap, end, in_time)]
+        first = [*self._within(text, begin, middle + overlap, take)]
+        found = [*first, *self._within(text, middle - overlap, end, take)]
         yield from found or ([(begin, end)] if known else [])
 
 
