@@ -25,9 +25,8 @@ from sentry_sdk.transport import Transport
 from sentry_sdk.utils import event_from_exception
 
 from metricx_observe.scrubber import Scrubber
-from metricx_observe.scrubber.beside import BESIDE, by_sibling
 from metricx_observe.scrubber.hints import occurs
-from metricx_observe.scrubber.named import NAMED, by_name
+from metricx_observe.scrubber.named import BESIDE, NAMED, by_name, by_sibling
 from metricx_observe.scrubber.names import Names
 from metricx_observe.scrubber.rules import groups
 
@@ -145,7 +144,11 @@ def test_oauth_callbacks() -> None:
     assert "SplxlOBeZQ" not in scrub("/callback?code=SplxlOBeZQQYbYS6WxSbIA&page=2")
     assert "xyzxyzxyz" not in scrub("https://x.io/callback?state=xyzxyzxyz&code=abc")
     assert "SplxlOBeZQ" not in scrub({"query_string": b"code=SplxlOBeZQQYbYS6WxSbIA"})["query_string"]
-    for harmless in ({"code": "invalid_api_key"}, {"state": "California"}, "https://x.io/list?state=open&email=bob@x.io"):
+    for harmless in (
+        {"code": "invalid_api_key"},
+        {"state": "California"},
+        "https://x.io/list?state=open&email=bob@x.io",
+    ):
         assert scrub(harmless) == harmless
 
 
@@ -450,6 +453,24 @@ def test_objects_are_made_plain_first() -> None:
     assert scrubbed["d"] == ["only"]
     assert scrubbed["g"] == "[unreadable bytes]"
     orjson.dumps(scrubbed)
+
+
+def test_a_subclass_and_a_huge_number_are_read_as_their_text() -> None:
+    """Whatever their methods answer."""
+
+    class Odd(str):
+        __slots__ = ()
+
+        def __str__(self) -> str:
+            return self
+
+    assert scrub({"note": Odd("password=hunter2"), "n": 10**5_000, "set": memoryview(b"token=hunter2")}).keys() == {
+        "note",
+        "n",
+        "set",
+    }
+    assert "hunter2" not in str(scrub([Odd("password=hunter2"), memoryview(b"token=hunter2"), {Odd("pin"): "hunter2"}]))
+    assert scrub({"n": 10**5_000}) == {"n": "[unreadable int]"}
 
 
 def test_it_fails_closed_per_field() -> None:

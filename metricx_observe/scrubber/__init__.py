@@ -5,7 +5,7 @@ How it decides, of each value from the outermost inwards (`walk`):
 1. A name says what its value is (`names`, by the words in `words.tsv`): secret, so all below it is replaced; secret if
    random; personal; source code; or nothing. A name may stand beside its value: `{"name": "password", "value": …}`.
 2. A text is first looked at for hints (`hints`); most have none. Where there is one it is read (`read`): for names
-   before separators (`named`) and beside values (`beside`), for patterns of looks, markup and tools (`rules`, by
+   before separators and beside values (`named`), for patterns of looks, markup and tools (`rules`, by
    `rules.tsv` and `issuers.tsv`), for the user's (`patterns`), and for all of this percent-encoded or in base64.
 3. What was found is replaced by `[scrubbed <rule> <type> len=<n> #<hash>]`, by which equal values are told to be so.
 4. A signal has 100 ms of CPU and so many characters (`budget`), looked at between values and pieces of a

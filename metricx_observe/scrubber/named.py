@@ -1,4 +1,4 @@
-"""Secrets inside text that the name before them gives away.
+"""Secrets inside text that the name before them, or beside them, gives away.
 
 Text is everything that is not a dict or a list: log messages, exception texts, the Python reprs that Sentry makes of
 locals (nested and truncated), JSON in strings, query strings, URLs, cookies, header lines, source code.
@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 
-from .names import COOKIE, IF_RANDOM, IN_QUERY, SECRET, Names, name_before
+from .names import COOKIE, IF_RANDOM, IN_QUERY, SECRET, SIBLINGS_OF, Names, name_before
 from .rules import Finding
 from .values import is_random, says_nothing
 
@@ -21,15 +22,26 @@ NAMED = (
 )
 """In Rust's syntax what occurs before a separator: a stem at the end of a word, and the rest of the name."""
 # A comma counts only between two quoted strings, as in a header pair.
-_SEPARATORS = ("=", ":", "',", '",')
 _SEPARATOR = re.compile(
-    r"""(=>|==?+|:=?+|,(?=\s{0,3}+b?\\{0,8}+["']))[*`]{0,3}+[ \t\xa0]{0,9}+[*`]{0,3}+"""
+    r"""(=>|==?+|:=?+|(?<=["']),(?=\s{0,3}+b?\\{0,8}+["']))[*`]{0,3}+[ \t\xa0]{0,9}+[*`]{0,3}+"""
     r"""(?:\r?\n[ \t]{0,80}+(?=b?\\{0,8}+["'\[({]))?+"""
 )
 # What stands before a parameter of an address, also where it is written in HTML or JSON, or alone.
 _BEFORE_PARAMETER = re.compile(
     r"""(?:[?&#;]|\\u00(?:26|3[fF])|(?:query\w{0,10}|search)[\\"']{0,9}\s{0,3}[=:]\s{0,3}b?[\\"']{1,9})\Z"""
 )
+BESIDE = rf"(?:^|[^\w.\-]|\\n)(?i:{SIBLINGS_OF})[\\\"']*\s*[=:]>?\s*[\\\"']*[\w.:\-\[\]]*(?i:{{stems}})"
+"""In Rust's syntax what occurs where the name of a value is the value of another member, as in `"name": "password"`."""
+_MEMBER = re.compile(
+    rf"""(?:(?<![\w.\-])|(?<=\\n))(?i:({SIBLINGS_OF})|(?:parameter|option)?_?(?:value|val|v))"""
+    r"""[\\"']{0,9}+\s{0,3}+(=>|==?|:=?)[ \t]{0,9}+"""
+)
+# A name, of several words in YAML: `name: password reset`, and not `name=password value=x`.
+_WORD = r"""[^\s\\"',;(){}<>=:]{1,64}+"""
+_NAME = re.compile(rf"""[bu]?[\\"']{{0,9}}+({_WORD}(?:[ ](?!\w+\s?[=:]){_WORD}){{0,5}}+)""")
+# Between the two there is little, no other object begins or ends, and no other item of YAML's.
+_together = re.compile(r"(?:(?!\\n\s*- |\n\s*- )[^{}()\[\]]){0,400}+").fullmatch
+
 _LITERAL = r""""((?:[^"\\]++|\\.)*+)"?+|'((?:[^'\\]++|\\.)*+)'?+"""
 _LITERALS = re.compile(_LITERAL, re.S)
 _BRACKETS = re.compile(rf"{_LITERAL}|[\[({{]|[\])}}]", re.S)
@@ -54,23 +66,13 @@ _LONGEST_NAME = 80  # characters before a separator that are looked at
 def by_name(text: str, names: Names, source: bool = False) -> Iterator[Finding]:
     """The values that a name before them gives away. source: lines of code, where only literals can be secrets."""
     at = 0
-    for position in _separators(text, names):
-        if position >= at and (separator := _SEPARATOR.match(text, position)) is not None:
+    for separator in _SEPARATOR.finditer(text):
+        start = separator.start()
+        before = text[max(0, start - _LONGEST_NAME) : start]
+        if start >= at and names.is_telling_end(before[before.rfind(" ") + 1 :]):
             for finding in _judge(text, separator, names, source):
                 at = finding[1]
                 yield finding
-
-
-def _separators(text: str, names: Names) -> list[int]:
-    """Where separators stand after what could be a secret name."""
-    found: list[int] = []
-    for separator in _SEPARATORS:
-        at = -1
-        for before in text.split(separator)[:-1] if separator[0] in text else ():
-            at += len(before) + len(separator)
-            if names.is_telling_end(before[max(before.rfind(" ") + 1, len(before) - _LONGEST_NAME) :]):
-                found.append(at)
-    return sorted(found)
 
 
 def _judge(text: str, separator: re.Match[str], names: Names, source: bool) -> Iterator[Finding]:
@@ -103,6 +105,21 @@ def _judge(text: str, separator: re.Match[str], names: Names, source: bool) -> I
         of_a_model = name == "token" and "logprob" in text[end : end + 14]
         if is_secret(begin, end) and not of_a_model and not says_nothing(text[begin:end]):
             yield begin, end, "cookie" if says == COOKIE else "name"
+
+
+def by_sibling(text: str, names: Names) -> Iterator[Finding]:
+    """The values of members called `value` whose name is the value of the member before or after."""
+    at = 0
+    for first, second in pairwise(_MEMBER.finditer(text)):
+        holds, member = (first, second) if first[1] else (second, first)
+        name = _NAME.match(text, holds.end()) if holds[1] and not member[1] and first.start() >= at else None
+        if name is None or names.verdict(name[1]) < SECRET:
+            continue
+        for begin, end in value_after(text, member, False, False, len(text) if member is second else second.start()):
+            between = (name.end(), member.start()) if member is second else (end, holds.start())
+            if not says_nothing(text[begin:end]) and _together(text, *between):
+                at = end
+                yield begin, end, "name"
 
 
 def value_after(text: str, separator: re.Match[str], whole: bool, source: bool, stop: int) -> Iterator[tuple[int, int]]:

@@ -10,11 +10,10 @@ from base64 import b64decode
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 
-from .beside import BESIDE, by_sibling
 from .budget import Budget
 from .clean import LONGEST, CleanTexts
 from .hints import occurs
-from .named import NAMED, by_name
+from .named import BESIDE, NAMED, by_name, by_sibling
 from .names import Names
 from .patterns import Pattern
 from .rules import Finding, Group, groups, part

@@ -18,15 +18,13 @@ class ScrubReport:
     def add(self, signal: str, place: str, counts: dict[str, int]) -> None:
         """Count replacements by rule."""
         with self._lock:
-            at = (signal, place)
-            if at not in self._counts and len(self._counts) >= _MAX_PLACES:
-                at = ("other", "other")
-            self._counts[at].update(counts)
+            known = (signal, place) in self._counts or len(self._counts) < _MAX_PLACES
+            self._counts[(signal, place) if known else ("other", "other")].update(counts)
 
     def as_dict(self) -> dict[str, dict[str, dict[str, int]]]:
         """The counts as `{"error": {"request.headers": {"name": 3}}}`."""
-        result: dict[str, dict[str, dict[str, int]]] = {}
+        result: defaultdict[str, dict[str, dict[str, int]]] = defaultdict(dict)
         with self._lock:
             for (signal, place), rules in self._counts.items():
-                result.setdefault(signal, {})[place] = dict(rules)
-        return result
+                result[signal][place] = dict(rules)
+        return dict(result)

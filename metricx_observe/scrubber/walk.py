@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from itertools import zip_longest
 from typing import Any, Literal
+
+from pydantic_core import to_jsonable_python
 
 from .budget import CONTAINER, VALUE, Budget
 from .cards import is_card
@@ -15,12 +17,11 @@ from .named import by_name
 from .names import COOKIE, HARMLESS, ID, IF_RANDOM, PERSONAL, QUERY, SECRET, SIBLINGS, SOURCE, Names, Verdict
 from .read import Reader
 from .rules import Finding
-from .simple import name_of, simple
+from .tables import WORDS
 from .values import CUT, MARKER, looks_random, says_nothing, unquoted
 
 Personal = Literal["keep", "hash", "drop"]
 """What becomes of e-mail addresses, phone numbers and IP addresses: kept, SHA-256 of the normalised value, or gone."""
-
 Marker = Callable[[str | float, str], str]
 """What makes of a value and a rule what stands in its place."""
 MAX_DEPTH = 32
@@ -32,11 +33,8 @@ _NAME = re.compile(r"[\w.\-]{1,100}")
 _COOKIE = re.compile(r"(?:(?!\[scrubbed )[^=;]*+=)?+([^;]*+)")
 _PLACEHOLDER = re.compile(r"%[#0\- +]{0,3}[\d.*]{0,6}[a-zA-Z]")
 _HASH = re.compile(r"[0-9a-f]{64}")
-_NAMING = [
-    *("name", "key", "field", "k", "variable", "header", "parameterKey"),
-    *("Name", "Key", "Field", "K", "Variable", "Header", "ParameterKey"),
-]
 _SMALLEST_CARD, _LARGEST_CARD = 10**13, 10**19
+_OF_JSON = range(-(1 << 63), 1 << 64)
 _PERSONAL_RULES = frozenset({"personal", "email", "ip", "phone"})
 
 
@@ -59,7 +57,7 @@ class Pass:
             return value
         if kind is str and says < QUERY and value in self._clean[says == SOURCE]:
             return value
-        if kind is str or kind is int or kind is float:
+        if kind is str or kind is float or (kind is int and value in _OF_JSON):
             return self._scalar(value, says)
         if kind is not dict and kind is not list and kind is not tuple:
             return self._other(value, depth, says)
@@ -69,8 +67,8 @@ class Pass:
 
     def _other(self, value: Any, depth: int, says: Verdict) -> Any:
         try:
-            plain = simple(value)
-        except Exception:  # somebody's own method; nothing of ours is in here
+            plain = _simple(value)
+        except Exception:  # of somebody else's method: nothing of ours is called here
             self.counts["unreadable"] += 1
             return f"[unreadable {type(value).__name__}]"
         return self.value(plain, depth + 1, says)
@@ -83,7 +81,7 @@ class Pass:
             if not self._budget.take(VALUE):
                 result[CUT] = self._cut()
                 break
-            name = key if type(key) is str else name_of(key)
+            name = key if type(key) is str else _name_of(key)
             if says >= SECRET:
                 item = self.value(item, depth + 1, says)
             else:
@@ -99,7 +97,7 @@ class Pass:
                 return self._parameters(siblings["message"], item, depth)
             if name == "netloc" and type(item) is str:  # as `urlsplit` has it, without the scheme that tells an address
                 return self._text(f"netloc={item}").removeprefix("netloc=")
-            beside = siblings.get("loc") if name == "input" else [siblings.get(key) for key in _NAMING]
+            beside = siblings.get("loc") if name == "input" else [siblings.get(key) for key in WORDS["naming"]]
             names = beside if isinstance(beside, list | tuple) else ()  # a `loc` may be a line's number, too
             says = max((self._names.verdict(each) for each in names if type(each) is str), default=HARMLESS)
         elif name == "token" and "logprob" in siblings:  # a language model's
@@ -159,7 +157,7 @@ class Pass:
             digits = str(int(value))
             if is_card(digits, 0, len(digits)):
                 return self._mark(value, "card")
-        return value if isinstance(value, float) or -(1 << 63) <= value < 1 << 64 else str(value)  # what JSON can hold
+        return value
 
     def _text(self, text: str, says: Verdict = HARMLESS) -> str:
         """`text` with every secret in it replaced, and the markers in it left alone."""
@@ -211,3 +209,28 @@ class Pass:
         text = unquoted(str(value))
         normal = re.sub(r"[^\d+]", "", text) if rule == "phone" else text.strip().lower()
         return hashlib.sha256(normal.encode("utf-8", "replace")).hexdigest()
+
+
+def _simple(value: Any) -> Any:
+    """What is read of `value` in its place: the fields of a model or named tuple, the items of a set, else its text.
+
+    May raise: it calls methods of somebody else's.
+    """
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, tuple):
+        fields = getattr(value, "_fields", ())
+        return dict(zip(fields, value, strict=True)) if fields else list(value)
+    if isinstance(value, Set):
+        return list(value)
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value).decode()
+    found = to_jsonable_python(value, fallback=str)
+    if type(found) in (str, float, bool, list, dict) or (type(found) is int and found in _OF_JSON):
+        return found
+    return str.__str__(str(found))
+
+
+def _name_of(key: object) -> str:
+    """A key of a dict as text."""
+    return key.decode(errors="replace") if isinstance(key, bytes) else str(key)
