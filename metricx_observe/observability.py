@@ -73,7 +73,7 @@ class Observability:
         Raises:
             ConfigurationError: A vendor is configured wrongly or not installed; says what to type.
         """
-        from .privacy import Scrubber
+        from .scrubber import Scrubber
         from .settings import load_settings
         from .vendors import REGISTRY, options_by_vendor
 
@@ -91,7 +91,10 @@ class Observability:
             "safe_names": self.settings.scrub_safe_names,
             "key": token_bytes(),  # of the hash in markers: the same in both processes
         }
-        self.scrubber = Scrubber(**self._scrub_rules)
+        try:
+            self.scrubber = Scrubber(**self._scrub_rules)
+        except ValueError as error:
+            raise ConfigurationError(str(error)) from None
         self.error_statuses = self.settings.error_statuses
         self.acknowledged = self.settings.durability == "acknowledged"
         self.opened: dict[str, Opened] = {}

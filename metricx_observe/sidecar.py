@@ -22,7 +22,7 @@ from .delivery import Delivery, Limits, Message, PortableChannel
 from .delivery.link import Link, News
 from .delivery.remote import PACKED, PICKLED, Item, RemoteDelivery
 from .delivery.threads import Isolate
-from .privacy import Scrubber, ScrubReport
+from .scrubber import Scrubber, ScrubReport
 from .settings import Settings
 from .vendors import REGISTRY
 from .vendors.vendor import Target

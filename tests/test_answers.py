@@ -22,7 +22,7 @@ import pytest
 
 from metricx_observe.boundary import Boundary
 from metricx_observe.delivery import Delivery, Limits, Message, Post
-from metricx_observe.privacy import Scrubber
+from metricx_observe.scrubber import Scrubber
 from metricx_observe.vendors.sentry.channel import SentryChannel
 from metricx_observe.vendors.vendor import Target
 from tests.faults import LineChannel, until

@@ -34,7 +34,7 @@ from metricx_observe import LLMTracer, LLMTracerDep, Observability
 from metricx_observe.boundary import Boundary
 from metricx_observe.context import Context, RequestContext
 from metricx_observe.delivery.channel import Importance
-from metricx_observe.privacy import Scrubber
+from metricx_observe.scrubber import Scrubber
 from metricx_observe.settings import load_settings
 from metricx_observe.vendors.langfuse import SpanExport
 from metricx_observe.vendors.langfuse_channel import LangfuseChannel, ScoreChannel, resource_attributes

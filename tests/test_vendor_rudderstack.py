@@ -24,7 +24,7 @@ from metricx_observe.boundary import Boundary
 from metricx_observe.context import Context, RequestContext
 from metricx_observe.delivery.channel import Importance
 from metricx_observe.events import UserSignedUp
-from metricx_observe.privacy import Scrubber
+from metricx_observe.scrubber import Scrubber
 from metricx_observe.settings import load_settings
 from metricx_observe.signals.tracker import Tracker
 from metricx_observe.vendors.rudderstack import RudderStackChannel

@@ -29,7 +29,7 @@ from metricx_observe.boundary import Boundary
 from metricx_observe.context import bind_user, detached
 from metricx_observe.delivery.channel import Importance
 from metricx_observe.exceptions import ConfigurationError
-from metricx_observe.privacy import Scrubber
+from metricx_observe.scrubber import Scrubber
 from metricx_observe.settings import load_settings
 from metricx_observe.vendors.sentry.channel import SentryChannel
 from metricx_observe.vendors.sentry.envelope import freeze, thaw

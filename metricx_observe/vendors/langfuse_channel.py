@@ -15,7 +15,7 @@ from langfuse import __version__ as sdk_version
 from langfuse._client.constants import LANGFUSE_TRACER_NAME
 
 from metricx_observe.delivery.channel import Described, Message, Post
-from metricx_observe.privacy import Scrubber, one_signal
+from metricx_observe.scrubber import Scrubber, one_signal
 from metricx_observe.signals.records import ContextFacts, ObservationRecord, ScoreRecord, TraceFacts
 
 from .json_channel import JsonChannel

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, SecretStr
 from pydantic_settings import BaseSettings
 
 from metricx_observe.delivery import Delivery, PortableChannel
-from metricx_observe.privacy import Scrubber
+from metricx_observe.scrubber import Scrubber
 
 from .vendor import Opened, Target, Variable, Vendor, is_url, read_from
 

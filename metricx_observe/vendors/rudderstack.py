@@ -19,8 +19,8 @@ from rudderstack.analytics.client import Client
 from metricx_observe.delivery.channel import Described, Message, Post
 from metricx_observe.events import ga4_parameter_faults, ga4_user_faults
 from metricx_observe.normalise import plain, shown_name
-from metricx_observe.privacy import Personal, Scrubber, one_signal
 from metricx_observe.request.facts import RequestFacts
+from metricx_observe.scrubber import Personal, Scrubber, one_signal
 from metricx_observe.signals.records import AnalyticsRecord, ContextFacts
 
 from .browser import Browser, read_browser

@@ -16,7 +16,7 @@ from pydantic_settings import BaseSettings
 
 from metricx_observe.delivery import Delivery, PortableChannel
 from metricx_observe.extras import install_command
-from metricx_observe.privacy import Scrubber
+from metricx_observe.scrubber import Scrubber
 
 if TYPE_CHECKING:
     from metricx_observe.settings import Settings

@@ -15,7 +15,7 @@ from sentry_sdk.utils import Dsn
 
 from metricx_observe.delivery.channel import Described, Importance, Message, Post
 from metricx_observe.delivery.post import Answer, seconds_asked
-from metricx_observe.privacy import Scrubber, one_signal
+from metricx_observe.scrubber import Scrubber, one_signal
 from metricx_observe.vendors.vendor import Target
 
 from .envelope import joined, thaw

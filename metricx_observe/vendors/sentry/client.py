@@ -18,8 +18,8 @@ from metricx_observe.context import DETACHED, Context, Hooks, current_cell, hook
 from metricx_observe.delivery import Delivery
 from metricx_observe.exceptions import ConfigurationError
 from metricx_observe.ids import new_id
-from metricx_observe.privacy import Scrubber
 from metricx_observe.request.bodies import shown_body
+from metricx_observe.scrubber import Scrubber
 from metricx_observe.vendors.vendor import Opened, Target
 
 from .burst import Admission, Burst, error_key

@@ -12,8 +12,8 @@ from sentry_sdk.serializer import add_global_repr_processor, global_repr_process
 from metricx_observe.context import Context, RequestContext
 from metricx_observe.ids import one_line
 from metricx_observe.normalise import named_fields, plain
-from metricx_observe.privacy import Scrubber
 from metricx_observe.request.facts import Clean, RequestFacts, origin_of
+from metricx_observe.scrubber import Scrubber
 
 from .rules import Rules
 

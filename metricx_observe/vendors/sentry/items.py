@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from metricx_observe.privacy import Personal, Scrubber
+from metricx_observe.scrubber import Personal, Scrubber
 
 from .messages import Messages, replace_values
 from .rules import Rules, replaced, take_rules

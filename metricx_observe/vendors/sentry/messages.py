@@ -17,9 +17,7 @@ from sentry_sdk.integrations.logging import EventHandler
 
 from metricx_observe.interrupts import suppress_faults
 from metricx_observe.normalise import plain
-from metricx_observe.privacy import Personal, Scrubber
-from metricx_observe.privacy.looks import MARKER
-from metricx_observe.privacy.names import ID
+from metricx_observe.scrubber import MARKER, Personal, Scrubber
 
 _REPLACED = re.compile(rf"{MARKER.pattern}|[0-9a-f]{{64}}")
 _MOST, _LARGEST = 50, 20_000
@@ -53,7 +51,7 @@ class Messages:
         for name, value in islice((*self._named(template, params), *more), _MOST):
             is_plain = value is None or type(value) in (str, int, float, bool)
             # a text under a harmless name is no secret, or is one by its look wherever it stands
-            if is_plain and self._scrubber.names.verdicts[name] <= ID:
+            if is_plain and not self._scrubber.is_telling(name):
                 continue
             kept = value if is_plain else plain(value, max_bytes=_LARGEST)
             scrubbed = self._scrubber.scrub({name: kept}, "log", "params", personal=personal).get(name)

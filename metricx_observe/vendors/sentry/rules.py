@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from metricx_observe.privacy import Personal
+from metricx_observe.scrubber import Personal
 
 from .frames import dicts, frames_of
 

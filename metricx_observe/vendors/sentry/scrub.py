@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from metricx_observe.privacy import Scrubber
+from metricx_observe.scrubber import Scrubber
 
 from .frames import dicts
 from .rules import OUR_TAGS, Rules, without_secrets

@@ -10,13 +10,12 @@ from pydantic import SecretStr
 from pydantic_settings import BaseSettings
 
 from metricx_observe.delivery import Delivery, PortableChannel
-from metricx_observe.privacy import Scrubber
+from metricx_observe.scrubber import Scrubber
 from metricx_observe.vendors.vendor import Opened, Target, Variable, Vendor, is_url, read_from
 
 if TYPE_CHECKING:
     from metricx_observe.settings import Settings
-
-    from .cli_erasure import Erasure
+    from metricx_observe.vendors.cli_erasure import Erasure
 
 _PROFILES = ("profiles_sample_rate", "profiles_sampler", "profile_session_sample_rate", "profile_lifecycle")
 _OUR_OPTIONS = {
@@ -94,6 +93,6 @@ class Sentry(Vendor):
         return Client(settings, target, delivery, options, middleware, scrubber)
 
     def erasure(self) -> Erasure:
-        from .cli_erasure import SentryErasure
+        from metricx_observe.vendors.cli_erasure import SentryErasure
 
         return SentryErasure(self)

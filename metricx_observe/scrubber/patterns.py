@@ -7,13 +7,12 @@ reads only what is so short that its backtracking cannot take long.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import suppress
 
 from pydantic_core import SchemaError
 
-from metricx_observe.exceptions import ConfigurationError
-
-from .looks import occurs
+from .hints import occurs
 
 _ATOM = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", re.S)
 _NESTED = "\0"
@@ -29,41 +28,40 @@ class Pattern:
     """One regular expression, in Python's syntax.
 
     Raises:
-        ConfigurationError: It is wrong, or repeats a group that itself repeats something: `(a+)+`.
+        ValueError: It is wrong, or repeats a group that itself repeats something: `(a+)+`.
     """
 
     def __init__(self, pattern: str) -> None:
         try:
             self._pattern = re.compile(pattern)
         except re.error as error:
-            raise ConfigurationError(f"A scrub pattern is not a regular expression: {error.msg}") from None
+            raise ValueError(f"A scrub pattern is not a regular expression: {error.msg}") from None
         repeats = _repeats(pattern)
         if repeats is None:
-            raise ConfigurationError(
+            raise ValueError(
                 "A scrub pattern repeats a group that repeats something itself, as in `(a+)+`, which can take for "
                 "ever: make the outer repeat possessive, as in `(a+)++`, or write it without."
             )
         self._longest = _LONGEST[min(repeats, len(_LONGEST) - 1)]
-        self._might = _linear(pattern)
+        self._might = None  # where the linear engine does not know the syntax
+        with suppress(SchemaError):
+            self._might = occurs(f"(?m:{pattern})")  # so that `$` is before a line's end, too, as Python's is
 
-    def spans(self, text: str, in_time: Callable[[], bool]) -> Iterator[tuple[int, int]]:
+    def spans(
+        self, text: str, take: Callable[[int], bool], begin: int = 0, end: int | None = None
+    ) -> list[tuple[int, int]]:
         """From where to where it matches. What is too long for Python's engine, or too late, is taken as a whole."""
-        yield from self._within(text, 0, len(text), in_time)
-
-    def _within(self, text: str, begin: int, end: int, in_time: Callable[[], bool]) -> Iterator[tuple[int, int]]:
-        known = self._might is not None and text.isascii()  # `½` is a letter to Python only
-        if known and self._might is not None and not self._might(text[begin:end]):
-            return
+        end = len(text) if end is None else end
+        might = self._might if text.isascii() else None  # `½` is a letter to Python only
+        if might is not None and not might(text[begin:end]):
+            return []
         if end - begin <= self._longest:
-            if not in_time():
-                yield begin, end
-            else:
-                yield from (match.span() for match in self._pattern.finditer(text, begin, end) if match[0])
-            return
+            if not take(end - begin):
+                return [(begin, end)]
+            return [match.span() for match in self._pattern.finditer(text, begin, end) if match[0]]
         middle, overlap = (begin + end) // 2, self._longest // 4
-        first = [*self._within(text, begin, middle + overlap, in_time)]
-        found = [*first, *self._within(text, middle - overlap, end, in_time)]
-        yield from found or ([(begin, end)] if known else [])
+        found = self.spans(text, take, begin, middle + overlap) + self.spans(text, take, middle - overlap, end)
+        return found if found or might is None else [(begin, end)]
 
 
 def _repeats(pattern: str) -> int | None:
@@ -77,11 +75,3 @@ def _repeats(pattern: str) -> int | None:
         count += inside * int((re.findall(r"\d", times) or ["1"])[-1] or 1)
         simple = f"{simple[: group.start()]}{_NESTED if inside else 'x'}{times}{group[3] or ''}{simple[group.end() :]}"
     return count + len(_MANY.findall(simple))
-
-
-def _linear(pattern: str) -> Callable[[str], bool] | None:
-    """Whether a text could hold a match; None where the linear engine does not know the pattern's syntax."""
-    try:
-        return occurs(f"(?m:{pattern})")  # so that `$` is before a line's end, too, as Python's is
-    except SchemaError:
-        return None

@@ -1,8 +1,7 @@
-"""Secrets inside text that the name before them gives away.
+"""Secrets inside text that the name before them, or beside them, gives away.
 
 Text is everything that is not a dict or a list: log messages, exception texts, the Python reprs that Sentry makes of
-locals (nested and truncated), JSON in strings, query strings, URLs, cookies, header lines, source code, XML, multipart
-forms.
+locals (nested and truncated), JSON in strings, query strings, URLs, cookies, header lines, source code.
 
 Every pattern is possessive or bounded, so that the time is linear in the length of the text.
 """
@@ -11,28 +10,44 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 
-from .looks import MARK, Finding
-from .names import COOKIE, IF_RANDOM, IN_QUERY, SECRET, Names, name_before
+from .names import COOKIE, IF_RANDOM, IN_QUERY, SECRET, SIBLINGS_OF, Names, name_before
+from .rules import Finding
+from .values import is_random, says_nothing
 
+NAMED = (
+    r"(?i:{stems})s?(?:[^a-z\s=:,;&<>(){{}}][^\s=:,;&<>(){{}}]*)?"
+    r"(?:(?:[\s\x1c-\x1f]|\\[a-z])*!?[=:]|[\"']\s*,)"
+)
+"""In Rust's syntax what occurs before a separator: a stem at the end of a word, and the rest of the name."""
 # A comma counts only between two quoted strings, as in a header pair.
-_SEPARATORS = ("=", ":", "',", '",')
 _SEPARATOR = re.compile(
-    r"""(=>|==?+|:=?+|,(?=\s{0,3}+b?\\{0,8}+["']))[*`]{0,3}+[ \t\xa0]{0,9}+[*`]{0,3}+"""
+    r"""(=>|==?+|:=?+|(?<=["']),(?=\s{0,3}+b?\\{0,8}+["']))[*`]{0,3}+[ \t\xa0]{0,9}+[*`]{0,3}+"""
     r"""(?:\r?\n[ \t]{0,80}+(?=b?\\{0,8}+["'\[({]))?+"""
 )
-_REPR = re.compile(r"""b?(["'])(.*)\1""", re.S)
 # What stands before a parameter of an address, also where it is written in HTML or JSON, or alone.
-_IN_QUERY = re.compile(
+_BEFORE_PARAMETER = re.compile(
     r"""(?:[?&#;]|\\u00(?:26|3[fF])|(?:query\w{0,10}|search)[\\"']{0,9}\s{0,3}[=:]\s{0,3}b?[\\"']{1,9})\Z"""
 )
+BESIDE = rf"(?:^|[^\w.\-]|\\n)(?i:{SIBLINGS_OF})[\\\"']*\s*[=:]>?\s*[\\\"']*[\w.:\-\[\]]*(?i:{{stems}})"
+"""In Rust's syntax what occurs where the name of a value is the value of another member, as in `"name": "password"`."""
+_MEMBER = re.compile(
+    rf"""(?:(?<![\w.\-])|(?<=\\n))(?i:({SIBLINGS_OF})|(?:parameter|option)?_?(?:value|val|v))"""
+    r"""[\\"']{0,9}+\s{0,3}+(=>|==?|:=?)[ \t]{0,9}+"""
+)
+# A name, of several words in YAML: `name: password reset`, and not `name=password value=x`.
+_WORD = r"""[^\s\\"',;(){}<>=:]{1,64}+"""
+_NAME = re.compile(rf"""[bu]?[\\"']{{0,9}}+({_WORD}(?:[ ](?!\w+\s?[=:]){_WORD}){{0,5}}+)""")
+# Between the two there is little, no other object begins or ends, and no other item of YAML's.
+_together = re.compile(r"(?:(?!\\n\s*- |\n\s*- )[^{}()\[\]]){0,400}+").fullmatch
+
 _LITERAL = r""""((?:[^"\\]++|\\.)*+)"?+|'((?:[^'\\]++|\\.)*+)'?+"""
 _LITERALS = re.compile(_LITERAL, re.S)
 _BRACKETS = re.compile(rf"{_LITERAL}|[\[({{]|[\])}}]", re.S)
 # A string, to its end or that of the text; quotes inside of other quotes have backslashes.
 _QUOTED = re.compile(rf"""[bruf ]{{0,2}}+(?:(\\{{1,8}}+["'])(.*?)(?:(?<!\\)\1|\Z)|{_LITERAL})""", re.S | re.I)
 _KEY = re.compile(r"""\s{0,3}+b?(\\{0,8}+["'])[\w.\-]{1,64}+\1\s{0,3}+:(?!:)""")
-_OPEN_QUOTE = re.compile(r"""(?:[bruf ]{0,2}+\\{0,8}+["'])?+""", re.I)
 _OPEN_BRACKET = re.compile(r"([a-z_][\w.]{0,99}+)?[(\[{]", re.I)
 # What has no quotes ends at a space or `&`, and at a comma, a quote or a bracket that closes something around it.
 _BARE = re.compile(
@@ -42,72 +57,36 @@ _BARE = re.compile(
 )
 _ESCAPED = re.compile(r"u00[0-9a-fA-F]{2}|[nrt]")
 _LINE = re.compile(r"""[^\r\n'"\\]*+""")
-says_nothing = re.compile(
-    r"(?:None|null|NULL|True|False|true|false|undefined|str|int|bytes|Any|object|\.+|-"
-    r"|(?:%(?:\(\w+\))?[srd]|\{[\w.!:\[\]]*\}|\$\{\w+\}|(?:[Bb]earer|[Bb]asic|[Tt]oken)\s*)+"
-    r"|(?:[*•xX\- ]|\\u2022){3,}\d{0,4}|\[(?:Filtered|redacted|REDACTED)\]|<redacted>"
-    rf"|{MARK})?"
-).fullmatch
-"""Whether a value under a secret name is no secret: empty, None, a placeholder of a format, or masked already."""
 _CODES = ("code", "mfa", "verify", "verification", "confirm", "confirmation")
 _DECIDES = 128
 """Characters of a value that show whether it is random: what is read beyond is replaced, and so is read once only."""
-# `waiting_for_review_2024`: words, two or three letters, and years or other small numbers
-_LOWER = r"(?:(?=[a-z]{0,4}[aeiouy])[a-z]{4,14}|[a-z]{1,3}|v?\d{1,4})"
-_UPPER = r"(?:(?=[A-Z]{0,4}[AEIOUY])[A-Z]{4,14}|[A-Z]{1,3}|V?\d{1,4})"
-_JOINED = rf"(?:(?:{_LOWER}[_.:/\-])++{_LOWER}|(?:{_UPPER}[_.:/\-])++{_UPPER})\Z"
-_joined_words = re.compile(_JOINED).match
-looks_random = re.compile(
-    r"(?!\d{4}-\d\d-)"
-    rf"(?!{_JOINED})"
-    r"(?=[^\s<>(){}]{16})(?=[^\sA-Za-z]*+[A-Za-z])"
-    r"(?:[^\s\d]*+\d|(?=[^\sA-Z]*+(?:[A-Z][^\sA-Z]++)*+[A-Z]{2})[^\sa-z]*+[a-z])"
-).match
-"""Whether a value could be a session id or an authorization code: long, with letters and digits, no spaces."""
-_NUMBER = re.compile(r"\d{4,12}").fullmatch
+_LONGEST_NAME = 80  # characters before a separator that are looked at
 
 
-def unquoted(value: str) -> str:
-    """A Python repr of a string or of bytes without its quotes, anything else as it is."""
-    quoted = _REPR.fullmatch(value)
-    return quoted[2] if quoted else value
-
-
-def by_name(text: str, names: Names, source: bool = False) -> list[Finding]:
+def by_name(text: str, names: Names, source: bool = False) -> Iterator[Finding]:
     """The values that a name before them gives away. source: lines of code, where only literals can be secrets."""
-    found: list[Finding] = []
     at = 0
-    for position in _suspicious(text, names):
-        if position >= at and (separator := _SEPARATOR.match(text, position)) is not None:
-            found += _judge(text, separator, names, source)
-            at = found[-1][1] if found else 0
-    return found
-
-
-def _suspicious(text: str, names: Names) -> list[int]:
-    """Where separators stand after what could be a secret name."""
-    found: list[int] = []
-    for separator in _SEPARATORS:
-        at = -1
-        for before in text.split(separator)[:-1] if separator[0] in text else ():
-            at += len(before) + len(separator)
-            if names.suspicious[before[before.rfind(" ") + 1 :]]:
-                found.append(at)
-    return sorted(found)
+    for separator in _SEPARATOR.finditer(text):
+        start = separator.start()
+        before = text[max(0, start - _LONGEST_NAME) : start]
+        if start >= at and names.is_telling_end(before[before.rfind(" ") + 1 :]):
+            for finding in _judge(text, separator, names, source):
+                at = finding[1]
+                yield finding
 
 
 def _judge(text: str, separator: re.Match[str], names: Names, source: bool) -> Iterator[Finding]:
-    before = name_before(text[max(0, separator.start() - 80) : separator.start()][::-1])
+    before = name_before(text[max(0, separator.start() - _LONGEST_NAME) : separator.start()][::-1])
     if before is None:
         return
     name, start = before[1][::-1], separator.start() - before.end()
-    says, escaped = names.verdicts[name], None
+    says, escaped = names.verdict(name), None
     if text[start - 1 : start] == "\\" and (escaped := _ESCAPED.match(name)) is not None:
-        says = max(says, names.verdicts[name[escaped.end() :]])  # `\npassword=` in a repr, `\u0026code=` in JSON
+        says = max(says, names.verdict(name[escaped.end() :]))  # `\npassword=` in a repr, `\u0026code=` in JSON
     if name == "input" and re.search("[\"']loc", text[max(0, start - 300) : start]):
         says = SECRET  # an error of pydantic's repeats what was typed
     opens = start + escaped.end() if escaped else start
-    in_query = IN_QUERY <= says < SECRET and _IN_QUERY.search(text, max(0, opens - 40), opens) is not None
+    in_query = IN_QUERY <= says < SECRET and _BEFORE_PARAMETER.search(text, max(0, opens - 40), opens) is not None
     if says < (IN_QUERY if in_query else IF_RANDOM):
         return
     if separator[1] == "," and _KEY.match(text, separator.end()):
@@ -115,14 +94,11 @@ def _judge(text: str, separator: re.Match[str], names: Names, source: bool) -> I
     is_code = in_query and name.lower().endswith(_CODES)
 
     def is_secret(begin: int, end: int) -> bool:
-        return says >= SECRET or _is_random(text[begin : min(end, begin + _DECIDES)], in_query, is_code)
+        return says >= SECRET or is_random(text[begin : min(end, begin + _DECIDES)], in_query, is_code)
 
     whole = says == COOKIE or (separator[1] == ":" and "authorization" in name.lower())
     if says < SECRET:  # without a look at the rest of it, which the next separator in it would read again
-        begin = _OPEN_QUOTE.match(text, separator.end()).end()  # type: ignore[union-attr]  # it can be empty
-        near = begin + _DECIDES
-        if not (in_query or source or looks_random(text, begin, near)):
-            return
+        near = separator.end() + _DECIDES
         if not any(is_secret(*each) for each in value_after(text, separator, whole, source, near)):
             return
     for begin, end in value_after(text, separator, whole, source, len(text)):
@@ -131,11 +107,19 @@ def _judge(text: str, separator: re.Match[str], names: Names, source: bool) -> I
             yield begin, end, "cookie" if says == COOKIE else "name"
 
 
-def _is_random(start: str, in_query: bool, is_code: bool) -> bool:
-    """start: Of a value under a name that is not always a secret's. In an address less says that it is one."""
-    if is_code and (len(start) >= 8 or _NUMBER(start)):
-        return True
-    return looks_random(start) is not None or (in_query and len(start) >= 8 and not _joined_words(start))
+def by_sibling(text: str, names: Names) -> Iterator[Finding]:
+    """The values of members called `value` whose name is the value of the member before or after."""
+    at = 0
+    for first, second in pairwise(_MEMBER.finditer(text)):
+        holds, member = (first, second) if first[1] else (second, first)
+        name = _NAME.match(text, holds.end()) if holds[1] and not member[1] and first.start() >= at else None
+        if name is None or names.verdict(name[1]) < SECRET:
+            continue
+        for begin, end in value_after(text, member, False, False, len(text) if member is second else second.start()):
+            between = (name.end(), member.start()) if member is second else (end, holds.start())
+            if not says_nothing(text[begin:end]) and _together(text, *between):
+                at = end
+                yield begin, end, "name"
 
 
 def value_after(text: str, separator: re.Match[str], whole: bool, source: bool, stop: int) -> Iterator[tuple[int, int]]:
