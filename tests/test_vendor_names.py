@@ -12,7 +12,7 @@ import metricx_observe
 NAMED = re.compile("sentry|rudder|langfuse", re.IGNORECASE)
 PUBLIC = {"flush_langfuse", "get_langfuse", "init_langfuse", "init_sentry", "sentry_options", "shutdown_langfuse"}
 """The documented functions and their parameter, which are called what they are called."""
-ON_THE_WIRE = {"sentry-trace", b"sentry-trace", "sentry_trace", "langfuse_"}
+ON_THE_WIRE = {"sentry-trace", b"sentry-trace", "sentry_trace", "_SENTRY_TRACE", "langfuse_"}
 """Headers of a request, which say where a trace began: `vendors/` sees no request."""
 IMPORTED = {"sentry_sdk"}
 """What a delivery process can import."""
