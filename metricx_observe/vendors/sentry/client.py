@@ -24,13 +24,14 @@ from metricx_observe.vendors.vendor import Opened, Target
 
 from .burst import Admission, Burst, error_key
 from .envelope import EnvelopeTransport
-from .events import enrich, name_fields, name_job, rules_of, show_named_tuples
+from .events import enrich, name_job, rules_of
 from .frames import complete_frames
 from .items import item_hooks
 from .messages import Messages, clean_message, crumb_hook
 from .options import OFF, fewer_imports, own_options, warn_of_lost_options
 from .rules import NO_RULES
 from .scope import RequestScope, Sampler, cell_of, request_cell
+from .serialise import prepare, show_named_tuples
 from .targets import keep_from_redirects, propagation_targets
 
 if TYPE_CHECKING:
@@ -82,6 +83,8 @@ class Sentry(Opened):
             given["trace_propagation_targets"] = propagation_targets(settings.trace_hosts)
         keep_from_redirects()
         show_named_tuples()
+        # the application's own scrubber leaves marks for the serialiser, and a length is its work as well
+        self._as_it_is = not (options.get("event_scrubber") or options.get("max_value_length"))
         self._hook_into(given, options)
         transport = EnvelopeTransport(partial(delivery.put, "sentry"), delivery.commit)
         with fewer_imports():
@@ -214,7 +217,6 @@ class Sentry(Opened):
         cell = self._cell_of(error, event.get("logger"))
         if not self._is_new(event, error, cell):
             return None
-        name_fields(event)
         if event.get("logger") == _ASYNCIO:
             event.pop("breadcrumbs", None)
             event.get("contexts", {}).pop("trace", None)
@@ -222,6 +224,7 @@ class Sentry(Opened):
             hint[_RULES] = enrich(event, cell, self._settings.send_client_ip, self._scrubber)
             if cell.info is not None and cell.info.body and event.get("type") != "transaction":
                 hint[_BODY] = shown_body(cell.info.body, cell.info.header(b"content-type") or "")
+        prepare(event, self._as_it_is)
         return event
 
     def _is_new(self, event: Any, error: BaseException | None, cell: Context) -> bool:
@@ -266,7 +269,8 @@ class Sentry(Opened):
                 event["extra"] = {**(event.get("extra") or {}), **extra}
             if _BODY in hint:
                 event["request"]["data"] = hint[_BODY]
-            clean_message(event, hint.get("log_record"), self._messages, rules.personal)
+            if event.get("type") != "transaction":
+                clean_message(event, hint.get("log_record"), self._messages, rules.personal)
             sent = event if before_send is None else before_send(event, hint)
             if isinstance(sent, dict):
                 sent.setdefault("event_id", event_id)

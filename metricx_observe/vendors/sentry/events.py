@@ -6,12 +6,8 @@ import re
 from functools import partial
 from typing import Any
 
-import orjson
-from sentry_sdk.serializer import add_global_repr_processor, global_repr_processors
-
 from metricx_observe.context import Context, RequestContext
 from metricx_observe.ids import one_line
-from metricx_observe.normalise import named_fields, plain
 from metricx_observe.request.facts import Clean, RequestFacts, origin_of
 from metricx_observe.scrubber import Scrubber
 
@@ -26,9 +22,6 @@ _NAMELESS = re.compile(r"<?unknown \w+ task>?")
 _JOBS = (("arq-job", "task"), ("celery-job", "task_name"), ("huey-job", "task"), ("rq-job", "func"))
 """Where they put that name in `extra`."""
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://|/")
-_LARGEST_TUPLE = 20_000
-"""Bytes of a named tuple that are shown."""
-_DEEPEST = 10
 
 
 def route_name(cell: Context) -> str:
@@ -129,37 +122,3 @@ def name_job(event: dict[str, Any]) -> None:
         event["transaction"] = name
     elif event.get("type") != "transaction":  # which cannot be without
         del event["transaction"]
-
-
-def show_named_tuples() -> None:
-    """Let the SDK's serialiser show named tuples as dicts, in this process from now on.
-
-    It makes lists of them, and without its name no secret in them can be told.
-    """
-    if _show not in global_repr_processors:
-        add_global_repr_processor(_show)
-
-
-def _show(value: Any, hints: dict[str, Any]) -> Any:  # noqa: ARG001
-    fields = named_fields(value)
-    return NotImplemented if fields is None else plain(fields, max_bytes=_LARGEST_TUPLE)
-
-
-def name_fields(event: dict[str, Any]) -> None:
-    """Make dicts of the named tuples in the parts of an event where the serialiser asks no processor."""
-    for key in event.keys() & {"contexts", "logentry", "request", "tags", "user"}:
-        try:
-            orjson.dumps(event[key])
-        except TypeError:  # which a named tuple is no JSON for
-            event[key] = _with_names(event[key], 0)
-
-
-def _with_names(value: Any, depth: int) -> Any:
-    if depth > _DEEPEST:
-        return value
-    if type(value) is dict:
-        return {key: _with_names(item, depth + 1) for key, item in value.items()}
-    if type(value) in (list, tuple):
-        return [_with_names(item, depth + 1) for item in value]
-    fields = named_fields(value)
-    return value if fields is None else _with_names(fields, depth + 1)

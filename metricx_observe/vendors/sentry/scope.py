@@ -145,8 +145,7 @@ class RequestScope:
         return self
 
     def _begin(self, scope: Scope, upstream: Upstream) -> Transaction:
-        trace_id = self._cell.state.trace_id
-        op = _op(self._cell.info)
+        op, trace_id = _op(self._cell.info), self._cell.state.trace_id
         transaction = Transaction("<unmatched>", source="route", op=op, sampled=True, trace_id=trace_id)
         transaction.parent_span_id = upstream.span_id
         scope.start_transaction(transaction)
