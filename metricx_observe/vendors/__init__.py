@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypedDict
 
-from .langfuse_vendor import Langfuse, LangfuseSettings
-from .rudderstack_vendor import RudderStack, RudderStackSettings
+from .langfuse.vendor import Langfuse, LangfuseSettings
+from .rudderstack.vendor import RudderStack, RudderStackSettings
 from .sentry_vendor import Sentry, SentrySettings
 from .vendor import Vendor
 

@@ -14,8 +14,7 @@ from pydantic_settings import BaseSettings
 from metricx_observe.delivery import Delivery, PortableChannel
 from metricx_observe.exceptions import ObserveError
 from metricx_observe.privacy import Scrubber
-
-from .vendor import ForgetOption, Opened, Target, Variable, Vendor, is_url, read_from
+from metricx_observe.vendors.vendor import ForgetOption, Opened, Target, Variable, Vendor, is_url, read_from
 
 if TYPE_CHECKING:
     import httpx
@@ -67,7 +66,7 @@ class RudderStack(Vendor):
     def channels(
         self, settings: Settings, target: Target, scrubber: Scrubber, note: Callable[[str, list[str]], None]
     ) -> Sequence[PortableChannel]:
-        from .rudderstack import RudderStackChannel
+        from .channel import RudderStackChannel
 
         return [RudderStackChannel(settings, target, scrubber, note)]
 

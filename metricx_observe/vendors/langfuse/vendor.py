@@ -12,8 +12,7 @@ from pydantic_settings import BaseSettings
 from metricx_observe.delivery import Delivery, PortableChannel
 from metricx_observe.exceptions import ObserveError
 from metricx_observe.privacy import Scrubber
-
-from .vendor import Opened, Target, Variable, Vendor, is_url, read_from
+from metricx_observe.vendors.vendor import Opened, Target, Variable, Vendor, is_url, read_from
 
 if TYPE_CHECKING:
     import httpx
@@ -79,12 +78,12 @@ class Langfuse(Vendor):
     def channels(
         self, settings: Settings, target: Target, scrubber: Scrubber, note: Callable[[str, list[str]], None]
     ) -> Sequence[PortableChannel]:
-        from .langfuse_channel import LangfuseChannel, ScoreChannel
+        from .channel import LangfuseChannel, ScoreChannel
 
         return [LangfuseChannel(settings, target, scrubber, note), ScoreChannel(settings, target, scrubber)]
 
     def open(self, settings: Settings, target: Target, delivery: Delivery, **_: Any) -> Opened:
-        from .langfuse import Langfuse as Client
+        from .client import Langfuse as Client
 
         return Client(settings, target, delivery.put)
 
