@@ -30,7 +30,7 @@ MAX_BYTES = 1_000_000
 """JSON bytes of one value: Langfuse takes some 4 MB a request, and a queue must not hold more of a single call."""
 MAX_DEPTH = 32
 _INT64 = 1 << 63
-_LONG = 4_096
+_LONG, _FEW = 4_096, 200
 _ITEM_BYTES = 16
 """What a value takes in JSON beyond its text, about."""
 
@@ -46,14 +46,22 @@ def snapshot(value: object, notes: Notes, max_bytes: int = MAX_BYTES) -> bytes:
     """`value` as it is now, as JSON of about `max_bytes` at most."""
     try:
         data = orjson.dumps(value, option=orjson.OPT_PASSTHROUGH_DATACLASS)
-    except Exception as error:
+        # orjson writes NaN and infinity as null: only a walk can tell them from None
+        if len(data) <= max_bytes and (_holds_only_texts(value) or b"null" not in data):
+            return data
+    except Exception as error:  # what JSON does not know
         if is_interrupt(error):
             raise
-        data = b""
-    # orjson writes NaN and infinity as null: only a walk can tell them from None
-    if data and len(data) <= max_bytes and b"null" not in data:
-        return data
     return orjson.dumps(plain(value, notes, max_bytes))
+
+
+def _holds_only_texts(value: object) -> bool:
+    """Whether it is a prompt or an answer, as most: looking for `null` in 50 KB of one would cost 50 us."""
+    if type(value) is list:
+        return len(value) <= _FEW and all(map(_holds_only_texts, value))
+    if type(value) is dict:
+        return len(value) <= _FEW and all(map(_holds_only_texts, value.values()))
+    return type(value) is str
 
 
 def freeze(record: Mapping[str, Any]) -> bytes:
@@ -94,7 +102,7 @@ def shown_name(name: str) -> str:
 
 def identifier(value: object, notes: Notes) -> str | None:
     """`value` as an id; None for None, and for what is no id."""
-    found = value if type(value) is str and value.isalnum() and len(value) <= 200 else subject_id(value)
+    found = subject_id(value)
     if found is None and value is not None:
         notes.append("unusable id")
     return found

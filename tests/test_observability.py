@@ -305,7 +305,7 @@ def test_a_vendor_that_fails_to_open_leaves_nothing_open(receiver: Receiver, mon
     def refuses(*_: object) -> None:
         raise ConfigurationError("type it otherwise")
 
-    monkeypatch.setattr("metricx_observe.vendors.langfuse.Langfuse", refuses)
+    monkeypatch.setattr("metricx_observe.vendors.langfuse.client.Langfuse", refuses)
     observability = Observability(Settings(environment="development", receiver_url=receiver.url))
     with pytest.raises(ConfigurationError, match="type it otherwise"):
         observability.start()

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.routing import Match, Route, Router
 
-from metricx_observe.vendors.browser import Browser, read_browser
+from metricx_observe.vendors.rudderstack.browser import Browser, read_browser
 
 from .support import info_of, scope_of
 

@@ -85,7 +85,7 @@ def test_a_vendor_whose_sdk_lacks_something_is_off_alone(
 
 def test_an_sdk_that_takes_other_arguments_is_off_alone(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     """As langfuse 4.0 does: its client has no `span_exporter`."""
-    import metricx_observe.vendors.langfuse as ours
+    import metricx_observe.vendors.langfuse.client as ours
 
     class Older:
         def __init__(self, *, public_key: str, secret_key: str, base_url: str) -> None:

@@ -27,7 +27,7 @@ from metricx_observe.events import UserSignedUp
 from metricx_observe.scrubber import Scrubber
 from metricx_observe.settings import load_settings
 from metricx_observe.signals.tracker import Tracker
-from metricx_observe.vendors.rudderstack import RudderStackChannel
+from metricx_observe.vendors.rudderstack.channel import RudderStackChannel
 from metricx_observe.vendors.vendor import Target
 
 from .odd_values import ODD_VALUES

@@ -1,7 +1,7 @@
 """What a client's request may say: its ids, its trace, its address behind our proxies, its body when that is wanted.
 
 Nothing here binds a user or workspace, and nothing else of a client's headers has an effect on any signal, but for the
-analytics cookies (`vendors/browser.py`).
+analytics cookies (`vendors/rudderstack/browser.py`).
 """
 
 from __future__ import annotations

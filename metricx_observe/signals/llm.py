@@ -43,13 +43,10 @@ class LLMSink(Protocol):
 
 
 class _Shared:
-    """What holds for all observations of a trace."""
+    """What holds for all observations of a trace: what the application gave, by the names of `TraceFacts`."""
 
-    __slots__ = ("facts", "last_end_ns")
-
-    def __init__(self) -> None:
-        self.facts: dict[str, Any] = {}
-        """What the application gave, by the names of `TraceFacts`."""
+    def __init__(self, name: str) -> None:
+        self.facts: dict[str, Any] = {"name": name}
         self.last_end_ns = 0
 
 
@@ -84,9 +81,7 @@ class Observation:
         with self._block as notes:
             self.name = observation_name(name, notes)
             self.start_ns = time_in_ns(start_time, notes)
-        self._shared: _Shared = _Shared() if parent is None else parent._shared
-        if parent is None:
-            self._shared.facts["name"] = self.name
+        self._shared: _Shared = _Shared(self.name) if parent is None else parent._shared
 
     @property
     def url(self) -> str | None:
@@ -197,9 +192,8 @@ class Observation:
         }
         if sink.put(self.type, freeze(record)) and cell is not None:
             cell.put = True
-        if logger.isEnabledFor(logging.INFO):
-            level = self._fields.get("level", "")
-            logger.info("%s %s trace_id=%s level=%s", self.type, shown_name(self.name), self.trace_id, level)
+        level = self._fields.get("level", "")
+        logger.info("%s %s trace_id=%s level=%s", self.type, shown_name(self.name), self.trace_id, level)
 
     def __enter__(self) -> Self:
         if self._token is None:

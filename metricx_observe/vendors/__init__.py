@@ -7,8 +7,8 @@ from typing import Any, TypedDict
 
 from metricx_observe.exceptions import ConfigurationError
 
-from .langfuse_vendor import Langfuse, LangfuseSettings
-from .rudderstack_vendor import RudderStack, RudderStackSettings
+from .langfuse.vendor import Langfuse, LangfuseSettings
+from .rudderstack.vendor import RudderStack, RudderStackSettings
 from .sentry.vendor import Sentry, SentrySettings
 from .vendor import Vendor
 

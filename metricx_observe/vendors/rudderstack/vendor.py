@@ -11,13 +11,11 @@ from pydantic_settings import BaseSettings
 
 from metricx_observe.delivery import Delivery, PortableChannel
 from metricx_observe.scrubber import Scrubber
-
-from .vendor import Opened, Target, Variable, Vendor, is_url, read_from
+from metricx_observe.vendors.vendor import Opened, Target, Variable, Vendor, is_url, read_from
 
 if TYPE_CHECKING:
     from metricx_observe.settings import Settings
-
-    from .cli_erasure import Erasure
+    from metricx_observe.vendors.cli_erasure import Erasure
 
 
 class RudderStackSettings(BaseSettings):
@@ -50,7 +48,7 @@ class RudderStack(Vendor):
     def channels(
         self, settings: Settings, target: Target, scrubber: Scrubber, note: Callable[[str, list[str]], None]
     ) -> Sequence[PortableChannel]:
-        from .rudderstack import RudderStackChannel
+        from .channel import RudderStackChannel
 
         return [RudderStackChannel(settings, target, scrubber, note)]
 
@@ -65,6 +63,6 @@ class RudderStack(Vendor):
         return "" if settings.chose_personal_data else f"{what}: {to_type}"
 
     def erasure(self) -> Erasure:
-        from .cli_erasure import RudderStackErasure
+        from metricx_observe.vendors.cli_erasure import RudderStackErasure
 
         return RudderStackErasure(self)

@@ -22,10 +22,10 @@ from metricx_observe.normalise import plain, shown_name
 from metricx_observe.request.facts import RequestFacts
 from metricx_observe.scrubber import Personal, Scrubber, one_signal
 from metricx_observe.signals.records import AnalyticsRecord, ContextFacts
+from metricx_observe.vendors.json_channel import JsonChannel
+from metricx_observe.vendors.vendor import Target
 
 from .browser import Browser, read_browser
-from .json_channel import JsonChannel
-from .vendor import Target
 
 if TYPE_CHECKING:
     from metricx_observe.settings import Settings

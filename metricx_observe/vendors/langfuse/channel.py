@@ -17,10 +17,11 @@ from langfuse._client.constants import LANGFUSE_TRACER_NAME
 from metricx_observe.delivery.channel import Described, Message, Post
 from metricx_observe.scrubber import Scrubber, one_signal
 from metricx_observe.signals.records import ContextFacts, ObservationRecord, ScoreRecord, TraceFacts
+from metricx_observe.vendors.json_channel import JsonChannel
+from metricx_observe.vendors.vendor import Target
 
-from .json_channel import JsonChannel
-from .langfuse_size import MAX_SPAN, within_bounds
-from .vendor import Target
+from .otlp import otlp_attributes, span_json
+from .size import MAX_SPAN, within_bounds
 
 if TYPE_CHECKING:
     from metricx_observe.settings import Settings
@@ -52,7 +53,6 @@ _EXCEPTION = "exception"
 """The one event whose attributes are no content: what `record_exception` adds."""
 _TAIL = b"]}]}]}"
 """Of an export, behind its spans."""
-_INT64 = 1 << 63
 
 
 class SpanEvent(TypedDict):
@@ -114,8 +114,8 @@ class LangfuseChannel(_Channel):
         resource = {"service.name": settings.service_name} | resource_attributes(settings)
         scope = {"name": LANGFUSE_TRACER_NAME, "version": sdk_version}
         self._base = resource_attributes(settings)
-        head = {"resource": {"attributes": _otlp(resource)}, "scopeSpans": [
-            {"scope": {**scope, "attributes": _otlp({"public_key": target.key})}, "spans": []}
+        head = {"resource": {"attributes": otlp_attributes(resource)}, "scopeSpans": [
+            {"scope": {**scope, "attributes": otlp_attributes({"public_key": target.key})}, "spans": []}
         ]}  # fmt: skip
         self._head = orjson.dumps({"resourceSpans": [head]}).removesuffix(_TAIL)
 
@@ -124,10 +124,10 @@ class LangfuseChannel(_Channel):
         """A frozen `ObservationRecord`, or a `SpanRecord` of the application's own Langfuse code."""
         known = orjson.loads(record)
         span = self._own_span(known) if "attributes" in known else self._span(known)
-        data = _otlp_span(span)
+        data = span_json(span)
         if len(data) > MAX_SPAN:
             self._note(known.get("type", "observation"), ["too large"])
-            data = within_bounds(span, _otlp_span)
+            data = within_bounds(span, span_json)
         return [Message("trace", data)]
 
     def _span(self, record: ObservationRecord) -> dict[str, Any]:
@@ -290,43 +290,3 @@ def _flat(prefix: str, metadata: Any) -> dict[str, str]:
 def _length(value: Any) -> int:
     """About how long an attribute is."""
     return len(value) if isinstance(value, (str, list)) else 0
-
-
-def _otlp_span(span: Mapping[str, Any]) -> bytes:
-    """A span as OTLP/JSON."""
-    return orjson.dumps({
-        "traceId": span["trace_id"],
-        "spanId": span["id"],
-        **({"parentSpanId": span["parent_id"]} if span["parent_id"] else {}),
-        "name": span["name"],
-        "kind": span["kind"],
-        "startTimeUnixNano": str(span["start_ns"]),
-        "endTimeUnixNano": str(span["end_ns"]),
-        "attributes": _otlp(span["attributes"]),
-        **({"events": [_otlp_event(event) for event in span["events"]]} if span["events"] else {}),
-        "status": span["status"],
-    })  # fmt: skip
-
-
-def _otlp_event(event: SpanEvent) -> dict[str, Any]:
-    time = str(event["time_ns"])
-    return {"name": event["name"], "timeUnixNano": time, "attributes": _otlp(event["attributes"])}
-
-
-def _otlp(attributes: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Attributes as OTLP/JSON."""
-    return [{"key": key, "value": _value(value)} for key, value in attributes.items()]
-
-
-def _value(value: Any) -> dict[str, Any]:
-    if isinstance(value, str):
-        return {"stringValue": value}
-    if isinstance(value, bool):
-        return {"boolValue": value}
-    if isinstance(value, int) and -_INT64 <= value < _INT64:
-        return {"intValue": str(value)}
-    if isinstance(value, float):
-        return {"doubleValue": value}
-    if isinstance(value, list):
-        return {"arrayValue": {"values": [_value(item) for item in value]}}
-    return {"stringValue": str(value)}

@@ -1,29 +1,16 @@
-"""Langfuse: takes our records, and owns the SDK's client for what is not hot.
-
-The client serves prompts, datasets, `auth_check` and the application's own Langfuse code; its spans take the same way
-as ours, through our exporter.
-"""
+"""Spans of the application's own Langfuse code: nested under our observations, with our user, frozen when exported."""
 
 from __future__ import annotations
 
-import atexit
-import logging
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakValueDictionary
 
-from langfuse import Langfuse as Client
-from langfuse._client.resource_manager import LangfuseResourceManager
-from opentelemetry import context as otel_context
 from opentelemetry import trace as otel_trace
 from opentelemetry.context import Context as OtelContext
-from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
-from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, Tracer, format_span_id, format_trace_id
 from opentelemetry.util._decorator import _agnosticcontextmanager
 
@@ -32,102 +19,16 @@ from metricx_observe.normalise import snapshot
 from metricx_observe.signals.llm import current_observation
 from metricx_observe.signals.records import ContextFacts, TraceFacts, context_facts, trace_facts
 
-from .langfuse_channel import LangfuseChannel, ScoreChannel, SpanRecord, resource_attributes, trace_attributes
-from .vendor import Opened, Target
+from .channel import SpanRecord, trace_attributes
 
-if TYPE_CHECKING:
-    from metricx_observe.settings import Settings
-
-logger = logging.getLogger(__name__)
-
-Put = Callable[[str, object, int], bool]
-
-_ALL = 1 << 64
 _ANY_SIZE = 1 << 30
 """The channel cuts what is too large, and counts it."""
 _NO_CONTENT = "metricx.no_content"
 """Marks a span whose user did not allow content until it is exported; never sent."""
+_WHOSE = "_metricx_whose"
 
 
-class Langfuse(Opened):
-    """The LLM vendor: takes records, and owns the SDK's client on a TracerProvider of its own, never the global one."""
-
-    def __init__(self, settings: Settings, target: Target, put: Put) -> None:
-        """Start the SDK's client: `@observe` and `langfuse.openai` find it by `get_client()`, however late."""
-        self.sink = self
-        self._target = target
-        self._send = put
-        resource = Resource.create(resource_attributes(settings))
-        sampler = TraceIdRatioBased(settings.langfuse_sample_rate)  # not by a client's traceparent
-        self._bound = sampler.bound
-        self._provider = _Provider(sampler, resource, shutdown_on_exit=False)
-        self._provider.add_span_processor(_Identify())
-        owned = target.key not in LangfuseResourceManager._instances
-        if not owned:
-            logger.warning("a Langfuse client with this public key exists already: its spans do not pass the outbox")
-        self.client: Client | None = Client(
-            public_key=target.key,
-            secret_key=target.secret,
-            base_url=target.url,
-            environment=settings.environment_at("langfuse"),
-            release=settings.release,
-            tracer_provider=self._provider,
-            span_exporter=SpanExport(put),
-            flush_interval=0.2,  # the exporter is a hand-over: waiting longer would only lose more at kill -9
-        )
-        # None where the application owns it, or OTEL_SDK_DISABLED leaves the client without one
-        self._manager = self.client._resources if owned else None
-        if self._manager is not None:
-            # its hook would block the interpreter's end while Langfuse is down; close() does what it does
-            atexit.unregister(self._manager.shutdown)
-
-    def put(self, type: str, record: bytes) -> bool:
-        """Hand a frozen record to the channel of its type."""
-        vendor = ScoreChannel.vendor if type == "score" else LangfuseChannel.vendor
-        return self._send(vendor, record, len(record))
-
-    def samples(self, trace_id: str) -> bool:
-        """By LANGFUSE_SAMPLE_RATE, as OpenTelemetry's own sampler decides for the application's own spans."""
-        return self._bound >= _ALL or int(trace_id[16:], 16) < self._bound
-
-    def url(self, trace_id: str) -> str:
-        """The trace's page, which finds its project by itself."""
-        return f"{self._target.url}/trace/{trace_id}"
-
-    def flush(self) -> None:
-        """Hand over what the application's own Langfuse code has ended."""
-        self._provider.force_flush(1_000)
-
-    def stop(self, timeout_s: float) -> None:
-        """Stop the client's threads, waiting no longer than `timeout_s` for what it holds itself."""
-        self.client = None
-        if self._manager is not None:
-            # a later client with the same key would get this closed one; there is no public way to let go of it
-            LangfuseResourceManager._instances.pop(self._target.key, None)
-        self.flush()
-        if self._manager is not None:
-            end = partial(self._end, self._manager)
-            worker = threading.Thread(target=end, name="metricx-langfuse-close", daemon=True)
-            worker.start()
-            worker.join(timeout_s)
-
-    def _end(self, manager: LangfuseResourceManager) -> None:
-        """What the manager leaves open: connections, and the provider's thread, which would keep delivery in memory."""
-        manager.shutdown()
-        manager.httpx_client.close()
-        self._provider.shutdown()
-
-    @contextmanager
-    def isolated(self) -> Iterator[None]:
-        """A block that OpenTelemetry's instrumentations do not see. For delivery's threads."""
-        token = otel_context.attach(otel_context.set_value(otel_context._SUPPRESS_INSTRUMENTATION_KEY, True))
-        try:
-            yield
-        finally:
-            otel_context.detach(token)
-
-
-class _Provider(TracerProvider):
+class NestingProvider(TracerProvider):
     """Gives tracers whose spans nest under the observation whose block runs.
 
     Not by putting the observation into OpenTelemetry's context: the application's other spans would take it for their
@@ -173,13 +74,13 @@ def _beneath() -> OtelContext | None:
 class SpanExport(SpanExporter):
     """Hands spans of the application's own Langfuse code to the channel."""
 
-    def __init__(self, put: Put) -> None:
+    def __init__(self, put: Callable[[bytes, int], object]) -> None:
         self._put = put
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         for span in spans:
             record = snapshot(_read_span(span), [], _ANY_SIZE)
-            self._put(LangfuseChannel.vendor, record, len(record))
+            self._put(record, len(record))
         return SpanExportResult.SUCCESS
 
     def shutdown(self) -> None:
@@ -208,7 +109,7 @@ def _read_span(span: ReadableSpan) -> SpanRecord:
     }
 
 
-class _Identify(SpanProcessor):
+class Identify(SpanProcessor):
     """Puts our user, session and trace fields on the application's own spans, and whether their content may be sent.
 
     When they start, for whoever reads them meanwhile, and again when they end: who is bound and what is allowed then
@@ -244,9 +145,6 @@ class _Identify(SpanProcessor):
     def force_flush(self, timeout_millis: int = 30_000) -> bool:  # noqa: ARG002
         """Holds nothing. The base class says None in OpenTelemetry 1.33, and those behind it are then not asked."""
         return True
-
-
-_WHOSE = "_metricx_whose"
 
 
 def _whose(cell: Context | None, given: Mapping[str, Any]) -> tuple[TraceFacts, ContextFacts | None]:

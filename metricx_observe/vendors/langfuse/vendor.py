@@ -10,13 +10,11 @@ from pydantic_settings import BaseSettings
 
 from metricx_observe.delivery import Delivery, PortableChannel
 from metricx_observe.scrubber import Scrubber
-
-from .vendor import Opened, Target, Variable, Vendor, is_url, read_from
+from metricx_observe.vendors.vendor import Opened, Target, Variable, Vendor, is_url, read_from
 
 if TYPE_CHECKING:
     from metricx_observe.settings import Settings
-
-    from .cli_erasure import Erasure
+    from metricx_observe.vendors.cli_erasure import Erasure
 
 
 def _switch(value: object) -> object:
@@ -72,16 +70,16 @@ class Langfuse(Vendor):
     def channels(
         self, settings: Settings, target: Target, scrubber: Scrubber, note: Callable[[str, list[str]], None]
     ) -> Sequence[PortableChannel]:
-        from .langfuse_channel import LangfuseChannel, ScoreChannel
+        from .channel import LangfuseChannel, ScoreChannel
 
         return [LangfuseChannel(settings, target, scrubber, note), ScoreChannel(settings, target, scrubber)]
 
     def open(self, settings: Settings, target: Target, delivery: Delivery, **_: Any) -> Opened:
-        from .langfuse import Langfuse as Client
+        from .client import Langfuse as Client
 
         return Client(settings, target, delivery.put)
 
     def erasure(self) -> Erasure:
-        from .cli_erasure import LangfuseErasure
+        from metricx_observe.vendors.cli_erasure import LangfuseErasure
 
         return LangfuseErasure(self)
