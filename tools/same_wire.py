@@ -1,4 +1,4 @@
-"""Whether two checkouts of the package put the same on the wire: `python tools/same_wire.py check --old PATH --new PATH`.
+"""Whether two checkouts put the same on the wire: `python tools/same_wire.py check --old PATH --new PATH`.
 
 The same situations run against each, and what reached the three vendors is decoded, normalised and compared. A
 difference must stand in `tools/same_wire.expected`, with its reason.

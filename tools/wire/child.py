@@ -1,4 +1,4 @@
-"""Runs the situations of one module, in the interpreter and with the package of the checkout that is looked at.
+"""Runs the situations of some modules, in the interpreter and with the package of the checkout that is looked at.
 
 It writes a line of JSON for each situation that has ended: its name, what the caller saw and what was logged.
 """
@@ -24,10 +24,11 @@ def main() -> None:
     if not found.is_relative_to(Path(order["checkout"]).resolve()):
         sys.exit(f"metricx_observe is {found}, which is not in {order['checkout']}")
     running = importlib.import_module("wire.situations.running")
-    importlib.import_module(f"wire.situations.{order['module']}")
+    for module in order["modules"]:
+        importlib.import_module(f"wire.situations.{module}")
     with Path(order["out"]).open("w") as out:
         for situation in running.SITUATIONS:
-            if fnmatchcase(situation.name, order["only"]):
+            if any(fnmatchcase(situation.name, pattern) for pattern in order["only"].split(",")):
                 out.write(json.dumps(running.told(situation, order["sink"])) + "\n")
                 out.flush()
 

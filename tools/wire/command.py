@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     both.add_argument("--new-python", type=Path)
     for each in (one, both):
         each.add_argument("--jobs", type=int, default=2)
-        each.add_argument("--only", default="*", help="a pattern of situations' names, as a shell has them")
+        each.add_argument("--only", default="*", help="patterns of situations' names, with commas between")
     two = commands.add_parser("compare", help="compare what two runs wrote")
     two.add_argument("old", type=Path)
     two.add_argument("new", type=Path)

@@ -111,7 +111,9 @@ class _Pair:
                 signal = first if first is not None else second
                 path = f"{part}/{_blank(str(signal.get('signal', 'request')))}"
                 if first is None or second is None:
-                    yield self._difference(path, MISSING if first is None else first, MISSING if second is None else second)
+                    yield self._difference(
+                        path, MISSING if first is None else first, MISSING if second is None else second
+                    )
                 else:
                     yield from self._value(path, first, second)
 
@@ -197,7 +199,9 @@ def _likest(each: Any, text: str, left: list[Any], texts: list[str]) -> int | No
     return max(places, key=lambda place: SequenceMatcher(None, text[:3000], texts[place][:3000]).quick_ratio())
 
 
-def judge(found: list[Difference], expected: list[Expected], situations: set[str]) -> tuple[list[Difference], list[Expected]]:
+def judge(
+    found: list[Difference], expected: list[Expected], situations: set[str]
+) -> tuple[list[Difference], list[Expected]]:
     """What no block is the reason of, and the blocks of situations that ran which are the reason of nothing."""
     unexpected = []
     for difference in found:

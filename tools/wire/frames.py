@@ -49,7 +49,11 @@ def _is_library(frame: dict[str, Any], places: Places) -> bool:
 
 def _library(frame: dict[str, Any]) -> dict[str, Any]:
     """Its locals by name only: they hold our own objects, by the names of our classes."""
-    kept = {key: value for key, value in frame.items() if key not in ("lineno", "context_line", "pre_context", "post_context")}
+    kept = {
+        key: value
+        for key, value in frame.items()
+        if key not in ("lineno", "context_line", "pre_context", "post_context")
+    }
     if isinstance(frame.get("vars"), dict):
         kept["vars"] = sorted(frame["vars"])
     return kept

@@ -54,12 +54,11 @@ class Rule:
 
 RULES = (
     Rule("an address in memory", re.compile(r"\b0x[0-9a-f]{6,16}\b"), "<address>"),
-    Rule("a number of a thread's name", re.compile(r"\b(Thread|ThreadPoolExecutor|Dummy|asyncio|Task)-\d+(_\d+)?"), r"\1-<n>"),
-    Rule("a thread of the application's executor", re.compile(r"\bAnyIO worker thread\b"), "AnyIO worker thread"),
+    Rule("a thread's number", re.compile(r"\b(Thread|ThreadPoolExecutor|asyncio|Task)-\d+(_\d+)?"), r"\1-<n>"),
     Rule("a port on loopback", re.compile(r"(127\.0\.0\.1|localhost):\d{4,5}\b"), r"\1:<port>"),
     Rule("the modules of the package", re.compile(r"\bmetricx_observe(\.\w+)+"), "metricx_observe.<module>"),
     Rule("a random share", re.compile(r"(sample_rand=)[\d.]+"), r"\1<random>"),
-    Rule("the integration by which the SDK names itself", re.compile(r"\bsentry\.python(\.[a-z]\w*)?(/[\d.]+)?"), "sentry.python"),
+    Rule("one of many integrations in a name", re.compile(r"\bsentry\.python(\.[a-z]\w*)?(/[\d.]+)?"), "sentry.python"),
     Rule("a temporary folder", re.compile(r"/tmp/same-wire-[\w.-]+"), "<folder>"),
 )  # fmt: skip
 """On every text. Ids, times and places in files have functions of their own below."""
@@ -179,7 +178,7 @@ def _length(value: Mapping[str, Any]) -> dict[str, str]:
 def _texts(value: Any, replace: Callable[[str], str]) -> Any:
     """The same with each text and name replaced, and members in order."""
     if isinstance(value, dict):
-        return {replace(key): _texts(value[key], replace) for key in sorted(value)}
+        return {replace(key): _texts(value[key], replace) for key in sorted(value, key=_without_ids)}
     if isinstance(value, list):
         return [_texts(item, replace) for item in value]
     return replace(value) if isinstance(value, str) else value
@@ -209,6 +208,10 @@ def _with_ids(text: str, name: Callable[[str, str], str], given: frozenset[str])
     return _ID.sub(
         lambda found: found[0] if found[0] in given else name(str(found.lastgroup), found[0].replace("-", "")), text
     )
+
+
+def _without_ids(text: str) -> str:
+    return _with_ids(text, lambda kind, _: kind, frozenset())
 
 
 def _names(parts: Mapping[str, list[Any]], given: frozenset[str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Callers of ASGI applications. An HTTP client in process would be seen by Sentry's SDK, which would add its headers."""
+"""Callers of ASGI applications. Sentry's SDK would see an HTTP client in process, and add its headers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ def scope_of(path: str, *, method: str = "GET", headers: Any = None, **more: Any
     """A scope as uvicorn makes it; `?query` may be part of `path`."""
     path, _, query = path.partition("?")
     pairs = [*headers.items()] if isinstance(headers, Mapping) else list(headers or ())
-    pairs = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in [("host", "shop.example"), *pairs]]
+    pairs = [
+        (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in [("host", "shop.example"), *pairs]
+    ]
     kind = {"type": "websocket", "scheme": "ws"} if method == "WEBSOCKET" else {"type": "http", "scheme": "http"}
     return {
         **kind, "asgi": {"version": "3.0", "spec_version": "2.4"}, "http_version": "1.1", "method": method,

@@ -44,7 +44,9 @@ def asked(consent: Any, later: dict[str, bool] | None = None, installed: bool = 
                 send("after")
             raise ValueError(f"{EMAIL} is not known at 203.0.113.9")
 
-        await run.call(app, "/7?email=ann%40example.com", headers={"x-real-ip": "203.0.113.9", "cookie": "_ga=GA1.1.1.2"})
+        await run.call(
+            app, "/7?email=ann%40example.com", headers={"x-real-ip": "203.0.113.9", "cookie": "_ga=GA1.1.1.2"}
+        )
 
     return do
 

@@ -77,7 +77,10 @@ def one(name: str, *args: Any, **kwargs: Any) -> tuple[str, tuple[Any, ...], dic
 add("track.plain", calls(one("track", "feature_used", {"feature": "export", "format": "csv"})))
 add("track.outside", calls(one("track", "feature_used", {"a": 1}), one("track", "mine", user_id="u"), job=False))
 add("track.anonymous", calls(one("track", "seen", anonymous_id="anon-1"), job=False))
-add("track.ids", calls(*(one("track", "seen", user_id=id) for id in (7, UUID(int=7), "x" * 300, "", "  ", None, 1.5, True, b"b"))))
+add(
+    "track.ids",
+    calls(*(one("track", "seen", user_id=id) for id in (7, UUID(int=7), "x" * 300, "", "  ", None, 1.5, True, b"b"))),
+)
 add(
     "track.timestamps",
     calls(*(
@@ -88,12 +91,49 @@ add(
         )
     )),
 )  # fmt: skip
-add("track.names", calls(*(one("track", name) for name in ("ga_mine", "first_open", "x" * 60, "1st", "two words", "", "  ", "Größe"))))
-add("track.parameters", calls(one("track", "many", {f"p{number}": number for number in range(40)}), one("track", "long", {"text": "x" * 150, "ga_x": 1, "a b": 2})))
-add("track.nested", calls(one("track", "nested", {"lines": [Line("a", 1.5)], "when": datetime(2024, 1, 1), "n": {"deep": {"er": [1, None]}}, "gone": None})))
-add("track.large", calls(one("track", "large", {"text": "many words " * 9_000}), one("track", "larger", {f"k{n}": "word " * 100 for n in range(300)})))
-add("track.numbers", calls(one("track", "numbers", {"a": 2**53 + 1, "b": -(2**63), "c": 1e300, "d": 0.1 + 0.2, "e": 10**25})))
-add("track.event", calls(one("track", Bought(item="book", price=9.99)), one("track", Bought(item="pen", price=1), {"shop": "s", "count": 3})))
+add(
+    "track.names",
+    calls(*(one("track", name) for name in ("ga_mine", "first_open", "x" * 60, "1st", "two words", "", "  ", "Größe"))),
+)
+add(
+    "track.parameters",
+    calls(
+        one("track", "many", {f"p{number}": number for number in range(40)}),
+        one("track", "long", {"text": "x" * 150, "ga_x": 1, "a b": 2}),
+    ),
+)
+add(
+    "track.nested",
+    calls(
+        one(
+            "track",
+            "nested",
+            {"lines": [Line("a", 1.5)], "when": datetime(2024, 1, 1), "n": {"deep": {"er": [1, None]}}, "gone": None},
+        )
+    ),
+)
+add(
+    "track.nested-secrets",
+    calls(one("track", "nested", {"deep": {"password": "deep-CANARY", "n": 1}, "api_key": "flat-CANARY"})),
+)
+add(
+    "track.large",
+    calls(
+        one("track", "large", {"text": "many words " * 9_000}),
+        one("track", "larger", {f"k{n}": "word " * 100 for n in range(300)}),
+    ),
+)
+add(
+    "track.numbers",
+    calls(one("track", "numbers", {"a": 2**53 + 1, "b": -(2**63), "c": 1e300, "d": 0.1 + 0.2, "e": 10**25})),
+)
+add(
+    "track.event",
+    calls(
+        one("track", Bought(item="book", price=9.99)),
+        one("track", Bought(item="pen", price=1), {"shop": "s", "count": 3}),
+    ),
+)
 add("track.event-of-wrong-type", calls(one("track", Bought(item=7, price="much"))))  # type: ignore[arg-type]
 add(
     "track.documented-events",
@@ -108,15 +148,35 @@ add(
     ),
 )
 add("track.twice", calls(*[one("track", "same", {"a": 1})] * 3))
-add("identify.bound", calls(one("identify"), one("identify", traits={"plan": "pro"}), one("identify", "u-1", email="new@example.com", workspace_id="w-9")))
-add("identify.other", calls(one("identify", "u-2", email="b@example.com", traits={"name": "Bob"}), one("track", "after")))
+add(
+    "identify.bound",
+    calls(
+        one("identify"),
+        one("identify", traits={"plan": "pro"}),
+        one("identify", "u-1", email="new@example.com", workspace_id="w-9"),
+    ),
+)
+add(
+    "identify.other",
+    calls(one("identify", "u-2", email="b@example.com", traits={"name": "Bob"}), one("track", "after")),
+)
 add("identify.nobody", calls(one("identify"), one("identify", "u"), one("identify", None, traits={"a": 1}), job=False))
-add("identify.user-properties", calls(one("identify", "u", traits={"a_very_long_user_property_name": 1, "long": "x" * 60, "ga_x": 1})))
+add(
+    "identify.user-properties",
+    calls(one("identify", "u", traits={"a_very_long_user_property_name": 1, "long": "x" * 60, "ga_x": 1})),
+)
 add("group", calls(one("group"), one("group", "w-2", traits={"seats": 3}), one("group", 7)))
 add("group.nobody", calls(one("group"), one("group", "w"), job=False))
 add("alias", calls(one("alias", "before"), one("alias", "before", "after"), one("alias", None), one("alias", "")))
 add("alias.nobody", calls(one("alias", "before"), one("alias", "before", "after"), job=False))
-add("page", calls(one("page"), one("page", "Home"), one("page", "Home", category="shop", properties={"a": 1, "url": "https://x/?token=page-CANARY"})))
+add(
+    "page",
+    calls(
+        one("page"),
+        one("page", "Home"),
+        one("page", "Home", category="shop", properties={"a": 1, "url": "https://x/?token=page-CANARY"}),
+    ),
+)
 
 for _policy in ("keep", "hash", "drop"):
     add(
@@ -133,10 +193,13 @@ for _policy in ("keep", "hash", "drop"):
     )
 add(
     "scrub.own-rules",
-    calls(one("track", "own", {"house_number": "own-CANARY", "note": "order SHOP-1234-CANARY is paid", "session": "kept"})),
+    calls(one("track", "own", {"house_number": "own-CANARY", "note": "order SHOP-1234-CANARY", "session": "kept"})),
     scrub_names=("house_number",), scrub_patterns=(r"SHOP-\d{4}-CANARY",), scrub_safe_names=("session",),
 )  # fmt: skip
-add("scrub.equal-secrets", calls(one("track", "equal", {"password": "hunter2", "again": {"password": "hunter2"}, "secret": "other"})))
+add(
+    "scrub.equal-secrets",
+    calls(one("track", "equal", {"password": "hunter2", "again": {"password": "hunter2"}, "secret": "other"})),
+)
 
 
 @situation("events.rules")
@@ -168,7 +231,9 @@ def traced(build: Any, **settings: Any) -> Any:
 def usual(run: Run, llm: Any) -> None:
     messages = [{"role": "system", "content": "be kind"}, {"role": "user", "content": "hello"}]
     with llm.trace("copilot", input="hello", session_id="s-1", metadata={"a": 1, "b": [1]}, tags=["x", "y"]) as trace:
-        with trace.generation("understand", model="m-1", input=messages, model_parameters={"temperature": 0.2, "stop": None}) as generation:
+        with trace.generation(
+            "understand", model="m-1", input=messages, model_parameters={"temperature": 0.2, "stop": None}
+        ) as generation:
             generation.update(
                 output="hi", usage={"input": 100, "output": 50, "total": 150}, cost={"input": 0.1, "total": 0.2},
                 metadata={"step": 1}, completion_start_time=datetime(2024, 1, 1, tzinfo=UTC),
@@ -211,7 +276,9 @@ def updates(run: Run, llm: Any) -> None:
         trace.update(metadata={"b": 2}, tags="one", user_id="u-9", session_id=7, workspace_id="w-9", nonsense=1)
         trace.update(input="i", output="o", level="LOUD", status_message="s")
         with trace.generation("g") as generation:
-            generation.update(usage={"input": "many", "cached": 2}, cost=0.5, model_parameters={"p": [1]}, level="warning")
+            generation.update(
+                usage={"input": "many", "cached": 2}, cost=0.5, model_parameters={"p": [1]}, level="warning"
+            )
             generation.update(usage={"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7})
 
 
@@ -232,7 +299,7 @@ def responses(run: Run, llm: Any) -> None:
         "anthropic": Provider(),
         "openai": {
             "model": "gpt-x", "choices": [{"message": {"role": "assistant", "content": "hello", "tool_calls": None}}],
-            "usage": {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7, "prompt_tokens_details": {"cached_tokens": 1}},
+            "usage": {"prompt_tokens": 3, "completion_tokens": 4, "prompt_tokens_details": {"cached_tokens": 1}},
         },
         "text": "only text", "nothing": None, "empty": {}, "usage": {"usage": {"input": 1}},
     }  # fmt: skip
@@ -251,15 +318,24 @@ def scores(run: Run, llm: Any) -> None:
 
 
 def large(run: Run, llm: Any) -> None:
-    with llm.trace("large", input="many words " * 9_000) as trace:
-        with trace.generation("call", model="m", input=[{"role": "user", "content": "word " * 20_000}] * 3) as generation:
-            generation.update(output="word " * 400_000, metadata={"k": "word " * 50_000})
+    with (
+        llm.trace("large", input="many words " * 9_000) as trace,
+        trace.generation("call", model="m", input=[{"role": "user", "content": "word " * 20_000}] * 3) as generation,
+    ):
+        generation.update(output="word " * 400_000, metadata={"k": "word " * 50_000})
 
 
 def chunks(run: Run, llm: Any) -> None:
-    with llm.trace("chat", input=[{"role": "user", "content": [{"type": "text", "text": "see"}, {"type": "image", "data": "aGVsbG8=" * 50}]}]):
+    with llm.trace(
+        "chat",
+        input=[
+            {"role": "user", "content": [{"type": "text", "text": "see"}, {"type": "image", "data": "aGVsbG8=" * 50}]}
+        ],
+    ):
         pass
-    with llm.trace("data", input="data:image/png;base64," + "aGVsbG8=" * 100, output=None, metadata={"password": "meta-CANARY"}):
+    with llm.trace(
+        "data", input="data:image/png;base64," + "aGVsbG8=" * 100, output=None, metadata={"password": "meta-CANARY"}
+    ):
         pass
 
 
@@ -280,6 +356,5 @@ def _threads(run: Run) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     observe = run.observability()
-    with ThreadPoolExecutor(2) as pool:
-        with observe.context(user_id="u-1"), observe.llm.trace("parent") as trace:
-            list(pool.map(lambda name: trace.span(f"part_{name}").end(), ["a", "b", "c"]))
+    with ThreadPoolExecutor(2) as pool, observe.context(user_id="u-1"), observe.llm.trace("parent") as trace:
+        list(pool.map(lambda name: trace.span(f"part_{name}").end(), ["a", "b", "c"]))

@@ -215,7 +215,9 @@ def group(app: FastAPI) -> None:
 def nested_group(app: FastAPI) -> None:
     @app.get("/")
     async def route() -> None:
-        raise ExceptionGroup("many", [ValueError("one"), ExceptionGroup("inner", [KeyError("two"), OSError(2, "three")])])
+        raise ExceptionGroup(
+            "many", [ValueError("one"), ExceptionGroup("inner", [KeyError("two"), OSError(2, "three")])]
+        )
 
 
 def frozen(app: FastAPI) -> None:

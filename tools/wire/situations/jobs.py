@@ -100,7 +100,8 @@ def carried(**settings: Any) -> Any:
         with restore(found[0]):
             send(observe, "restored")
         for name, forged in {
-            "user": {**found[0], "user_id": "u-other"}, "none": None, "empty": {}, "nonsense": {"request_id": "bad id", "trace_id": "x"},
+            "user": {**found[0], "user_id": "u-other"}, "none": None, "empty": {},
+            "nonsense": {"request_id": "bad id", "trace_id": "x"},
             "signature": {**found[0], "signature": "00"}, "type": 7,
         }.items():  # fmt: skip
             with restore(forged):  # type: ignore[arg-type]
@@ -202,9 +203,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "no-sentry-key": {"sentry_dsn": None}, "no-write-key": {"rudderstack_write_key": None},
     "no-langfuse-secret": {"langfuse_secret_key": None}, "placeholder": {"langfuse_public_key": "pk-lf-xxx"},
     "dsn-malformed": {"sentry_dsn": "sentry.example/1"}, "tracing-off": {"langfuse_tracing": False},
-    "langfuse-sampled-none": {"langfuse_sample_rate": 0.0}, "own-environments": {"sentry_environment": "Web Shop", "langfuse_environment": "llm"},
+    "langfuse-sampled-none": {"langfuse_sample_rate": 0.0},
+    "own-environments": {"sentry_environment": "Web Shop", "langfuse_environment": "llm"},
     "environment-odd": {"environment": "Prod/EU west-1 " + "x" * 60}, "no-release": {"release": None},
-    "acknowledged": {"durability": "acknowledged"}, "environment-test": {"environment": "test"}, "log-level-odd": {"log_level": "LOUD"},
+    "acknowledged": {"durability": "acknowledged"}, "environment-test": {"environment": "test"},
+    "log-level-odd": {"log_level": "LOUD"},
 }  # fmt: skip
 for _name, _settings in SETTINGS.items():
     add(f"settings.{_name}", everything, **_settings)
@@ -224,7 +227,8 @@ def _strict(run: Run) -> None:
     observe = run.observability()
     for name, call in {
         "track": lambda: observe.tracker.track(""), "identify": lambda: observe.tracker.identify(object()),
-        "message": lambda: observe.errors.capture_message("x", level="loud"), "good": lambda: observe.tracker.track("good", user_id="u"),
+        "message": lambda: observe.errors.capture_message("x", level="loud"),
+        "good": lambda: observe.tracker.track("good", user_id="u"),
         "trace": lambda: observe.llm.trace("t", nonsense=1),  # type: ignore[call-arg]
     }.items():  # fmt: skip
         try:

@@ -109,7 +109,8 @@ ODD: dict[str, Any] = {
     "surrogate": "a\ud800b", "surrogates-only": "\ud800\udfff", "text-of-100-kb": "many words " * 9_100,
     "text-of-3-mb": "x" * 3_000_000, "emoji": "\U0001f600" * 20_000, "list": [1, "a"], "tuple": (1, 2), "set": {1},
     "list-of-many": [f"item {number}" for number in range(3_000)], "cycle": _cycle(), "deep": _deep(50_000),
-    "odd-keys": {1: 2, None: 3, (1, 2): 4, b"k": 5}, "broken-key": {BrokenText(): 1}, "nested-nan": {"a": [{"b": math.nan}]},
+    "odd-keys": {1: 2, None: 3, (1, 2): 4, b"k": 5}, "broken-key": {BrokenText(): 1},
+    "nested-nan": {"a": [{"b": math.nan}]},
     "broken-items": BrokenItems(a=1), "broken-inside": {"a": BrokenText(), "b": 1}, "broken-text": BrokenText(),
     "broken-attributes": BrokenAttributes(), "function": len, "class": Model, "generator": _generator(),
     "naive": datetime(2024, 1, 1), "aware": datetime(2024, 1, 1, 12, 30, 0, 123456, tzinfo=UTC),
@@ -120,6 +121,7 @@ ODD: dict[str, Any] = {
     "secret-by-name": {"password": "hunter-CANARY", "nested": [{"api_key": "key-CANARY"}], "token_count": 3},
     "secret-in-text": "login with password=hunter-CANARY please, Authorization: Bearer bearer-CANARY-0123456789",
     "jwt": f"token {JWT}", "card": "4111 1111 1111 1111", "url-with-password": "postgres://bob:pw-CANARY@db.example/shop",
-    "email-in-text": "write to ann@example.com, or call +1 202 555 0146", "json-in-text": '{"secret":"json-CANARY","n":1}',
+    "email-in-text": "write to ann@example.com, or call +1 202 555 0146",
+    "json-in-text": '{"secret":"json-CANARY","n":1}',
 }  # fmt: skip
 """By name. The generator is spent by the first who reads it: none may."""
