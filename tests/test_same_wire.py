@@ -148,7 +148,8 @@ MADE = {"signal": "track:a", "userId": "u", "context": {"tags": {"a": "b"}, "lis
         ({"context": {"list": [1, 2]}}, "rudderstack/track:a/context/tags", {"a": "b"}, MISSING),
         ({"more": 1}, "rudderstack/track:a/more", MISSING, 1),
         ({"context": {"tags": {"a": "b"}, "list": [1, 2.0]}}, "rudderstack/track:a/context/list/1", 2, 2.0),
-        ({"context": {"tags": {"a": "b"}, "list": [1]}}, "rudderstack/track:a/context/list", [1, 2], [1]),
+        ({"context": {"tags": {"a": "b"}, "list": [0, 1, 2]}}, "rudderstack/track:a/context/list/0", MISSING, 0),
+        ({"context": {"tags": {"a": "b"}, "list": [1]}}, "rudderstack/track:a/context/list/1", 2, MISSING),
         ({"signal": "track:b"}, "rudderstack/track:a/signal", "track:a", "track:b"),
         ({"userId": None}, "rudderstack/track:a/userId", "u", None),
     ],
@@ -271,13 +272,16 @@ def test_a_vendor_may_be_away() -> None:
 def test_the_command_compares_and_says_what_is_not_expected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """0 with a reason, 1 without; the whole values stand there."""
     old, new, expected = (tmp_path / name for name in ("old", "new", "expected"))
-    old.write_text(json.dumps({"s": {"sentry": [{"signal": "event:e", "level": "info"}]}}))
-    new.write_text(json.dumps({"s": {"sentry": [{"signal": "event:e", "level": "error"}]}}))
+    for file, level in ((old, "info"), (new, "error")):
+        situations = {"s": {"sentry": [{"signal": "event:e", "level": level}]}}
+        file.write_text(json.dumps({"made by": "this", "situations": situations}))
     assert main(["compare", str(old), str(new), "--expected", str(expected)]) == 1
     assert 's\n  sentry/event:e/level\n    old: "info"\n    new: "error"' in capsys.readouterr().out
     expected.write_text("situation: s\npath: sentry/*/level\nreason: louder\n\nsituation: *\npath: x\nreason: y\n")
     assert main(["compare", str(old), str(new), "--expected", str(expected)]) == 0
     assert "NO LONGER THERE: * x: y" in capsys.readouterr().out
+    new.write_text(json.dumps({"made by": "that", "situations": {}}))
+    assert main(["compare", str(old), str(new)]) == 2
 
 
 SOURCE: tuple[tuple[str, str], ...] = (
@@ -335,7 +339,7 @@ TOLD = (
     ("group", "rudderstack/group:"),
     ("group", "caller/0/group"),
     ("alias", "rudderstack/alias:"),
-    ("page", "caller"),
+    ("page", "caller/0*"),
     ("llm.scores", "langfuse/score:quality/comment"),
     ("track.nested-secrets", "rudderstack/track:nested/properties/deep/password"),
     ("track.nested-secrets", "leaks/leak:rudderstack"),

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from .compare import report
-from .runner import run
+from .runner import digest, run
 
 EXPECTED = Path(__file__).parents[1] / "same_wire.expected"
 
@@ -49,7 +49,8 @@ def _written(checkout: Path, python: Path | None, out: Path, given: argparse.Nam
     """Run against one checkout. True when something failed that is no situation's."""
     python = python or checkout / ".venv" / "bin" / "python"
     document, faults = run(checkout.resolve(), python.absolute(), only=given.only, jobs=given.jobs)
-    out.write_text(json.dumps(document, ensure_ascii=False, indent=1, sort_keys=True) + "\n")
+    written = {"made by": digest(), "situations": document}
+    out.write_text(json.dumps(written, ensure_ascii=False, indent=1, sort_keys=True) + "\n")
     for fault in faults:
         print(fault)
     signals = sum(len(listed) for found in document.values() for listed in found.values())

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from fnmatch import fnmatchcase
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -123,14 +124,28 @@ class _Pair:
     def _value(self, path: str, old: Any, new: Any) -> Iterator[Difference]:
         if isinstance(old, dict) and isinstance(new, dict):
             yield from self._members(path, old, new)
-        elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-            for number, (one, other) in enumerate(zip(old, new, strict=True)):
-                yield from self._value(f"{path}/{number}", one, other)
+        elif isinstance(old, list) and isinstance(new, list):
+            yield from self._items(path, old, new)
         elif isinstance(old, str) and isinstance(new, str):
             if not self._same_text(old, new):
                 yield self._difference(path, old, new)
         elif type(old) is not type(new) or old != new:
             yield self._difference(path, old, new)
+
+    def _items(self, path: str, old: list[Any], new: list[Any]) -> Iterator[Difference]:
+        """By place where both are as long, else what was put in or taken out."""
+        if len(old) == len(new):
+            spans = [(0, len(old), 0, len(new))]
+        else:
+            texts = ([_blank(json.dumps(each, sort_keys=True)) for each in listed] for listed in (old, new))
+            spans = [span[1:] for span in SequenceMatcher(None, *texts, autojunk=False).get_opcodes()]
+        for old_start, old_end, new_start, new_end in spans:
+            pairs = zip_longest(old[old_start:old_end], new[new_start:new_end], fillvalue=MISSING)
+            for number, (one, other) in enumerate(pairs, old_start):
+                if one is MISSING or other is MISSING:
+                    yield self._difference(f"{path}/{number}", one, other)
+                else:
+                    yield from self._value(f"{path}/{number}", one, other)
 
     def _members(self, path: str, old: dict[str, Any], new: dict[str, Any]) -> Iterator[Difference]:
         others = {_blank(key): key for key in new if key not in old}
@@ -215,8 +230,12 @@ def judge(
 
 
 def report(old: Path, new: Path, expected: Path) -> int:
-    """Print what is different, whole; 1 when something is not expected, or is expected and not there."""
-    one, other = json.loads(old.read_text()), json.loads(new.read_text())
+    """Print what is different, whole. 1 when something is not expected, 2 when the two say nothing of each other."""
+    first, second = json.loads(old.read_text()), json.loads(new.read_text())
+    if first["made by"] != second["made by"]:
+        print("The two were made by different versions of this tool: run both again")
+        return 2
+    one, other = first["situations"], second["situations"]
     blocks = read_expected(expected.read_text()) if expected.exists() else []
     found = compare(one, other)
     unexpected, unused = judge(found, blocks, {*one, *other})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -41,6 +42,13 @@ def modules() -> list[str]:
     """Names of the modules of situations, those that take long first."""
     names = sorted(path.stem for path in SITUATIONS.glob("*.py") if path.stem not in _HELPERS)
     return sorted(names, key=lambda name: name not in _LONGEST_FIRST)
+
+
+def digest() -> str:
+    """Of this tool's own source: what two versions of it wrote is not to be compared."""
+    makers = [path for path in HERE.glob("*.py") if path.stem not in ("command", "compare")]
+    sources = sorted([*makers, *SITUATIONS.glob("*.py")])
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
 
 
 def run(root: Path, python: Path, *, only: str = "*", jobs: int = 2) -> tuple[dict[str, Any], list[str]]:
@@ -93,6 +101,9 @@ def _process(
     except subprocess.TimeoutExpired as error:
         code, errors = -1, f"not done after {_DEADLINE_S} s\n{error.stderr!r}"
     lines = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+    times = sorted(((line.pop("seconds"), line["name"]) for line in lines), reverse=True)
+    if os.environ.get("SAME_WIRE_TIMES"):
+        print(", ".join(f"{name} {seconds:.1f} s" for seconds, name in times[:15]), flush=True)
     told = {line.pop("name"): line for line in lines}
     shutil.rmtree(home, ignore_errors=True)
     if code:

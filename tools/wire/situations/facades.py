@@ -333,9 +333,7 @@ def chunks(run: Run, llm: Any) -> None:
         ],
     ):
         pass
-    with llm.trace(
-        "data", input="data:image/png;base64," + "aGVsbG8=" * 100, output=None, metadata={"password": "meta-CANARY"}
-    ):
+    with llm.trace("data", input="data:image/png;base64," + "aGVsbG8=" * 100, metadata={"password": "meta-CANARY"}):
         pass
 
 

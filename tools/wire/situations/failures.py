@@ -17,6 +17,8 @@ from metricx_observe import ContextDep, ErrorReporterDep
 from .running import Run, add, situation
 
 logger = logging.getLogger("wire.shop")
+SECRET = "local-CANARY"
+"""A constant, so that it does not stand in the lines around an error."""
 
 
 class Refused(Exception):
@@ -38,7 +40,7 @@ class Item(BaseModel):
 
 def fail(text: str = "broken") -> None:
     """Raise, below a cause."""
-    secret_key, order = "local-CANARY", {"id": 7, "password": "local-CANARY"}
+    secret_key, order = SECRET, {"id": 7, "password": SECRET}
     try:
         int("no number")
     except ValueError as error:

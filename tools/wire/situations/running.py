@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -149,7 +150,8 @@ class Run:
             [sys.executable, "script.py"], cwd=folder, env=self.environment(**more), capture_output=True, text=True,
             timeout=100, check=False, stdin=subprocess.DEVNULL,
         )  # fmt: skip
-        self.see("process", {"code": done.returncode, "out": done.stdout.splitlines()})
+        logged = [line for line in done.stderr.splitlines() if line.startswith(("WARNING:", "ERROR:", "[STARTUP]"))]
+        self.see("process", {"code": done.returncode, "out": done.stdout.splitlines(), "log": sorted(logged)})
         if done.returncode != expect:
             self.see("errors", done.stderr.splitlines())
         return done.stdout
@@ -181,14 +183,14 @@ def told(given: Situation, sink: str) -> dict[str, Any]:
     """Run a situation in a thread and a context that nobody used before; what was seen and logged."""
     run = Run(given, sink)
     thread = threading.Thread(target=contextvars.Context().run, args=(_run, run), name="situation")
-    handler = _Log(run)
+    handler, began = _Log(run), time.monotonic()
     logging.getLogger().addHandler(handler)
     try:
         thread.start()
         thread.join()
     finally:
         logging.getLogger().removeHandler(handler)
-    return {"name": given.name, "caller": run.caller, "log": run.log}
+    return {"name": given.name, "seconds": time.monotonic() - began, "caller": run.caller, "log": run.log}
 
 
 def _run(run: Run) -> None:
