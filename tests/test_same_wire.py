@@ -90,14 +90,15 @@ def test_what_a_run_has_of_its_own_is_taken_out() -> None:
     (found,) = plain(
         {
             "url": "http://127.0.0.1:4242/v1", "port": "127.0.0.1:50123", "at": "<object at 0x7f0123456789>",
-            "file": "/home/me/checkout/a.py", "server_name": "host",
+            "file": "/home/me/checkout/a.py", "server_name": "host", "sys.argv": ["8000"], "process.pid": {"value": 7},
             "sdk": {"name": "sentry.python.redis", "version": "2"},
             "marker": "[scrubbed name str len=3 #a1b2] and [scrubbed name str len=3 #a1b2]", "modules": {"a": "1"},
         }
     )  # fmt: skip
     assert found == {
         "url": "<sink>/v1", "port": "127.0.0.1:<port>", "at": "<object at <address>>", "file": "<checkout>/a.py",
-        "server_name": "<host>", "sdk": {"name": "sentry.python", "version": "<version>"}, "modules": "<versions>",
+        "server_name": "<host>", "sys.argv": "<command>", "process.pid": {"value": "<pid>"},
+        "sdk": {"name": "sentry.python", "version": "<version>"}, "modules": "<versions>",
         "marker": "[scrubbed name str len=3 #<hash 1>] and [scrubbed name str len=3 #<hash 1>]",
     }  # fmt: skip
 

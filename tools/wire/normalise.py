@@ -67,6 +67,7 @@ KEYS: Mapping[str, str] = {
     "pid": "<pid>", "process.pid": "<pid>", "thread.id": "<thread>", "server_name": "<host>", "sample_rand": "<random>",
     "server.address": "<host>", "duration": "<duration>", "thread_id": "<thread>",
     "process.command_args": "<command>", "sys.argv": "<command>", "init": "<init>",
+    "signature": "<signature>",
 }  # fmt: skip
 """Members that are another value in each run, whatever they hold."""
 
@@ -113,8 +114,10 @@ class _Plain:
         for key, item in value.items():
             name = self._text(key)
             self.path.append(key)
-            if key in KEYS and not isinstance(item, (dict, list)):
+            if key in KEYS and not isinstance(item, dict):
                 found[name] = KEYS[key]
+            elif key in KEYS and "value" in item:
+                found[name] = {**item, "value": KEYS[key]}
             elif key == "modules" and isinstance(item, dict):
                 found[name] = "<versions>"
             elif isinstance(item, str) and self._is_version(key):
@@ -230,7 +233,7 @@ def _names(parts: Mapping[str, list[Any]], given: frozenset[str]) -> dict[str, s
 def _places(value: Any, path: str, seen: dict[str, list[str]], given: frozenset[str]) -> None:
     if isinstance(value, dict):
         for key, item in value.items():
-            _places(item, f"{path}/{key}", seen, given)
+            _places(item, f"{path}/{_without_ids(key)}", seen, given)
     elif isinstance(value, list):
         for item in value:
             _places(item, f"{path}/*", seen, given)

@@ -150,7 +150,7 @@ class Run:
             [sys.executable, "script.py"], cwd=folder, env=self.environment(**more), capture_output=True, text=True,
             timeout=100, check=False, stdin=subprocess.DEVNULL,
         )  # fmt: skip
-        logged = [line for line in done.stderr.splitlines() if line.startswith(("WARNING:", "ERROR:", "[STARTUP]"))]
+        logged = [line for line in done.stderr.splitlines() if line.startswith(("WARNING:", "ERROR:"))]
         self.see("process", {"code": done.returncode, "out": done.stdout.splitlines(), "log": sorted(logged)})
         if done.returncode != expect:
             self.see("errors", done.stderr.splitlines())
