@@ -6,8 +6,6 @@ import os
 import time
 from contextlib import suppress
 
-from metricx_observe.private_file import UnsafeFileError, open_private
-
 try:
     import fcntl
 except ImportError:  # Windows: the outbox runs in memory
@@ -18,12 +16,11 @@ MISSING_S = 5.0
 
 
 class OwnerLock:
-    """This process's own."""
+    """This process's own. Raises OSError where there are no locks."""
 
     def __init__(self, path: str) -> None:
-        """Raises OSError where there are no locks."""
         self._path = path
-        self._descriptor = open_private(path, create=True)
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             _lock(self._descriptor)  # nobody else knows the name
         except BaseException:
@@ -51,41 +48,20 @@ class OtherLocks:
     def __init__(self) -> None:
         self._missing: dict[str, float] = {}
 
-    def take(self, path: str) -> int | None:
-        """A descriptor that holds a dead process's lock, to be closed; None: it lives, or nobody knows yet.
-
-        Raises OSError where there are no locks.
-        """
+    def is_free(self, path: str) -> bool:
+        """Whether the process that held this lock has ended. False: it lives, or nobody can know yet."""
         try:
-            descriptor = open_private(path)
+            descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
         except FileNotFoundError:
-            if time.monotonic() - self._missing.setdefault(path, time.monotonic()) < MISSING_S:
-                return None
-            return self._take_missing(path)
-        except (UnsafeFileError, PermissionError):  # it is not ours to judge
-            return None
+            now = time.monotonic()
+            return now - self._missing.setdefault(path, now) >= MISSING_S
+        except OSError:  # a link, or another user's: it is not ours to judge
+            return False
         self._missing.pop(path, None)
-        return _taken(descriptor)
-
-    def _take_missing(self, path: str) -> int | None:
-        now = time.monotonic()
-        if now - self._missing.setdefault(path, now) < MISSING_S:
-            return None
         try:
-            return _taken(open_private(path, create=True))
-        except FileExistsError:  # another process is just as patient
-            return None
-
-
-def _taken(descriptor: int) -> int | None:
-    try:
-        if _lock(descriptor):
-            return descriptor
-    except BaseException:
-        os.close(descriptor)
-        raise
-    os.close(descriptor)
-    return None
+            return _lock(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _lock(descriptor: int) -> bool:
