@@ -29,10 +29,9 @@ class OwnerLock:
 
     def stands(self) -> bool:
         """Whether others still find the lock: its file is neither removed nor replaced."""
-        try:
+        with suppress(OSError):
             return os.path.samestat(os.lstat(self._path), os.fstat(self._descriptor))
-        except OSError:
-            return False
+        return False
 
     def close(self, *, remove: bool = False) -> None:
         """Let go of it. In a forked child this closes a copy, which leaves the parent's lock as it is."""
@@ -42,26 +41,23 @@ class OwnerLock:
         os.close(self._descriptor)
 
 
-class OtherLocks:
-    """Those of other processes."""
+def is_free(path: str, missing: dict[str, float]) -> bool:
+    """Whether the process that held this lock has ended. False: it lives, or nobody can know yet.
 
-    def __init__(self) -> None:
-        self._missing: dict[str, float] = {}
-
-    def is_free(self, path: str) -> bool:
-        """Whether the process that held this lock has ended. False: it lives, or nobody can know yet."""
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
-        except FileNotFoundError:
-            now = time.monotonic()
-            return now - self._missing.setdefault(path, now) >= MISSING_S
-        except OSError:  # a link, or another user's: it is not ours to judge
-            return False
-        self._missing.pop(path, None)
-        try:
-            return _lock(descriptor)
-        finally:
-            os.close(descriptor)
+    `missing` remembers since when a lock file has been missing.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        now = time.monotonic()
+        return now - missing.setdefault(path, now) >= MISSING_S
+    except OSError:  # a link, or another user's: it is not ours to judge
+        return False
+    missing.pop(path, None)
+    try:
+        return _lock(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _lock(descriptor: int) -> bool:

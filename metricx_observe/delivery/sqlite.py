@@ -14,13 +14,13 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from itertools import chain
 
 from metricx_observe.private_file import UnsafeFileError
 
 from .channel import Limits
-from .database import DEAD, STREAM, Database, UnreadableError, set_aside
+from .database import DEAD, STREAM, Database, is_damage
 from .outbox import Depth, OutboxError, Row, Stream
 
 JOIN_BYTES = 16
@@ -32,14 +32,18 @@ RETURN_S = 5.0
 _FAILURES = (sqlite3.Error, OSError, UnsafeFileError, OutboxError)
 
 
+def _refuse(why: str) -> None:
+    raise OutboxError(why)
+
+
 class SqliteOutbox:
     """An `Outbox` in the file at `path`; in memory when that is None. Opens on first use.
 
-    When the file fails, the operation raises and the next one works in memory; `fell_back` is told why. Without it
-    every operation raises. `check` goes back to the file.
+    When the file fails, `fell_back` is told why and the operation raises; the next one works in memory, until `check`
+    goes back to the file. Where `fell_back` raises, as it does unless it is given, each operation tries the file again.
     """
 
-    def __init__(self, path: str | None, fell_back: Callable[[str], None] | None = None) -> None:
+    def __init__(self, path: str | None, fell_back: Callable[[str], None] = _refuse) -> None:
         self.kind = "memory" if path is None else "sqlite"
         self._path, self._fell_back = path, fell_back
         self._lock = threading.RLock()  # one thread at a time: waiting here is cheaper than in SQLite
@@ -60,35 +64,25 @@ class SqliteOutbox:
             try:
                 if self._closed:
                     raise OutboxError("closed")
-                database = self._database or self._use(Database(self._path))
-                if not write:
-                    yield database
-                    return
-                with database.transaction():
+                database = self._database or self._go_on(self._path)
+                database.connect()
+                with database.transaction() if write else nullcontext():
                     yield database
             except _FAILURES as error:
                 raise self._failed(error) from None
 
-    def _use(self, database: Database) -> Database:
-        self._database, self.kind = database, "memory" if database.path is None else "sqlite"
-        self._return_at = time.monotonic() + RETURN_S
-        return database
-
     def _failed(self, error: Exception) -> OutboxError:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return OutboxError("the file is locked by another process", busy=True)
         why = _reason(error)
-        if self._path is not None and self._fell_back is not None and self.kind == "sqlite" and not self._closed:
-            unreadable = code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or isinstance(error, UnreadableError)
-            if unreadable:
-                aside = self._database.set_aside() if self._database else set_aside(self._path)
-                why = f"{why}; moved to {aside}" if aside else why
-            self._go_on(None, take_along=unreadable)  # else the rows are safe where they are
-            self._fell_back(why)
+        if self.kind == "sqlite" and not self._closed:
+            damaged = is_damage(error)
+            aside = self._database.set_aside() if damaged and self._database else ""
+            self._fell_back(why + aside)
+            self._go_on(None, take_along=damaged)  # else the rows are safe where they are
         return OutboxError(why)
 
-    def _go_on(self, path: str | None, *, take_along: bool = True) -> None:
+    def _go_on(self, path: str | None, *, take_along: bool = True) -> Database:
         """Use another database from now on, with the rows of the present one that can be read."""
         old, new = self._database, Database(path)
         try:
@@ -97,14 +91,16 @@ class SqliteOutbox:
         except BaseException:
             new.close()
             raise
-        self._use(new)
         if old is not None:
             old.close(moved=take_along)
+        self._database, self.kind = new, "memory" if path is None else "sqlite"
+        self._return_at = time.monotonic() + RETURN_S
+        return new
 
     def check(self) -> str:
         """Put right what somebody did to the file or to this process's lock. Returns what that was, once."""
         with self.session() as database:
-            if database.path is None:
+            if self._path is not None and database.path is None:
                 self._return()
             elif not database.is_in_place():
                 self._restore(database)
@@ -115,7 +111,7 @@ class SqliteOutbox:
             return healed
 
     def _return(self) -> None:
-        if self._path is not None and time.monotonic() > self._return_at:
+        if time.monotonic() > self._return_at:
             self._return_at = time.monotonic() + RETURN_S
             with suppress(*_FAILURES):
                 self._go_on(self._path)
@@ -130,8 +126,7 @@ class SqliteOutbox:
             self._healed = why
         except _FAILURES as error:
             self._go_on(None)
-            if self._fell_back is not None:
-                self._fell_back(f"{why}, and {_reason(error)}" + (f"; moved to {aside}" if aside else ""))
+            self._fell_back(f"{why}, and {_reason(error)}{aside}")
 
     def add(self, messages: Iterable[tuple[Stream, bytes]]) -> None:
         payloads: dict[Stream, list[bytes]] = {}
@@ -253,22 +248,20 @@ class SqliteOutbox:
             return [(stream, depth) for _, stream, depth in self._filled(database)]
 
     def scan(self, vendor: str | None = None, *, dead: bool = False) -> Iterator[tuple[Stream, Row]]:
-        query = (
-            "SELECT id, at, payload, status, reason FROM row WHERE stream = ? AND (at, id) > (?, ?)"
-            f" ORDER BY at, id LIMIT {TOGETHER}"
-        )
+        columns, place = "id, at, payload, status, reason", "stream = ? AND (at, id) > (?, ?)"
+        query = f"SELECT {columns} FROM row WHERE {place} ORDER BY at, id LIMIT {TOGETHER}"
         with self.session() as database:
-            found = [each for each in self._filled(database) if each[2].dead == dead and vendor in (None, each[1].vendor)]
-        for number, stream, _ in found:
+            streams = self._filled(database)
+        for number, stream, depth in streams:
             last: tuple[float, int] = 0.0, 0
-            while True:  # a hundred at a time: nothing is locked while the caller looks at them
+            more = depth.dead == dead and vendor in (None, stream.vendor)
+            while more:  # a hundred at a time: nothing is locked while the caller looks at them
                 with self.session() as database:
                     rows = database.execute(query, (number, *last)).fetchall()
-                if not rows:
-                    break
                 for row_id, at, *values in rows:
                     yield stream, Row(row_id, stream.kind, at, *values)
                     last = at, row_id
+                more = bool(rows)
 
     def _filled(self, database: Database) -> list[tuple[int, Stream, Depth]]:
         """Number, stream and depth, those first that go first: dead letters, then by importance and age."""
@@ -310,13 +303,11 @@ class SqliteOutbox:
     def close(self) -> None:
         """Close the file: what is left in it is another process's from now on."""
         with self._lock:
-            if self._database is not None and self._fell_back is not None:
+            if self._database is not None:
                 with suppress(OutboxError):
                     self.check()
-            self._closed = True
-            if self._database is not None:
                 self._database.close()
-                self._database = None
+            self._database, self._closed = None, True
 
 
 def _delete(database: Database, row_ids: Sequence[int]) -> None:

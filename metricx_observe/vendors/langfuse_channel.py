@@ -102,10 +102,6 @@ class _Channel:
             "x-langfuse-ingestion-version": "4",
         }
 
-    def portable(self, record: bytes) -> Sequence[object]:
-        """It is bytes."""
-        return [record]
-
     def importance(self, kind: str) -> Importance:  # noqa: ARG002
         return Importance.SIGNAL
 

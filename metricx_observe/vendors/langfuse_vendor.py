@@ -9,7 +9,7 @@ from urllib.parse import quote
 from pydantic import BeforeValidator, SecretStr
 from pydantic_settings import BaseSettings
 
-from metricx_observe.delivery import Delivery, PortableChannel
+from metricx_observe.delivery import Channel, Delivery
 from metricx_observe.exceptions import ObserveError
 from metricx_observe.privacy import Scrubber
 
@@ -78,7 +78,7 @@ class Langfuse(Vendor):
 
     def channels(
         self, settings: Settings, target: Target, scrubber: Scrubber, note: Callable[[str, list[str]], None]
-    ) -> Sequence[PortableChannel]:
+    ) -> Sequence[Channel]:
         from .langfuse_channel import LangfuseChannel, ScoreChannel
 
         return [LangfuseChannel(settings, target, scrubber, note), ScoreChannel(settings, target, scrubber)]

@@ -99,10 +99,6 @@ class RudderStackChannel:
             raise ValueError("too large without its properties")
         return [Message("event", data)]
 
-    def portable(self, record: bytes) -> Sequence[object]:
-        """It is bytes."""
-        return [record]
-
     def _personal(self, values: dict[str, Any], fields: list[str]) -> dict[str, Any]:
         """METRICX_PERSONAL_DATA on the fields that are marked `Personal`."""
         if self._policy == "keep" or not fields:

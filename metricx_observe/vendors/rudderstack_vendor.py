@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings
 
-from metricx_observe.delivery import Delivery, PortableChannel
+from metricx_observe.delivery import Channel, Delivery
 from metricx_observe.exceptions import ObserveError
 from metricx_observe.privacy import Scrubber
 
@@ -66,7 +66,7 @@ class RudderStack(Vendor):
 
     def channels(
         self, settings: Settings, target: Target, scrubber: Scrubber, note: Callable[[str, list[str]], None]
-    ) -> Sequence[PortableChannel]:
+    ) -> Sequence[Channel]:
         from .rudderstack import RudderStackChannel
 
         return [RudderStackChannel(settings, target, scrubber, note)]

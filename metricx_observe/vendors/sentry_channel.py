@@ -126,11 +126,8 @@ class SentryChannel:
 
     def encode(self, record: Any) -> Sequence[Message]:
         """An envelope that was sent, or a transaction that `Ended`, as messages."""
-        return [self._message(*sent) for sent in self.portable(record)]
-
-    def portable(self, record: Any) -> Sequence[Sent]:
-        """Envelopes: the client that makes them of a transaction is this process's."""
-        return [record] if isinstance(record, Sent) else cast(Ended, record).envelopes()
+        envelopes = [record] if isinstance(record, Sent) else cast(Ended, record).envelopes()
+        return [self._message(*sent) for sent in envelopes]
 
     @one_signal()
     def _message(self, envelope: Envelope, rules: Rules) -> Message:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings
 
-from metricx_observe.delivery import Delivery, PortableChannel
+from metricx_observe.delivery import Channel, Delivery
 from metricx_observe.exceptions import ConfigurationError
 from metricx_observe.privacy import Scrubber
 
@@ -100,7 +100,7 @@ class Sentry(Vendor):
 
     def channels(
         self, settings: Settings, target: Target, scrubber: Scrubber, note: Callable[[str, list[str]], None]
-    ) -> Sequence[PortableChannel]:
+    ) -> Sequence[Channel]:
         from .sentry_channel import SentryChannel
 
         return [SentryChannel(target, scrubber, note)]

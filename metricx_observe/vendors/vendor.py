@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from pydantic import AliasChoices, Field, SecretStr
 from pydantic_settings import BaseSettings
 
-from metricx_observe.delivery import Delivery, PortableChannel
+from metricx_observe.delivery import Channel, Delivery
 from metricx_observe.extras import install_command
 from metricx_observe.privacy import Scrubber
 
@@ -142,7 +142,7 @@ class Vendor(ABC):
     @abstractmethod
     def channels(
         self, settings: Settings, target: Target, scrubber: Scrubber, note: Callable[[str, list[str]], None]
-    ) -> Sequence[PortableChannel]:
+    ) -> Sequence[Channel]:
         """What delivery needs to know: one channel for each of its endpoints.
 
         Args:
