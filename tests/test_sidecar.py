@@ -333,7 +333,7 @@ def test_a_call_that_is_interrupted_ends_the_process(monkeypatch: pytest.MonkeyP
         other._process = started
         with pytest.raises(KeyboardInterrupt):
             other.call("status")
-        assert started.returncode == -signal.SIGKILL
+        assert started.wait(10) == -signal.SIGKILL
     assert other.pid is None
 
 

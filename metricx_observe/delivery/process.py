@@ -75,87 +75,76 @@ class Process:
         try:
             if self._connection is None and not wait:
                 raise OutboxError("the delivery process does not run", busy=True)
-            if self._connection is None:
-                self._start()
-            answer = self._exchange(method, values, None if wait else ANSWER_S)
+            connection = self._connection or self._start()
+            answer = self._exchange(connection, method, values, None if wait else ANSWER_S)
             self._starts = 0 if wait else self._starts
             return answer
         finally:
             self._lock.release()
 
-    def _exchange(self, method: str, values: Mapping[str, Any], within_s: float | None) -> Any:
-        failure = "the delivery process does not answer in time"
+    def _exchange(self, connection: Connection, method: str, values: Mapping[str, Any], within_s: float | None) -> Any:
         try:
-            assert self._connection is not None
-            self._connection.send((method, values))
+            connection.send((method, values))
             self._unanswered += 1
-            while self._unanswered and self._connection.poll(within_s):
-                answer, failure, events = self._connection.recv()
-                self._unanswered -= 1  # others came too late for the call that they answer
+            while connection.poll(within_s):
+                answer, failure, events = connection.recv()
+                self._unanswered -= 1
                 for what, told in events:
                     with suppress(Exception):  # a log handler of the application's: the answer still counts
                         self._listen(what, told)
-        except (OSError, EOFError, pickle.UnpicklingError) as error:
+                if not self._unanswered:  # else it comes too late for the call that it answers
+                    break
+            else:
+                failure = "the delivery process does not answer in time"
+        except BaseException as error:  # Ctrl-C too, maybe in the middle of a message: what follows could not be read
             self._let_go()
-            raise OutboxError(f"the delivery process ended ({type(error).__name__})", busy=True) from None
-        except BaseException:  # Ctrl-C, maybe in the middle of a message: what follows could not be read
-            self._let_go()
+            if isinstance(error, (OSError, EOFError, pickle.UnpicklingError)):
+                raise OutboxError(f"the delivery process ended ({type(error).__name__})", busy=True) from None
             raise
         if failure:
             raise OutboxError(failure, busy=True)
         return answer
 
-    def _start(self) -> None:
+    def _start(self) -> Connection:
         if self._closing:
             raise CannotRunError("too late")
         if getattr(sys, "frozen", False) or not Path(sys.executable).name.startswith(("python", "pypy")):
             raise CannotRunError("sys.executable is no Python: it would start the application again")
         self._starts += 1
         try:
-            self._spawn()
-            self._exchange("open", self._options, BEGIN_S)
+            connection = self._spawn()
+            self._exchange(connection, "open", self._options, BEGIN_S)
         except Exception as error:  # whatever the platform cannot do
             self._let_go()
-            why = f"the delivery process does not begin ({error})"
-            if self._closing or self._starts >= ATTEMPTS:
-                raise CannotRunError(why) from None
-            raise OutboxError(why, busy=True) from None
+            kind = CannotRunError if self._closing or self._starts >= ATTEMPTS else OutboxError
+            raise kind(f"the delivery process does not begin ({error})", busy=True) from None
+        return connection
 
-    def _spawn(self) -> None:
+    def _spawn(self) -> Connection:
         """Without `site`, whose .pth files and `sitecustomize` would instrument our posts too; in a session of its own,
         since Ctrl-C is for the application."""
         path = [_ROOT, *(entry for entry in sys.path if entry and isinstance(entry, str))]
         with self.spawning:
             self._connection, theirs = Pipe()
             self._unanswered = 0
-            code = _CODE.format(path=path, module=self._module, fd=theirs.fileno())
             with theirs:
+                code = _CODE.format(path=path, module=self._module, fd=theirs.fileno())
                 self._process = subprocess.Popen(
                     [sys.executable, "-S", "-P", "-c", code], pass_fds=[theirs.fileno()], start_new_session=True,
                     stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                 )  # fmt: skip
+        start_thread("reaper", self._process.wait, nullcontext)  # it would stay a zombie
         if self._closing:  # since the connection was not there yet to be shut
             raise EOFError
+        return self._connection
 
     def _let_go(self) -> None:
         """End a connection on which nothing more can be said, and the process behind it."""
-        self._disconnect()
-        process, self._process = self._process, None
-        if process is not None and self._closing:  # it may still be storing what it was given
-            _reap(process)
-        elif process is not None:
-            process.kill()
-            process.wait()
-
-    def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
-
-    def take_over(self) -> None:
-        """The other process is too late: its answers are no longer waited for, and no other one is started."""
-        self._closing = True
-        self._shut(socket.SHUT_RDWR)
+        if self._process is not None and not self._closing:  # else it may still be storing what it was given
+            self._process.kill()
 
     def close(self, timeout_s: float) -> None:
         """Let the other process end, and wait for that as long; what it was given it stores all the same.
@@ -163,16 +152,18 @@ class Process:
         Half of the connection is closed, as the end of this process would do: a thread may be waiting for an answer.
         """
         self._closing = True
-        process = self._process
         self._shut(socket.SHUT_WR)
-        if process is not None:
-            try:
-                process.wait(timeout_s)
-            except subprocess.TimeoutExpired:
-                _reap(process)
+        if self._process is not None:
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout_s)
         if self._lock.acquire(blocking=False):
-            self._disconnect()
+            self._let_go()
             self._lock.release()
+
+    def take_over(self) -> None:
+        """The other process is too late: its answers are no longer waited for, and no other one is started."""
+        self._closing = True
+        self._shut(socket.SHUT_RDWR)
 
     def _shut(self, how: int) -> None:
         connection = self._connection
@@ -182,14 +173,7 @@ class Process:
 
     def abandon(self) -> None:
         """In a forked child: process and connection are the parent's."""
-        self._disconnect()
+        if self._connection is not None:
+            self._connection.close()
         if self._process is not None:
             self._process.returncode = 0  # its finaliser would warn of a process that still runs
-
-
-def _reap(process: subprocess.Popen[bytes]) -> None:
-    """Let a thread wait for its end: it would stay a zombie."""
-    try:
-        start_thread("reaper", process.wait, nullcontext)
-    except RuntimeError:  # the interpreter is ending
-        process.returncode = 0
