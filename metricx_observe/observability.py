@@ -20,7 +20,7 @@ from starlette.middleware.errors import ServerErrorMiddleware
 from . import context as contexts
 from .boundary import Boundary
 from .context import Context, Hooks, Job, job_cell, mark_reported
-from .delivery import Delivery, Limits, PortableChannel
+from .delivery import Channel, Delivery, Limits
 from .exceptions import ConfigurationError
 from .health import health_route
 from .interrupts import is_interrupt
@@ -178,7 +178,7 @@ class Observability:
         """A vendor's SDK is imported only when that vendor is configured."""
         from .vendors import REGISTRY, fit
 
-        settings, channels, self.opened = self.settings, list[PortableChannel](), {}
+        settings, channels, self.opened = self.settings, list[Channel](), {}
         if settings.enabled:
             set_level(settings.log_level)
         secret = settings.carry_secret
@@ -204,7 +204,7 @@ class Observability:
         """The vendors that are on, or local."""
         return {name: target for name, target in self.vendors.items() if target.is_open}
 
-    def _deliver(self, channels: list[PortableChannel]) -> Delivery:
+    def _deliver(self, channels: list[Channel]) -> Delivery:
         settings = self.settings
         limits = Limits(
             outbox_bytes=settings.outbox_max_bytes,
@@ -212,10 +212,10 @@ class Observability:
             ephemeral=settings.outbox_ephemeral,
         )
         if settings.delivery == "process" and settings.mode != "test":  # where rows stay in this process
-            from .sidecar import greeting, remote_delivery
+            from .sidecar import options, remote_delivery
 
-            known = greeting(settings, self._wanted(), self._scrub_rules, limits)
-            return remote_delivery(known, channels, limits, self._isolated, self.boundary, self.scrubber)
+            opened_with = options(settings, self._wanted(), self._scrub_rules, limits)
+            return remote_delivery(opened_with, channels, self._isolated, self.boundary, self.scrubber)
         deliver = settings.mode != "test"
         return Delivery(channels, url=settings.outbox, limits=limits, deliver=deliver, isolate=self._isolated)
 

@@ -42,9 +42,6 @@ class BeaconChannel:
     def encode(self, record: Any) -> Sequence[Message]:
         return [Message("ping", json.dumps(record).encode())]
 
-    def portable(self, record: Any) -> Sequence[object]:
-        return [record]
-
     def post(self, payloads: Sequence[bytes]) -> Post:
         return Post(self._url, self._headers, b"\n".join(payloads))
 

@@ -89,17 +89,6 @@ class Channel(Codec, Protocol):
         ...
 
 
-class PortableChannel(Channel, Protocol):
-    """A channel whose records another process can encode."""
-
-    def portable(self, record: Any) -> Sequence[object]:
-        """What `encode` is to be given there, pickled: the record, or what only this process can make of it.
-
-        On the writer thread. What cannot be pickled is encoded here.
-        """
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Bounds of the delivery: sizes in bytes, ages in seconds."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from hashlib import sha256
 from urllib.parse import urlsplit
 
@@ -25,10 +25,6 @@ class JsonChannel:
         self.destination = f"{urlsplit(target.url).netloc}{shown_path}#{fingerprint}"
         self._url = target.url + path
         self._headers = {"Authorization": f"Basic {login}", "Content-Type": "application/json"}
-
-    def portable(self, record: bytes) -> Sequence[object]:
-        """It is bytes."""
-        return [record]
 
     def importance(self, kind: str) -> Importance:  # noqa: ARG002
         """All messages matter alike."""

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from pydantic import AliasChoices, Field, SecretStr
 from pydantic_settings import BaseSettings
 
-from metricx_observe.delivery import Delivery, PortableChannel
+from metricx_observe.delivery import Channel, Delivery
 from metricx_observe.extras import install_command
 from metricx_observe.scrubber import Scrubber
 
@@ -128,7 +128,7 @@ class Vendor(ABC):
     @abstractmethod
     def channels(
         self, settings: Settings, target: Target, scrubber: Scrubber, note: Callable[[str, list[str]], None]
-    ) -> Sequence[PortableChannel]:
+    ) -> Sequence[Channel]:
         """One channel for each of its endpoints. `note` counts a fault of a call that was mended while it was encoded.
 
         Raises ImportError where the SDK is not installed, or does not fit.

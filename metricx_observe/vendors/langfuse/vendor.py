@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BeforeValidator, SecretStr
 from pydantic_settings import BaseSettings
 
-from metricx_observe.delivery import Delivery, PortableChannel
+from metricx_observe.delivery import Channel, Delivery
 from metricx_observe.scrubber import Scrubber
 from metricx_observe.vendors.vendor import Opened, Target, Variable, Vendor, is_url, read_from
 
@@ -69,7 +69,7 @@ class Langfuse(Vendor):
 
     def channels(
         self, settings: Settings, target: Target, scrubber: Scrubber, note: Callable[[str, list[str]], None]
-    ) -> Sequence[PortableChannel]:
+    ) -> Sequence[Channel]:
         from .channel import LangfuseChannel, ScoreChannel
 
         return [LangfuseChannel(settings, target, scrubber, note), ScoreChannel(settings, target, scrubber)]

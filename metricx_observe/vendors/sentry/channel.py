@@ -72,9 +72,6 @@ class SentryChannel:
             Message(categories[0] if categories else "default", joined(headers, [*zip(clean, bodies, strict=True)]))
         ]
 
-    def portable(self, record: bytes) -> Sequence[bytes]:
-        return [record]
-
     def _scrub_headers(self, headers: Mapping[str, Any], rules: Rules) -> dict[str, Any]:
         """The headers of an envelope or item: the application's own texts are among them."""
         found: dict[str, Any] = {}

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings
 
-from metricx_observe.delivery import Delivery, PortableChannel
+from metricx_observe.delivery import Channel, Delivery
 from metricx_observe.scrubber import Scrubber
 from metricx_observe.vendors.vendor import Opened, Target, Variable, Vendor, is_url, read_from
 
@@ -79,7 +79,7 @@ class Sentry(Vendor):
 
     def channels(
         self, settings: Settings, target: Target, scrubber: Scrubber, note: Callable[[str, list[str]], None]
-    ) -> Sequence[PortableChannel]:
+    ) -> Sequence[Channel]:
         from .channel import SentryChannel
 
         return [SentryChannel(target, scrubber, note)]
