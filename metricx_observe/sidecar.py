@@ -103,8 +103,8 @@ class Host:
     def hasten(self, adopt: bool) -> None:
         self._delivery.hasten(adopt=adopt)
 
-    def drained(self, closing: bool) -> bool:
-        return self._delivery.drained(closing=closing)
+    def drained(self, closing: bool, local: bool = True) -> bool:
+        return self._delivery.drained(closing=closing, local=local)
 
     def status(self) -> dict[str, dict[str, Any]]:
         return self._delivery.status()

@@ -46,7 +46,6 @@ class Delivery:
         self._channels = {channel.vendor: channel for channel in channels}
         self._path, self._limits, self._deliver, self._isolate = outbox_path(url), limits or Limits(), deliver, isolate
         self._closed = False
-        self._closing_at: float | None = None
         self._begin()
         _alive[self] = None
 
@@ -119,13 +118,14 @@ class Delivery:
         _alive.pop(self, None)
         give_up = time.monotonic() + deadline_s
         self._writer.close(deadline_s)
-        self._closing_at = time.monotonic()
         if self._writer.thread:
             with suppress(OutboxError):
                 self.hasten(adopt=False)
             for courier in self._couriers if self._limits.ephemeral else ():
-                courier.hasten()
-            _until(partial(self.drained, closing=True), give_up - ABORT_S)
+                courier.probe()
+            give_up -= ABORT_S
+            if not _until(partial(self.drained, closing=True), min(give_up, time.monotonic() + LOCAL_S)):
+                _until(partial(self.drained, closing=True, local=False), give_up)
         self._rest(0.1, abort=True)
 
     def count(self, vendor: str, what: str, reason: str = "", n: int = 1) -> None:
@@ -188,7 +188,7 @@ class Delivery:
             self._fallback, self._healed = "", healed
             self._tally.say(logging.WARNING, ("healed", healed), "The outbox was put right: %s", healed)
         for courier in self._couriers:
-            courier.check(time.monotonic())
+            courier.check()
         limits = self._limits
         if self._outbox.kind == "memory":
             limits = replace(limits, outbox_bytes=min(limits.outbox_bytes, limits.memory_bytes))
@@ -216,18 +216,16 @@ class Delivery:
         if adopt:
             self._adopt()
 
-    def drained(self, *, closing: bool) -> bool:
+    def drained(self, *, closing: bool, local: bool = True) -> bool:
         """Whether nothing of this process waits for a vendor that takes it; when closing, only for those that answer.
 
-        Local ones count for a moment then. Never raises.
+        `local`: the local receivers count too. Never raises.
         """
-        began, patient = self._closing_at, not closing or self._limits.ephemeral
-        brief = began is None or time.monotonic() < began + LOCAL_S
+        patient = not closing or self._limits.ephemeral
         wanted = {
             courier.channel.destination
             for courier in self._couriers
-            if (courier.breaker != "stopped" if patient else courier.answers)
-            and (brief or not (closing and courier.channel.local))
+            if (courier.breaker != "stopped" if patient else courier.answers) and (local or not courier.channel.local)
         }
         with suppress(OutboxError):  # asked again soon
             depths = self._outbox.depths()

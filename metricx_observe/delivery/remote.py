@@ -65,9 +65,9 @@ class RemoteDelivery(Delivery):
     def hasten(self, *, adopt: bool) -> None:
         self._link.ask("hasten", adopt)
 
-    def drained(self, *, closing: bool) -> bool:
+    def drained(self, *, closing: bool, local: bool = True) -> bool:
         with suppress(OutboxError):  # asked again soon
-            return bool(self._link.ask("drained", closing))
+            return bool(self._link.ask("drained", closing, local))
         return False
 
     def status(self) -> dict[str, dict[str, Any]]:

@@ -86,11 +86,12 @@ class _Channel:
     """What both of Langfuse's endpoints share."""
 
     local: bool
+    away_hint: str
     concurrency = 1
     path: str
 
     def __init__(self, target: Target) -> None:
-        self.local = target.state == "local"
+        self.local, self.away_hint = target.state == "local", target.away_hint
         self.destination = f"{urlsplit(target.url).netloc}{self.path}#{sha256(target.key.encode()).hexdigest()[:12]}"
         self._url = f"{target.url}{self.path}"
         self._headers = {

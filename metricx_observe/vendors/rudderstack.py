@@ -60,7 +60,7 @@ class RudderStackChannel:
         self, settings: Settings, target: Target, scrubber: Scrubber, note: Callable[[str, list[str]], None]
     ) -> None:
         key = target.key
-        self.local = target.state == "local"
+        self.local, self.away_hint = target.state == "local", target.away_hint
         self.destination = f"{urlsplit(target.url).netloc}#{sha256(key.encode()).hexdigest()[:12]}"
         self._url = f"{target.url}/v1/batch"
         self._headers = {

@@ -16,8 +16,8 @@ from sentry_sdk.envelope import Envelope, Item, PayloadRef
 from sentry_sdk.transport import Transport
 from sentry_sdk.utils import Dsn
 
+from metricx_observe.delivery.answer import Answer, seconds_asked
 from metricx_observe.delivery.channel import Described, Importance, Message, Post
-from metricx_observe.delivery.post import Answer, seconds_asked
 from metricx_observe.normalise import plain
 from metricx_observe.privacy import Scrubber, one_signal
 
@@ -113,7 +113,7 @@ class SentryChannel:
     def __init__(self, target: Target, scrubber: Scrubber, note: Callable[[str, list[str]], None]) -> None:
         dsn = Dsn(target.url)
         auth = dsn.to_auth(f"sentry.python/{sentry_sdk.VERSION}")
-        self.local = target.state == "local"
+        self.local, self.away_hint = target.state == "local", target.away_hint
         self.destination = f"{dsn.netloc}{dsn.path}{dsn.project_id}#{sha256(dsn.public_key.encode()).hexdigest()[:12]}"
         self._url = auth.get_api_url(EndpointType.ENVELOPE)
         self._headers = {
