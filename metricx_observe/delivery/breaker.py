@@ -84,5 +84,4 @@ class RateLimits:
     def active(self) -> dict[str, float]:
         """The kinds that are limited now, and until when."""
         now = time.monotonic()
-        self._until = {kind: until for kind, until in self._until.items() if until > now}
-        return self._until
+        return {kind: until for kind, until in self._until.items() if until > now}

@@ -62,16 +62,16 @@ class Connection:
         self._reusable_until = 0.0
         try:
             answer = self._exchange(post)
+            if not self._aborted:
+                return answer
         except Exception as error:
             self.close()
             if _TUNNEL_REFUSED.match(str(error)):
                 return Answer(407, {})  # whatever its reason, it is the proxy's, and nothing was sent to the vendor
             if not self._aborted:
                 raise
-        if self._aborted:  # what has come may be half a status line
-            self.close()
-            raise ConnectionAbortedError("aborted")
-        return answer
+        self.close()
+        raise ConnectionAbortedError("aborted")  # what has come may be half a status line
 
     def _exchange(self, post: Post) -> Answer:
         body, headers = post.body, {**self._headers, **post.headers}

@@ -56,8 +56,7 @@ class Courier:
     @property
     def answers(self) -> bool:
         """Whether waiting for this vendor makes sense."""
-        with self._changed:
-            return self._breaker.state == "closed" and not self._rate_limits.active()
+        return self._breaker.state == "closed" and not self._rate_limits.active()
 
     @property
     def busy(self) -> bool:
@@ -276,7 +275,9 @@ class Courier:
         self._count("retried", rows)
         with self._changed:
             if counts and len(rows) == 1:  # it may be for what it holds: others go first
-                self._failed_alone[rows[0].id] = time.monotonic() + self._limits.longest_backoff_s
+                now, known = time.monotonic(), self._failed_alone.items()
+                self._failed_alone = {row_id: until for row_id, until in known if until > now}
+                self._failed_alone[rows[0].id] = now + self._limits.longest_backoff_s
             self._give_back(rows)
             counts = counts and not self._closing and self._breaker.fail(self._posting[connection])
             if counts:
