@@ -7,7 +7,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -33,14 +33,13 @@ class Courier:
     def __init__(
         self, channel: Channel, outbox: Outbox, tally: Tally, limits: Limits, isolate: Isolate, clock: Clock
     ) -> None:
-        self.channel, self._outbox, self._tally, self._limits, self._isolate = channel, outbox, tally, limits, isolate
-        self._clock = clock
+        self.channel, self._outbox, self._tally, self._limits = channel, outbox, tally, limits
+        self._isolate, self._clock = isolate, clock
         self._most_workers = channel.concurrency + math.ceil(limits.post_deadline_s / limits.probe_every_s)  # may hang
         self._changed = threading.Condition()  # guards all that follows
-        self._breaker, self._refusals = Breaker(limits), Refusals()
+        self.breaker, self._refusals = Breaker(limits), Refusals()
         self._rate_limits = RateLimits(limits.max_retry_after_s)
-        self._workers = 0
-        self._closing = False
+        self._workers, self._closing = 0, False
         self._ready_at = math.inf  # when there may be rows to read
         self._batches = deque[list[Row]]()  # read, and next to be posted
         self._accepted: list[Row] = []  # to be deleted
@@ -49,14 +48,9 @@ class Courier:
         self._failed_alone: dict[int, float] = {}  # ids of rows, and until when they wait
 
     @property
-    def breaker(self) -> str:
-        """closed, open (failing; probes go on) or stopped (it refuses everything; probes are far apart)."""
-        return self._breaker.state
-
-    @property
     def answers(self) -> bool:
         """Whether waiting for this vendor makes sense."""
-        return self._breaker.state == "closed" and not self._rate_limits.active()
+        return self.breaker.state == "closed" and not self._rate_limits.active()
 
     @property
     def busy(self) -> bool:
@@ -74,7 +68,7 @@ class Courier:
     def probe(self) -> None:
         """Try at once, whatever the last failure was: there may be no later."""
         with self._changed:
-            self._breaker.probe_at = self._ready_at = time.monotonic()
+            self.breaker.probe_at = self._ready_at = time.monotonic()
             self._call_worker()
 
     def check(self) -> None:
@@ -104,8 +98,8 @@ class Courier:
     def _due_at(self) -> float:
         """When something may be posted, as things stand; infinity: when something changes."""
         due_at = 0.0 if self._batches else self._ready_at
-        if self._breaker.state != "closed":
-            due_at = max(due_at, self._breaker.probe_at)
+        if self.breaker.state != "closed":
+            due_at = max(due_at, self.breaker.probe_at)
         elif len(self._posting) >= self.channel.concurrency:
             return math.inf
         return max(due_at, self._rate_limits.active().get("", 0.0))
@@ -132,7 +126,7 @@ class Courier:
                     self._changed.wait(min(wait_s, threading.TIMEOUT_MAX))
                 elif self._batches or self._read():
                     self._posting[connection] = time.monotonic()
-                    self._breaker.begin()
+                    self.breaker.begin()
                     rows = self._batches.popleft()
                     self._call_worker()
                     return rows
@@ -140,7 +134,7 @@ class Courier:
 
     def _read(self) -> bool:
         """Make batches of rows in the outbox, if there are any that may be posted."""
-        limited, now = self._rate_limits.active(), time.monotonic()
+        limited, now, most = self._rate_limits.active(), time.monotonic(), self.channel.max_messages
         try:
             rows, more = self._take(limited)
             if dropped := [row for row in rows if row.kind in limited]:
@@ -148,31 +142,27 @@ class Courier:
         except OutboxError:  # busy, or in memory by now
             self._ready_at = now + LINGER_S
             return False
-        later = (at for at in [*limited.values(), *self._failed_alone.values()] if at > now)
-        self._ready_at = now if more else min(later, default=math.inf)
         for row in dropped:
             self._tally.count(self.channel.vendor, "dropped", f"limit {row.kind}")
-        fresh = [row for row in rows if row.kind not in limited and row.id not in self._refusals]
-        most = self.channel.max_messages
+        later = (at for at in [*limited.values(), *self._failed_alone.values()] if at > now)
+        self._ready_at = now if more else min(later, default=math.inf)
+        rows, refused = [row for row in rows if row.kind not in limited], self._refusals.refused_at
+        fresh = [row for row in rows if row.id not in refused]
         self._batches.extend(fresh[at : at + most] for at in range(0, len(fresh), most))
-        # What was refused alone before would only have its batch refused again.
-        self._batches.extend([row] for row in rows if row.kind not in limited and row.id in self._refusals)
-        self._taken.update(row.id for batch in self._batches for row in batch)
-        return bool(self._batches)
+        self._batches.extend([row] for row in rows if row.id in refused)  # each would have its batch refused again
+        self._taken.update(row.id for row in rows)
+        return bool(rows)
 
-    def _take(self, limited: dict[str, float]) -> tuple[list[Row], bool]:
-        """Rows that the vendor does not forbid now, and of the least important kind also others: those are dropped.
-
-        While the vendor fails, rows that may be the reason come last.
-        """
-        now, suspects, state = time.monotonic(), self._refusals.suspects, self._breaker.state
+    def _take(self, limited: Mapping[str, float]) -> tuple[list[Row], bool]:
+        """The next rows, and whether there are more. While the vendor fails, those that may be the reason come last."""
+        now, suspects, state = time.monotonic(), self._refusals.suspects, self.breaker.state
         waiting = {row_id for row_id, until in self._failed_alone.items() if until > now}
         take = partial(
             self._outbox.take, self.channel.destination, max_bytes=self.channel.max_bytes,
+            # of the least important kind also what is limited, to be dropped
             without={kind for kind in limited if self.channel.importance(kind) > Importance.TRANSACTION},
         )  # fmt: skip
-        most = self.channel.max_messages
-        most = 1 if state == "stopped" else most if state == "open" else max(most, PREFETCH)
+        most = {"stopped": 1, "open": self.channel.max_messages}.get(state, max(self.channel.max_messages, PREFETCH))
         rows, more = take(max_messages=most, skip=self._taken | waiting | suspects)
         if not rows and (waiting or suspects):  # then one of these, unless a post that is running may decide
             skip = self._taken | (waiting if state == "closed" else set()) | (suspects if self._taken else set())
@@ -206,9 +196,9 @@ class Courier:
         with self._changed:
             limited = self._rate_limits.add(limits)
             if limited:
-                self._give_back_batches()
-            began, stopped = self._posting[connection], bool(self._breaker.stopped)
-            outcome = self._refusals.outcome(answer, [row.id for row in rows], began, stopped=stopped)
+                self._give_back([], all_read=True)
+            ids, began = [row.id for row in rows], self._posting[connection]
+            outcome = self._refusals.outcome(answer, ids, began, stopped=self.breaker.state == "stopped")
         if outcome is Outcome.DELIVERED:
             self._succeed(connection)
         elif outcome is Outcome.REFUSED:
@@ -223,11 +213,11 @@ class Courier:
 
     def _succeed(self, connection: Connection) -> None:
         with self._changed:
-            back = self._breaker.succeed(self._posting[connection])
+            back = self.breaker.succeed(self._posting[connection])
             for other, began in self._posting.items() if back else ():
                 if other is not connection:  # it hangs; what runs for less than a probe may be answered yet
                     other.deadline = min(other.deadline, began + self._limits.probe_every_s)
-            if back or self._refusals:
+            if back or self._refusals.refused_at:
                 self._ready_at = time.monotonic()
                 self._call_worker()
         if back:
@@ -237,12 +227,12 @@ class Courier:
     def _refuse(self, rows: list[Row], status: int, reason: str) -> None:
         """Halve a batch until the bad message stands alone, and make that one a dead letter."""
         with self._changed:
-            self._breaker.probe_at = time.monotonic()  # what a message holds says nothing of the next probe
+            self.breaker.probe_at = time.monotonic()  # what a message holds says nothing of the next probe
             if len(rows) > 1:
                 middle = len(rows) // 2
                 self._batches.extendleft([rows[middle:], rows[:middle]])
                 return
-        self._insist(partial(self._outbox.bury, rows[0], status, reason))
+        self._outbox.bury(rows[0], status, reason)
         with self._changed:
             self._give_back(rows)
         self._count("died", rows)
@@ -260,9 +250,8 @@ class Courier:
 
     def _stop(self, rows: list[Row], why: str) -> None:
         with self._changed:
-            self._give_back(rows)
-            self._give_back_batches()
-            is_new = self._breaker.stop(why)
+            self._give_back(rows, all_read=True)
+            is_new = self.breaker.stop(why)
         self._tally.errors[self.channel.vendor] = why
         if is_new:
             text = "%s is stopped (%s): its rows are kept, and one is tried every %g s and at each start"
@@ -273,31 +262,24 @@ class Courier:
     ) -> None:
         """Try rows again later, and let the breaker open, unless the vendor only asked to wait."""
         self._count("retried", rows)
+        now, hint = time.monotonic(), self.channel.away_hint
         with self._changed:
             if counts and len(rows) == 1:  # it may be for what it holds: others go first
-                now, known = time.monotonic(), self._failed_alone.items()
-                self._failed_alone = {row_id: until for row_id, until in known if until > now}
+                self._failed_alone = {row_id: until for row_id, until in self._failed_alone.items() if until > now}
                 self._failed_alone[rows[0].id] = now + self._limits.longest_backoff_s
-            self._give_back(rows)
-            counts = counts and not self._closing and self._breaker.fail(self._posting[connection])
-            if counts:
-                self._give_back_batches()  # from now on there are only probes
-            stopped = bool(self._breaker.stopped)
+            counts = counts and not self._closing and self.breaker.fail(self._posting[connection])
+            self._give_back(rows, all_read=counts)  # once the breaker is open there are only probes
         if counts:
-            hint = self.channel.away_hint
             self._warn(text or f"%s cannot be reached (%s): its messages wait{hint and f'; {hint}'}", what)
-        elif not stopped:  # else the error goes on saying why
+        elif not self.breaker.stopped:  # else the error goes on saying why
             self._tally.errors[self.channel.vendor] = what
 
-    def _give_back(self, rows: Sequence[Row]) -> None:
-        """Let rows be taken again, as far as they are still in the outbox."""
-        self._taken.difference_update(row.id for row in rows)
+    def _give_back(self, rows: Sequence[Row], *, all_read: bool = False) -> None:
+        """Let rows be read again, as far as the outbox still has them; with `all_read` also those of the batches."""
         self._ready_at = time.monotonic()
-
-    def _give_back_batches(self) -> None:
-        for batch in self._batches:
-            self._give_back(batch)
-        self._batches.clear()
+        self._taken.difference_update(row.id for row in rows)
+        while all_read and self._batches:
+            self._taken.difference_update(row.id for row in self._batches.popleft())
 
     def _delete_accepted(self) -> None:
         """Delete what was accepted, together where more is about to be posted."""
@@ -305,22 +287,16 @@ class Courier:
             if len(self._accepted) < PREFETCH and self._batches and not self._closing:
                 return
             rows, self._accepted = self._accepted, []
-        if rows:
-            with suppress(OutboxError):
-                self._insist(partial(self._outbox.remove, rows))
-                self._count("delivered", rows)
-            with self._changed:
-                self._taken.difference_update(row.id for row in rows)
-
-    def _insist(self, change: Callable[[], None]) -> None:
-        """Change the outbox, again and again while it is busy: what was answered would else be posted once more."""
-        while True:
+        while rows:  # also where another process holds the outbox for long: they would else be posted once more
             try:
-                change()
-                return
+                self._outbox.remove(rows)
+                self._count("delivered", rows)
+                break
             except OutboxError as error:
                 if not error.busy or self._closing:
-                    raise
+                    break
+        with self._changed:
+            self._taken.difference_update(row.id for row in rows)
 
     def _count(self, what: str, rows: Sequence[Row]) -> None:
         self._tally.count(self.channel.vendor, what, n=len(rows))

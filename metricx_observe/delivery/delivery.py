@@ -142,7 +142,7 @@ class Delivery:
         depths = self._left
         with suppress(OutboxError):  # closed, or failed just now: the counters are still true
             depths = self._outbox.depths() if self._writer.thread else []
-        breakers = {courier.channel.vendor: courier.breaker for courier in self._couriers}
+        breakers = {courier.channel.vendor: courier.breaker.state for courier in self._couriers}
         known = {channel.destination for channel in self._channels.values()}
         dead, stranded = Counter[str](), Counter[str]()
         for stream, depth in depths:
@@ -184,11 +184,11 @@ class Delivery:
                 courier.wake(linger=True)
 
     def _tick(self) -> None:
+        for courier in self._couriers:
+            courier.check()
         if healed := self._outbox.check():
             self._fallback, self._healed = "", healed
             self._tally.say(logging.WARNING, ("healed", healed), "The outbox was put right: %s", healed)
-        for courier in self._couriers:
-            courier.check()
         limits = self._limits
         if self._outbox.kind == "memory":
             limits = replace(limits, outbox_bytes=min(limits.outbox_bytes, limits.memory_bytes))
@@ -198,23 +198,21 @@ class Delivery:
             self.count(stream.vendor, "dropped", f"{reason} {stream.kind}", n)
             key = ("dropped", stream.vendor, reason)
             self._tally.say(logging.WARNING, key, "%s: %d messages dropped (%s)", stream.vendor, n, reason)
-        self._adopt()
+        if self._adopt():
+            self.hasten(adopt=False)
 
-    def _adopt(self) -> None:
-        """Take over what dead processes left for our vendors."""
-        if self._outbox.adopt([courier.channel.destination for courier in self._couriers]):
-            self._wake()
-
-    def _wake(self) -> None:
-        """Let the couriers look now: nothing waits for a batch to fill."""
-        for courier in self._couriers:
-            courier.wake()
+    def _adopt(self) -> int:
+        """Take over what dead processes left for our vendors. Returns how many messages. Raises OutboxError."""
+        return self._outbox.adopt([courier.channel.destination for courier in self._couriers])
 
     def hasten(self, *, adopt: bool) -> None:
         """Post what waits at once, with `adopt` also what dead processes left. Raises OutboxError."""
-        self._wake()
-        if adopt:
-            self._adopt()
+        try:
+            if adopt:
+                self._adopt()
+        finally:
+            for courier in self._couriers:
+                courier.wake()
 
     def drained(self, *, closing: bool, local: bool = True) -> bool:
         """Whether nothing of this process waits for a vendor that takes it; when closing, only for those that answer.
@@ -222,11 +220,9 @@ class Delivery:
         `local`: the local receivers count too. Never raises.
         """
         patient = not closing or self._limits.ephemeral
-        wanted = {
-            courier.channel.destination
-            for courier in self._couriers
-            if (courier.breaker != "stopped" if patient else courier.answers) and (local or not courier.channel.local)
-        }
+        couriers = [each for each in self._couriers if local or not each.channel.local]
+        taking = [each for each in couriers if (each.breaker.state != "stopped" if patient else each.answers)]
+        wanted = {courier.channel.destination for courier in taking}
         with suppress(OutboxError):  # asked again soon
             depths = self._outbox.depths()
             return not any(depth.mine and stream.destination in wanted for stream, depth in depths)

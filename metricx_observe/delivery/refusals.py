@@ -45,21 +45,15 @@ class Refusals:
     """One per courier, whose lock guards it. Times are monotonic."""
 
     def __init__(self) -> None:
-        self._refused_at: dict[int, float] = {}  # rows that were refused alone, and when that was so first
+        self.refused_at: dict[int, float] = {}
+        """Rows that were refused alone, and when that was so first; until they are accepted or dead."""
         self._accepted_at = -math.inf  # when the latest post began of which something was accepted
         self._address_is_right = False  # a probe of a stopped vendor was accepted: MISDIRECTED is as FORBIDDEN then
-
-    def __contains__(self, row_id: int) -> bool:
-        return row_id in self._refused_at
-
-    def __len__(self) -> int:
-        """How many rows were refused alone, and are neither accepted nor dead."""
-        return len(self._refused_at)
 
     @property
     def suspects(self) -> set[int]:
         """Rows that were refused alone, when nothing was accepted since."""
-        return {row_id for row_id, at in self._refused_at.items() if at >= self._accepted_at}
+        return {row_id for row_id, at in self.refused_at.items() if at >= self._accepted_at}
 
     def outcome(self, answer: Answer, row_ids: Sequence[int], began: float, *, stopped: bool) -> Outcome:
         """What an answer means for the rows of a post that began then. `stopped`: the vendor was, until now."""
@@ -74,20 +68,17 @@ class Refusals:
         misdirected = verdict is Verdict.MISDIRECTED and not self._address_is_right
         if len(row_ids) > 1:
             return Outcome.STOPPED if misdirected else Outcome.REFUSED
-        accepted_since = self._refused_at.get(row_id, math.inf) < self._accepted_at
+        accepted_since = self.refused_at.get(row_id, math.inf) < self._accepted_at
         if verdict is Verdict.REFUSED or (accepted_since and not misdirected):
             self._forget(row_ids)
             return Outcome.REFUSED
-        again, others = row_id in self._refused_at, len(self.suspects - {row_id})
-        self._remember(row_id)
+        again, others = row_id in self.refused_at, len(self.suspects - {row_id})
+        self.refused_at.setdefault(row_id, time.monotonic())
+        while len(self.refused_at) > MOST_REMEMBERED:
+            del self.refused_at[next(iter(self.refused_at))]
         enough = again or self._accepted_at == -math.inf or others >= MANY - 1
         return Outcome.STOPPED if misdirected or stopped or (others and enough) else Outcome.SUSPECT
 
     def _forget(self, row_ids: Sequence[int]) -> None:
         for row_id in row_ids:
-            self._refused_at.pop(row_id, None)
-
-    def _remember(self, row_id: int) -> None:
-        self._refused_at.setdefault(row_id, time.monotonic())
-        while len(self._refused_at) > MOST_REMEMBERED:
-            del self._refused_at[next(iter(self._refused_at))]
+            self.refused_at.pop(row_id, None)
