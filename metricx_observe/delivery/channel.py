@@ -66,6 +66,8 @@ class Channel(Codec, Protocol):
 
     local: bool
     """True for the local receiver, whose rows have shorter bounds and for which shutdown never waits."""
+    away_hint: str
+    """What to do while its address cannot be reached, for the log; empty where there is nothing but to wait."""
     max_messages: int
     """Messages a post: 1 for Sentry's envelopes."""
     max_bytes: int
@@ -113,3 +115,8 @@ class Limits:
     """From one probe to the next of a vendor that refuses everything: see `delivery/refusals.py`."""
     commit_every_s: float = 0.03
     """From one group commit to the next; kill -9 loses what was put in this time, and while the group is stored."""
+
+    @property
+    def longest_backoff_s(self) -> float:
+        """Between two tries of what fails."""
+        return min(self.backoff_cap_s, self.probe_every_s)

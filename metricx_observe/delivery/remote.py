@@ -86,9 +86,9 @@ class RemoteDelivery(Delivery):
     def hasten(self, *, adopt: bool) -> None:
         self._call("hasten", adopt=adopt)
 
-    def drained(self, *, closing: bool) -> bool:
+    def drained(self, *, closing: bool, local: bool = True) -> bool:
         with suppress(OutboxError):  # asked again soon
-            return bool(self._call("drained", closing=closing))
+            return bool(self._call("drained", closing=closing, local=local))
         return False
 
     def status(self) -> dict[str, dict[str, Any]]:

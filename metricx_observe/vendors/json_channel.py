@@ -21,7 +21,7 @@ class JsonChannel:
         """`shown_path` tells the rows of several channels of one host apart."""
         fingerprint = sha256(target.key.encode()).hexdigest()[:12]
         login = b64encode(f"{target.key}:{target.secret}".encode()).decode()
-        self.local = target.state == "local"
+        self.local, self.away_hint = target.state == "local", target.away_hint
         self.destination = f"{urlsplit(target.url).netloc}{shown_path}#{fingerprint}"
         self._url = target.url + path
         self._headers = {"Authorization": f"Basic {login}", "Content-Type": "application/json"}

@@ -40,6 +40,11 @@ class Target:
         """Whether signals are taken for it."""
         return self.state in ("on", "local")
 
+    @property
+    def away_hint(self) -> str:
+        """What to do while its address cannot be reached."""
+        return "`metricx-observe dev` starts the local page" if self.state == "local" else ""
+
 
 def is_url(value: str) -> bool:
     """Whether `value` is an http(s) URL with a host."""

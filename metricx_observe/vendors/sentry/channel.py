@@ -13,8 +13,8 @@ from sentry_sdk.consts import EndpointType
 from sentry_sdk.envelope import Item
 from sentry_sdk.utils import Dsn
 
+from metricx_observe.delivery.answer import Answer, seconds_asked
 from metricx_observe.delivery.channel import Described, Importance, Message, Post
-from metricx_observe.delivery.post import Answer, seconds_asked
 from metricx_observe.scrubber import Scrubber, one_signal
 from metricx_observe.vendors.vendor import Target
 
@@ -44,7 +44,7 @@ class SentryChannel:
     def __init__(self, target: Target, scrubber: Scrubber, note: Callable[[str, list[str]], None]) -> None:
         dsn = Dsn(target.url)
         auth = dsn.to_auth(f"sentry.python/{sentry_sdk.VERSION}")
-        self.local = target.state == "local"
+        self.local, self.away_hint = target.state == "local", target.away_hint
         self.destination = f"{dsn.netloc}{dsn.path}{dsn.project_id}#{sha256(dsn.public_key.encode()).hexdigest()[:12]}"
         self._url = auth.get_api_url(EndpointType.ENVELOPE)
         self._headers = {
