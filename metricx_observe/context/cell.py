@@ -12,11 +12,13 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from metricx_observe.ids import subject_id, text_id
 from metricx_observe.interrupts import suppress_faults
-from metricx_observe.request.facts import RequestInfo
+
+if TYPE_CHECKING:
+    from metricx_observe.request.facts import RequestInfo
 
 
 class User(NamedTuple):
