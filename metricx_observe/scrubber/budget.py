@@ -13,7 +13,7 @@ CONTAINER, VALUE = 400, 20
 """What a list or dict, and a value or a replacement, count for beside the characters in them."""
 _MAX_CPU_NS = 85_000_000
 """With the last piece of a text it makes less than 100 ms."""
-_BETWEEN_CHECKS = 2_000  # characters
+_BETWEEN_CHECKS = 8_000  # characters: the clock is a system call
 _LONGEST_STEP_NS = 20_000_000
 """What takes longer between two checks was not the scrubber: Python collects garbage on whichever thread runs."""
 

@@ -1,4 +1,4 @@
-"""The one memory of texts: names, versions and lines of source come again and again, and to read one costs some 3 us.
+"""The one memory of texts: names, versions and lines of source come again and again, and each costs microseconds.
 
 What it is worth stands in docs/explanation/cost.md.
 """

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from functools import lru_cache
+from collections.abc import Callable, Iterable
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from urllib.parse import unquote
 
 from .cards import numbers_something_else
+from .hints import occurs
 from .tables import WORDS
 from .values import MARKER
 
@@ -34,6 +35,8 @@ _REMEMBERED, _LONGEST = 20_000, 256
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]++|[A-Z]|\d++")
 _ENDS = tuple(WORDS["secret_ends"])
 _IN_QUERY = {word for word in WORDS["in_query"] if "_" not in word}
+_OTHER = ("personal", "personal_pairs", "source", "query", "siblings")
+"""Lists of words that say something else of a value than that it is secret."""
 _STEMS = {"cookie", "input", "key", "saml", "pgt", *WORDS["secret"], *_ENDS, *WORDS["together"], *WORDS["if_random"]}
 _STEMS |= _IN_QUERY
 # of a pair the longest word, where neither is a stem by itself
@@ -68,6 +71,11 @@ class Names:
         self._known = lru_cache(_REMEMBERED)(self._judged)
         self.is_telling_end = lru_cache(_REMEMBERED)(self._could_be_name)
 
+    @cached_property  # compiled when it is needed: that takes milliseconds
+    def _could_tell(self) -> Callable[[str], bool]:
+        known = {"id"} | {word.split("_")[-1] for kind in _OTHER for word in WORDS[kind]}
+        return occurs(f"(?i:{self.stems}|{'|'.join(sorted(known))})")
+
     def verdict(self, name: str) -> Verdict:
         """What a name says of its value. Case, `-`, `_`, camelCase and prefixes do not matter."""
         return self._known(name[-_LONGEST:])
@@ -83,6 +91,8 @@ class Names:
 
     def _judged(self, name: str) -> Verdict:
         words = _words(name)
+        if name.isascii() and "%" not in name and not self._could_tell(name):  # most, and quickly said
+            return ID if numbers_something_else(words) else HARMLESS
         whole, joined, last = "_".join(words), "".join(words), words[-1] if words else ""
         pairs, ends = {f"{first}_{second}" for first, second in pairwise(words)}, WORDS["if_random_ends"]
         if not words or joined in self._safe:

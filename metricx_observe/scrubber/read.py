@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from base64 import b64decode
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 
 from .budget import Budget
@@ -29,23 +29,31 @@ _PERCENT, _ENCODED = re.compile(r"%(?:25)*+3[AaDd]"), re.compile(r"%(?:25)*([0-9
 _RUN = re.compile(r"[^\s\"'<>&]++")
 
 
+Might = Callable[[str], bool]
+
+
 class Reader:
     """Finds what must not leave. Most texts have none of the hints, and are not read any further."""
 
     def __init__(self, names: Names, patterns: Sequence[Pattern] = ()) -> None:
         self.patterns = patterns
         self._names = names
-        self._named, self._beside = (occurs(hint.format(stems=names.stems)) for hint in (f"{NAMED}|{BESIDE}", BESIDE))
         self.clean = {(personal, source): CleanTexts() for personal in (True, False) for source in (True, False)}
         """By whether personal data was looked for, and whether they were read as source code."""
 
-    @cached_property  # compiled when they are needed: that takes long
+    @cached_property  # compiled when they are needed: that takes milliseconds
+    def _named(self) -> tuple[Might, Might]:
+        stems = self._names.stems
+        return occurs(f"{NAMED}|{BESIDE}".format(stems=stems)), occurs(BESIDE.format(stems=stems))
+
+    @cached_property
     def _rules(self) -> tuple[Group, Group, Group]:
         return groups(self._names.stems)
 
     def findings(self, text: str, personal: bool, source: bool, budget: Budget) -> list[Finding]:
         """In their order, none over another; the last one may be a `cut`: for what comes then there was no time."""
-        found = [*self._in_pieces(text, personal, source, budget)]
+        short = len(text) <= LONGEST and budget.take(len(text))
+        found = [*(self.read(text, personal, source) if short else self._in_pieces(text, personal, source, budget))]
         for pattern in self.patterns:
             found += [(begin, end, "pattern") for begin, end in pattern.spans(text, budget.take)]
         if not found and len(text) <= LONGEST:
@@ -93,9 +101,10 @@ class Reader:
                 yield from self._encoded(run, personal)
 
     def _plain(self, text: str, personal: bool, source: bool) -> Iterator[Finding]:
-        if self._named(text):
+        might, beside = self._named
+        if might(text):
             yield from by_name(text, self._names, source)
-            if self._beside(text):
+            if beside(text):
                 yield from by_sibling(text, self._names)
         for group in self._rules if personal else self._rules[:2]:
             yield from group.findings(text, self._names)

@@ -42,19 +42,23 @@ _BEFORE = r"(?:\A|[^A-Za-z0-9]|\\[nrtbfv]|(?:%|\\x|\\u00)[0-9A-Fa-f]{2}|\[\d\d?m
 """What stands before the start of a word, as the part ALONE says it in Python's syntax."""
 
 
+_compiled = cache(re.compile)  # when a pattern is needed: some take milliseconds
+
+
 class Rule(NamedTuple):
     """One pattern, and in Rust's syntax what occurs wherever it does."""
 
     kind: str
     rule: str
-    pattern: re.Pattern[str]
+    pattern: str
     hint: str
 
     def findings(self, text: str, names: Names) -> Iterator[Finding]:
         """Where it finds what must not leave."""
-        name = self.pattern.groupindex.get("name", 0)
-        for found in self.pattern.finditer(text):
-            taken = [at for at in range(1, self.pattern.groups + 1) if at != name and found[at] is not None]
+        pattern = _compiled(self.pattern)
+        name = pattern.groupindex.get("name", 0)
+        for found in pattern.finditer(text):
+            taken = [at for at in range(1, pattern.groups + 1) if at != name and found[at] is not None]
             start, end = found.span(taken[-1] if taken else 0)
             if start < end and self._is_secret(text, start, end, names, found[name] if name else None):
                 yield start, end, self.rule
@@ -108,7 +112,7 @@ def groups(stems: str) -> tuple[Group, Group, Group]:
     for kind, rule, *fields in lines("rules.tsv"):
         if kind != "part":
             pattern, hint = (_filled(field, STEMS=stems, SIBLINGS=SIBLINGS_OF) for field in fields[:2])
-            found[kind == "personal"].append(Rule(kind, rule, re.compile(pattern), hint or wider(pattern, stems)))
+            found[kind == "personal"].append(Rule(kind, rule, pattern, hint or wider(pattern, stems)))
     return Group(found[False]), Group(_issued()), Group(found[True])
 
 
@@ -128,5 +132,5 @@ def _issued() -> Iterator[Rule]:
         found[rule, _COUNTED.match(pattern) is None and _begins_word(pattern) is not None].append(pattern)
     for (rule, begins), patterns in found.items():
         hint = "|".join(shorter(wider(_COUNTED.sub("", pattern))) for pattern in patterns)
-        whole = re.compile(f"{part('ALONE')}(?:{'|'.join(patterns)})")
+        whole = f"{part('ALONE')}(?:{'|'.join(patterns)})"
         yield Rule("issued", rule, whole, f"{_BEFORE}(?:{hint})" if begins else hint)
