@@ -36,7 +36,7 @@ class BeaconChannel:
     max_messages, max_bytes, concurrency = 10, 1 << 20, 1
 
     def __init__(self, target: Target) -> None:
-        self.local, self.destination, self.away_hint = target.state == "local", "beacon#1", ""
+        self.local, self.away_hint, self.destination = target.state == "local", target.away_hint, "beacon#1"
         self._url, self._headers = target.url, {"authorization": target.key}
 
     def encode(self, record: Any) -> Sequence[Message]:

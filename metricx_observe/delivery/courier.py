@@ -157,11 +157,9 @@ class Courier:
         """The next rows, and whether there are more. While the vendor fails, those that may be the reason come last."""
         now, suspects, state = time.monotonic(), self._refusals.suspects, self.breaker.state
         waiting = {row_id for row_id, until in self._failed_alone.items() if until > now}
-        take = partial(
-            self._outbox.take, self.channel.destination, max_bytes=self.channel.max_bytes,
-            # of the least important kind also what is limited, to be dropped
-            without={kind for kind in limited if self.channel.importance(kind) > Importance.TRANSACTION},
-        )  # fmt: skip
+        # Of the least important kind also what is limited, to be dropped.
+        without = {kind for kind in limited if self.channel.importance(kind) > Importance.TRANSACTION}
+        take = partial(self._outbox.take, self.channel.destination, max_bytes=self.channel.max_bytes, without=without)
         most = {"stopped": 1, "open": self.channel.max_messages}.get(state, max(self.channel.max_messages, PREFETCH))
         rows, more = take(max_messages=most, skip=self._taken | waiting | suspects)
         if not rows and (waiting or suspects):  # then one of these, unless a post that is running may decide
@@ -235,7 +233,7 @@ class Courier:
         self._outbox.bury(rows[0], status, reason)
         with self._changed:
             self._give_back(rows)
-        self._count("died", rows)
+        self._tally.count(self.channel.vendor, "died")
         self._warn("%s refused a message (%s); it is among the dead letters", f"{rows[0].kind}, HTTP {status}")
 
     def _suspect(self, connection: Connection, rows: list[Row], answer: Answer) -> None:
@@ -245,8 +243,7 @@ class Courier:
             self._batches.rotate(-1)  # what decides is best not a neighbour, which may be as bad
             self._give_back(rows)
         if is_last:
-            text = "%s refuses a message (%s), which waits for another"
-            self._fail(connection, [], f"HTTP {answer.status}", text=text)
+            self._fail(connection, [], f"HTTP {answer.status}", "%s refuses a message (%s), which waits for another")
 
     def _stop(self, rows: list[Row], why: str) -> None:
         with self._changed:
@@ -258,10 +255,10 @@ class Courier:
             logger.error(text, self.channel.vendor, why, self._limits.stopped_probe_every_s)
 
     def _fail(
-        self, connection: Connection, rows: Sequence[Row], what: str, *, counts: bool = True, text: str = ""
+        self, connection: Connection, rows: Sequence[Row], what: str, text: str = "", *, counts: bool = True
     ) -> None:
         """Try rows again later, and let the breaker open, unless the vendor only asked to wait."""
-        self._count("retried", rows)
+        self._tally.count(self.channel.vendor, "retried", n=len(rows))
         now, hint = time.monotonic(), self.channel.away_hint
         with self._changed:
             if counts and len(rows) == 1:  # it may be for what it holds: others go first
@@ -290,16 +287,13 @@ class Courier:
         while rows:  # also where another process holds the outbox for long: they would else be posted once more
             try:
                 self._outbox.remove(rows)
-                self._count("delivered", rows)
+                self._tally.count(self.channel.vendor, "delivered", n=len(rows))
                 break
             except OutboxError as error:
                 if not error.busy or self._closing:
                     break
         with self._changed:
             self._taken.difference_update(row.id for row in rows)
-
-    def _count(self, what: str, rows: Sequence[Row]) -> None:
-        self._tally.count(self.channel.vendor, what, n=len(rows))
 
     def _warn(self, text: str, what: str) -> None:
         """Log a line and keep it as the last error. `what` holds no content and no secret."""
