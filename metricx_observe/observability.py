@@ -245,7 +245,7 @@ class Observability:
     def _isolated(self) -> Iterator[None]:
         """What delivery's threads run in: no vendor's instrumentation sees them."""
         with ExitStack() as stack:
-            for opened in self.opened.values():
+            for opened in list(self.opened.values()):  # the next vendor may be opening
                 stack.enter_context(opened.isolated())
             yield
 

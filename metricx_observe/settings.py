@@ -138,7 +138,7 @@ class Settings(VendorSettings):
         """How vendors without keys are treated. An unset ENVIRONMENT is development until any vendor's key is set, and
         test under pytest, where nothing may be written to the user's home."""
         if self.environment is None:
-            if any(any(vendor.keys(self).values()) for vendor in REGISTRY.values()):
+            if any(vendor.is_configured(self) for vendor in REGISTRY.values()):
                 return "production"
             return "test" if "PYTEST_VERSION" in os.environ else "development"
         name = self.environment.strip().lower()

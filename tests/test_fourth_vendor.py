@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from fastapi import FastAPI
@@ -20,15 +20,17 @@ from metricx_observe.delivery import Delivery, Message
 from metricx_observe.delivery.channel import Described, Importance, Post
 from metricx_observe.settings import Settings, load_settings
 from metricx_observe.vendors import REGISTRY
-from metricx_observe.vendors.vendor import Opened, Target, Variable, Vendor, is_url, read_from
+from metricx_observe.vendors.vendor import Opened, Part, Target, Vendor, is_url, read_from
 
 from .faults import FaultyVendor
 from .support import call
 
 
 class BeaconSettings(BaseSettings):
-    beacon_url: str | None = read_from("BEACON_URL")
-    beacon_token: SecretStr | None = read_from("BEACON_TOKEN")
+    beacon_url: Annotated[str | None, Part("url", is_url, "is no URL: type it with its scheme")] = read_from(
+        "BEACON_URL"
+    )
+    beacon_token: Annotated[SecretStr | None, Part("key")] = read_from("BEACON_TOKEN")
 
 
 class BeaconChannel:
@@ -59,10 +61,6 @@ class Beacon(Vendor):
     name, label, title = "beacon", "pings", "Beacon"
     package, distribution, uses = "json", "beacon-sdk", {"json:JSONEncoder": "encode"}
     fields = BeaconSettings
-    variables = (
-        Variable("BEACON_URL", "url", "beacon_url", is_url, "is no URL: type it with its scheme"),
-        Variable("BEACON_TOKEN", "key", "beacon_token"),
-    )
 
     def local(self, url: str) -> Mapping[str, str]:
         return {"url": url, "key": "local"}

@@ -61,19 +61,24 @@ def read_from(*variables: str, default: Any = None, **bounds: Any) -> Any:
     return Field(default=default, validation_alias=AliasChoices(*variables), **bounds)
 
 
-class Variable(NamedTuple):
-    """A variable that says where a vendor's signals go, as it is shown to whoever has to type it."""
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Marks a field of `Settings` that says where a vendor's signals go; without a default, the vendor needs it."""
 
-    name: str
-    part: Literal["url", "key", "secret"]
-    """Of `Target`."""
-    field: str
-    """Of `Settings`."""
+    of_target: Literal["url", "key", "secret"]
     is_valid: Callable[[str], bool] = bool
     fault: str = ""
     """What is told where `is_valid` is false."""
-    has_default: bool = False
-    """Without it the vendor is not configured."""
+
+
+class Variable(NamedTuple):
+    """What is set of such a field."""
+
+    name: str
+    """As it is shown to whoever has to type it."""
+    value: str
+    part: Part
+    is_needed: bool
 
 
 class Opened:
@@ -121,8 +126,7 @@ class Vendor(ABC):
     uses: ClassVar[Mapping[str, str]] = {}
     """By `module` or `module:Class` the names of the SDK's inside that we use: see `fit.py`."""
     fields: ClassVar[type[BaseSettings]]
-    """Its part of `Settings`."""
-    variables: ClassVar[tuple[Variable, ...]]
+    """Its part of `Settings`, some of them marked as a `Part` of its target."""
     options: ClassVar[str] = ""
     """The keyword of `Observability` that gives its SDK more options."""
 
@@ -166,48 +170,53 @@ class Vendor(ABC):
 
     def target(self, settings: Settings) -> Target:
         """Where its signals go, or why nowhere. Says "fault" for what is set but cannot work."""
-        keys, testing = self.keys(settings), settings.mode == "test"
-        given = any(keys.values())
+        given, testing = self.is_configured(settings), settings.mode == "test"
         off = {"METRICX_ENABLED": not settings.enabled, "METRICX_DISABLED": self.name in settings.disabled}
         for variable, is_off in {**off, **self.switches(settings)}.items():
             if is_off:
                 return Target("off", reason=f"switched off by {variable}")
-        if given and (fault := self._fault(settings)):
+        variables = self._variables(settings)
+        if given and (fault := next(filter(None, (_fault(each, variables) for each in variables)), "")):
             return Target("fault", reason=fault)
         if not given and settings.mode == "production":
-            return Target("off", reason=f"not set: {', '.join(keys)}")
+            return Target("off", reason=f"not set: {', '.join(each.name for each in variables if each.is_needed)}")
         if not _is_installed(self.package):
             reason = f"its SDK is not installed ({self.package}): {install_command(self.name)}"
             return Target("fault" if given and not testing else "off", reason=reason)
         if given and not testing:
-            parts = {each.part: _value(settings, each) for each in self.variables}
+            parts = {each.part.of_target: each.value for each in variables}
             return Target("on", **{**parts, "url": parts["url"].rstrip("/")})
         return Target("on" if testing else "local", **self.local(settings.receiver_url))
 
-    def keys(self, settings: Settings) -> dict[str, str]:
-        """What is set of the variables without which it is not configured."""
-        return {each.name: _value(settings, each) for each in self.variables if not each.has_default}
+    def is_configured(self, settings: Settings) -> bool:
+        """Whether any variable is set that it needs."""
+        return any(each.value for each in self._variables(settings) if each.is_needed)
 
-    def _fault(self, settings: Settings) -> str:
-        """What is wrong with the first variable that is wrong."""
-        for each in self.variables:
-            value = _value(settings, each)
-            if not value:
-                others = " and ".join(name for name in self.keys(settings) if name != each.name)
-                return f"{each.name} is not set but {others} is: set both or none"
-            if re.search(r"^(pk-lf-|sk-lf-)?xxx$|://xxx[@.]", value):
-                wrong = "is still the document's placeholder: type the value from the vendor's settings page"
-                return f"{each.name} {wrong}"
-            if not each.is_valid(value):
-                return f"{each.name} {each.fault}"
-            if re.search(r"[^!-~]", value):
-                return f"{each.name} has characters that no key has: copy it again from the vendor's settings page"
-        return ""
+    def _variables(self, settings: Settings) -> list[Variable]:
+        found = []
+        for field_name, each in self.fields.model_fields.items():
+            for part in (mark for mark in each.metadata if isinstance(mark, Part)):
+                first, *others = getattr(each.validation_alias, "choices", [field_name])
+                name = f"{first} (or {', '.join(others)})" if others else first
+                value = getattr(settings, field_name)
+                text = value.get_secret_value() if isinstance(value, SecretStr) else value or ""
+                found.append(Variable(name, text.strip(), part, each.default is None))
+        return found
 
 
-def _value(settings: Settings, variable: Variable) -> str:
-    value = getattr(settings, variable.field)
-    return (value.get_secret_value() if isinstance(value, SecretStr) else value or "").strip()
+def _fault(variable: Variable, all_of_them: Sequence[Variable]) -> str:
+    """What is wrong with a variable of a vendor that is configured."""
+    name, value, part, _ = variable
+    if not value:
+        others = " and ".join(each.name for each in all_of_them if each.is_needed and each.name != name)
+        return f"{name} is not set but {others} is: set both or none"
+    if re.search(r"^(pk-lf-|sk-lf-)?xxx$|://xxx[@.]", value):
+        return f"{name} is still the document's placeholder: type the value from the vendor's settings page"
+    if not part.is_valid(value):
+        return f"{name} {part.fault}"
+    if re.search(r"[^!-~]", value):
+        return f"{name} has characters that no key has: copy it again from the vendor's settings page"
+    return ""
 
 
 def _is_installed(package: str) -> bool:

@@ -10,7 +10,7 @@ from pydantic_settings import BaseSettings
 
 from metricx_observe.delivery import Channel, Delivery
 from metricx_observe.scrubber import Scrubber
-from metricx_observe.vendors.vendor import Opened, Target, Variable, Vendor, is_url, read_from
+from metricx_observe.vendors.vendor import Opened, Part, Target, Vendor, is_url, read_from
 
 if TYPE_CHECKING:
     from metricx_observe.settings import Settings
@@ -22,15 +22,18 @@ def _switch(value: object) -> object:
     return {"true": True, "false": False}.get(value.strip().lower()) if isinstance(value, str) else value
 
 
+_URL = Part("url", is_url, "is no URL: type it with its scheme, https://cloud.langfuse.com")
 Switch = Annotated[bool | None, BeforeValidator(_switch)]
 
 
 class LangfuseSettings(BaseSettings):
     """Langfuse's part of `Settings`."""
 
-    langfuse_public_key: str | None = read_from("LANGFUSE_PUBLIC_KEY")
-    langfuse_secret_key: SecretStr | None = read_from("LANGFUSE_SECRET_KEY")
-    langfuse_base_url: str = read_from("LANGFUSE_BASE_URL", "LANGFUSE_HOST", default="https://cloud.langfuse.com")
+    langfuse_public_key: Annotated[str | None, Part("key")] = read_from("LANGFUSE_PUBLIC_KEY")
+    langfuse_secret_key: Annotated[SecretStr | None, Part("secret")] = read_from("LANGFUSE_SECRET_KEY")
+    langfuse_base_url: Annotated[str, _URL] = read_from(
+        "LANGFUSE_BASE_URL", "LANGFUSE_HOST", default="https://cloud.langfuse.com"
+    )
     langfuse_environment: str | None = read_from("LANGFUSE_TRACING_ENVIRONMENT")
     langfuse_tracing: Switch = read_from("LANGFUSE_TRACING_ENABLED", default=True)
     langfuse_sample_rate: float = read_from("LANGFUSE_SAMPLE_RATE", default=1.0, ge=0, le=1)
@@ -49,14 +52,6 @@ class Langfuse(Vendor):
         "opentelemetry.context": "_SUPPRESS_INSTRUMENTATION_KEY",
     }
     fields = LangfuseSettings
-    variables = (
-        Variable("LANGFUSE_PUBLIC_KEY", "key", "langfuse_public_key"),
-        Variable("LANGFUSE_SECRET_KEY", "secret", "langfuse_secret_key"),
-        Variable(
-            "LANGFUSE_BASE_URL (or LANGFUSE_HOST)", "url", "langfuse_base_url", is_url,
-            "is no URL: type it with its scheme, https://cloud.langfuse.com", has_default=True,
-        ),
-    )  # fmt: skip
 
     def local(self, url: str) -> Mapping[str, str]:
         return {"url": url, "key": "pk-lf-local", "secret": "sk-lf-local"}

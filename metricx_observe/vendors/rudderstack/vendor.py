@@ -4,25 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings
 
 from metricx_observe.delivery import Channel, Delivery
 from metricx_observe.scrubber import Scrubber
-from metricx_observe.vendors.vendor import Opened, Target, Variable, Vendor, is_url, read_from
+from metricx_observe.vendors.vendor import Opened, Part, Target, Vendor, is_url, read_from
 
 if TYPE_CHECKING:
     from metricx_observe.settings import Settings
     from metricx_observe.vendors.cli_erasure import Erasure
 
 
+_URL = Part("url", is_url, "is no URL: type it as RudderStack shows it, https://…")
+
+
 class RudderStackSettings(BaseSettings):
     """RudderStack's part of `Settings`."""
 
-    rudderstack_write_key: SecretStr | None = read_from("RUDDERSTACK_WRITE_KEY")
-    rudderstack_data_plane_url: str | None = read_from("RUDDERSTACK_DATA_PLANE_URL")
+    rudderstack_write_key: Annotated[SecretStr | None, Part("key")] = read_from("RUDDERSTACK_WRITE_KEY")
+    rudderstack_data_plane_url: Annotated[str | None, _URL] = read_from("RUDDERSTACK_DATA_PLANE_URL")
 
 
 class RudderStack(Vendor):
@@ -36,11 +39,6 @@ class RudderStack(Vendor):
     distribution = "rudder-sdk-python"
     uses = {"rudderstack.analytics.client:Client": "alias group identify page screen track"}
     fields = RudderStackSettings
-    _fault_of_url = "is no URL: type it as RudderStack shows it, https://…"
-    variables = (
-        Variable("RUDDERSTACK_WRITE_KEY", "key", "rudderstack_write_key"),
-        Variable("RUDDERSTACK_DATA_PLANE_URL", "url", "rudderstack_data_plane_url", is_url, _fault_of_url),
-    )
 
     def local(self, url: str) -> Mapping[str, str]:
         return {"url": url, "key": "local"}

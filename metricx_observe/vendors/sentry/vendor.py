@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings
 
 from metricx_observe.delivery import Channel, Delivery
 from metricx_observe.scrubber import Scrubber
-from metricx_observe.vendors.vendor import Opened, Target, Variable, Vendor, is_url, read_from
+from metricx_observe.vendors.vendor import Opened, Part, Target, Vendor, is_url, read_from
 
 if TYPE_CHECKING:
     from metricx_observe.settings import Settings
@@ -26,10 +26,17 @@ _OUR_OPTIONS = {
 """Of `sentry_sdk.init`: what `sentry_options` may not set, and what to type."""
 
 
+def _is_dsn(value: str) -> bool:
+    return is_url(value) and bool(urlsplit(value).username) and urlsplit(value).path.rpartition("/")[2].isdigit()
+
+
+_DSN = Part("url", _is_dsn, "is malformed: type https://PUBLIC_KEY@HOST/PROJECT_ID, as Sentry's settings show it")
+
+
 class SentrySettings(BaseSettings):
     """Sentry's part of `Settings`."""
 
-    sentry_dsn: SecretStr | None = read_from("SENTRY_DSN")
+    sentry_dsn: Annotated[SecretStr | None, _DSN] = read_from("SENTRY_DSN")
     sentry_environment: str | None = read_from("SENTRY_ENVIRONMENT")
     release: str | None = read_from("METRICX_RELEASE", "SENTRY_RELEASE", "RELEASE_VERSION")
     traces_sample_rate: float | None = read_from("METRICX_TRACES_SAMPLE_RATE", "SENTRY_TRACES_SAMPLE_RATE", ge=0, le=1)
@@ -40,10 +47,6 @@ class SentrySettings(BaseSettings):
         if self.traces_sample_rate is not None:
             return self.traces_sample_rate
         return 1.0 if Sentry().target(cast("Settings", self)).state == "local" else 0.1
-
-
-def _is_dsn(value: str) -> bool:
-    return is_url(value) and bool(urlsplit(value).username) and urlsplit(value).path.rpartition("/")[2].isdigit()
 
 
 class Sentry(Vendor):
@@ -66,8 +69,6 @@ class Sentry(Vendor):
         "sentry_sdk.envelope:Item": "data_category get_bytes",
     }
     fields = SentrySettings
-    _fault_of_dsn = "is malformed: type https://PUBLIC_KEY@HOST/PROJECT_ID, as Sentry's settings show it"
-    variables = (Variable("SENTRY_DSN", "url", "sentry_dsn", _is_dsn, _fault_of_dsn),)
     options = "sentry_options"
 
     def local(self, url: str) -> Mapping[str, str]:
