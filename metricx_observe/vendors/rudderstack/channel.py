@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -35,7 +34,6 @@ _MAX_MESSAGE = 32 << 10
 """The gateway's limit (RudderStack's HTTP API); the SDK's own is 4 MB."""
 _SHRUNK_BYTES = (8 << 10, 2 << 10, 0)
 """What properties are cut to when a message is too large after all: JSON writes a control character in six."""
-_LARGE = re.compile(rb"\d{16}")
 _NOBODY = Browser(None, {}, {})
 
 
@@ -75,9 +73,7 @@ class RudderStackChannel(JsonChannel):
     def encode(self, record: bytes) -> Sequence[Message]:
         """A frozen `AnalyticsRecord` as the SDK's message."""
         known: AnalyticsRecord = orjson.loads(record)
-        signal, values = known["type"], known["values"]
-        if _LARGE.search(record):
-            values = _exact(values)
+        signal, values = known["type"], _exact(known["values"])
         if signal == "track" and (faults := ga4_parameter_faults(values)):
             self._note(f"track {shown_name(known['name'] or '')}", faults)
         elif signal == "identify" and (faults := ga4_user_faults(values)):
