@@ -131,17 +131,16 @@ class Writer:
         self._let_go()
 
     def _run(self) -> None:
-        while not self._ended:
+        while not self._ended or self._urgent.is_set():
             try:
                 self._tick_if_due()
-                if self._arrived.wait(TICK_S) and not self._ended:
+                if self._arrived.wait(TICK_S):
                     self._urgent.wait(self._limits.commit_every_s)  # so much makes a group
                     self._store_groups()
             except OutboxError:
                 pass  # of the tick, and busy: at the next one
             except Exception as error:  # nothing may end this thread; the group stays and is tried again
                 self._tally.say(logging.WARNING, ("writer", type(error)), "writer: %s", type(error).__name__)
-                self._arrived.set()
                 time.sleep(TICK_S)
 
     def _tick_if_due(self) -> None:
@@ -151,18 +150,23 @@ class Writer:
 
     def _store_groups(self) -> None:
         """Commit what has come. Less than a group is left to wait for more, unless somebody waits for its end."""
-        is_urgent = self._urgent.is_set()
-        self._urgent.clear()
         self._arrived.clear()
-        self._is_idle = True
-        while self._next_group() and self._store() and (is_urgent or len(self._queue) >= GROUP):
-            self._tick_if_due()
-        if self._queue:
-            self._arrived.set()
+        self._is_idle = more = True
+        try:
+            while more:
+                self._urgent.clear()
+                more = self._next_group() and self._store()
+                more = more and (self._urgent.is_set() or len(self._queue) >= GROUP)
+                self._tick_if_due()
+        finally:
+            if self._queue or self._group:
+                self._arrived.set()
 
     def _next_group(self) -> bool:
         while self._queue and len(self._group) < GROUP:
             self._group.append(self._queue.popleft())
+        if self._queue and isinstance(self._queue[-1], Future):
+            self._urgent.set()  # somebody waits for the end of it
         return bool(self._group)
 
     def _store(self) -> bool:
