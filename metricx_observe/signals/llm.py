@@ -22,7 +22,7 @@ from .fields import READ, READ_TRACE, observation_name, time_in_ns
 from .records import ObservationRecord, ScoreRecord, context_facts, trace_facts
 from .usage import read_response
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("metricx_observe.observation")
 
 __all__ = ["Generation", "LLMTracer", "Observation", "Trace"]
 

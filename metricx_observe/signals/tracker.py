@@ -19,7 +19,7 @@ from metricx_observe.normalise import Notes, freeze, identifier, line, mapping, 
 
 from .records import AnalyticsRecord, context_facts
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("metricx_observe.tracker")
 
 _MAX_BYTES = 24 << 10
 """Of properties: RudderStack's gateway takes 32 KiB a message, and the context needs some of it."""
