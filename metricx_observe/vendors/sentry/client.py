@@ -64,11 +64,7 @@ class Sentry(Opened):
         Raises:
             ConfigurationError: Another open Observability has another DSN; the SDK does not know an option.
         """
-        if unknown := sorted(options.keys() - DEFAULT_OPTIONS.keys()):
-            names = ", ".join(unknown)
-            raise ConfigurationError(f"sentry_options: sentry-sdk {sentry_sdk.VERSION} has no option {names}")
-        if any(other._dsn != target.url for other in Sentry._open):
-            raise ConfigurationError("another open Observability has another SENTRY_DSN: close() it first")
+        _refuse(options, target)
         self._settings, self._scrubber = settings, scrubber
         self._dsn: str = target.url
         self._messages = Messages(scrubber)
@@ -278,6 +274,15 @@ class Sentry(Opened):
             return sent
 
         return complete
+
+
+def _refuse(options: Mapping[str, Any], target: Target) -> None:
+    """Raise ConfigurationError for an option that the SDK does not know, and for a second DSN in this process."""
+    if unknown := sorted(options.keys() - DEFAULT_OPTIONS.keys()):
+        names = ", ".join(unknown)
+        raise ConfigurationError(f"sentry_options: sentry-sdk {sentry_sdk.VERSION} has no option {names}")
+    if any(other._dsn != target.url for other in Sentry._open):
+        raise ConfigurationError("another open Observability has another SENTRY_DSN: close() it first")
 
 
 def _text_key(event: Any) -> Hashable:
