@@ -24,8 +24,6 @@ from .usage import read_response
 
 logger = logging.getLogger("metricx_observe.observation")
 
-__all__ = ["Generation", "LLMTracer", "Observation", "Trace"]
-
 _O = TypeVar("_O", bound="Observation")
 _current: ContextVar[Observation | None] = ContextVar("metricx_observe_observation", default=None)
 
@@ -62,12 +60,7 @@ class Observation:
     """Fields that hold for all of the trace."""
 
     def __init__(
-        self,
-        tracer: LLMTracer,
-        parent: Observation | None,
-        type: str,
-        name: object,
-        start_time: datetime | None = None,
+        self, tracer: LLMTracer, parent: Observation | None, type: str, name: object, start_time: datetime | None = None
     ) -> None:
         self._tracer = tracer
         self._fields: dict[str, Any] = {}
