@@ -110,7 +110,7 @@ def key_of(vendor: str, payload: bytes) -> tuple[str, str]:
     if vendor == "langfuse_scores":
         return "score", place
     attributes = {each["key"]: each["value"].get("stringValue") for each in message["attributes"]}
-    type = attributes[Key.OBSERVATION_TYPE]
+    type = attributes[Key.OBSERVATION_TYPE] or "none"
     return {"span": "trace", "tool": "own span"}.get(type, type), place
 
 

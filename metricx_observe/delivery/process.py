@@ -83,6 +83,7 @@ class Process:
             self._lock.release()
 
     def _exchange(self, connection: Connection, method: str, values: Mapping[str, Any], within_s: float | None) -> Any:
+        answer: Any = None
         try:
             connection.send((method, values))
             self._unanswered += 1
