@@ -30,16 +30,17 @@ def state_of(target: Target, settings: Settings) -> State:
 
 def announce(settings: Settings, targets: Mapping[str, Target], logger: logging.Logger) -> None:
     """The start-up line, and a line for whatever is off or at fault."""
-    for level, text in _lines(settings, targets):
-        say(logger, level, "[STARTUP] %s", text)
+    for level, text, *values in _lines(settings, targets):
+        say(logger, level, f"[STARTUP] {text}", *values)
 
 
-def _lines(settings: Settings, targets: Mapping[str, Target]) -> Iterator[tuple[int, str]]:
+def _lines(settings: Settings, targets: Mapping[str, Target]) -> Iterator[tuple[int, str, *tuple[str, ...]]]:
+    """Level, template and what fills it in: an error vendor groups by the template."""
     from .settings import unknown_variables
     from .vendors import REGISTRY
 
     for fault in filter(None, [settings.level_fault, *unknown_variables()]):
-        yield logging.WARNING, fault
+        yield logging.WARNING, "%s", fault
     if not settings.enabled:
         yield logging.WARNING, "Observability: none: switched off by METRICX_ENABLED"
         return
@@ -48,11 +49,11 @@ def _lines(settings: Settings, targets: Mapping[str, Target]) -> Iterator[tuple[
     states = {REGISTRY[name].label: state_of(target, settings) for name, target in targets.items()}
     on = [label if state == "on" else f"{label} ({state})" for label, state in states.items() if state]
     nothing_leaves = " (ENVIRONMENT=test: nothing is sent)" if on and settings.mode == "test" else ""
-    yield logging.WARNING, f"Observability: {', '.join(on) or 'none'}{nothing_leaves}"
+    yield logging.WARNING, "Observability: %s%s", ", ".join(on) or "none", nothing_leaves
     for name, target in targets.items():
         if not target.is_open:
             level = logging.ERROR if target.state == "fault" else logging.WARNING
-            yield level, f"{REGISTRY[name].label} is off: {target.reason}"
+            yield level, "%s is off: %s", REGISTRY[name].label, target.reason
     for name, target in targets.items():
         if target.state == "on" and settings.mode != "test" and (advice := REGISTRY[name].advice(settings)):
             yield logging.WARNING, advice
