@@ -197,12 +197,14 @@ class Courier:
                 self._give_back([], all_read=True)
             ids, began = [row.id for row in rows], self._posting[connection]
             outcome = self._refusals.outcome(answer, ids, began, stopped=self.breaker.state == "stopped")
+            waits_alone = outcome is Outcome.SUSPECT and self._suspect(rows, began)
         if outcome is Outcome.DELIVERED:
             self._succeed(connection)
         elif outcome is Outcome.REFUSED:
             self._refuse(rows, answer.status, connection.finish()[:300].decode("utf-8", "replace"))
         elif outcome is Outcome.SUSPECT:
-            self._suspect(connection, rows, answer)
+            if waits_alone:
+                self._warn("%s refuses a message (%s), which waits for another", f"HTTP {answer.status}")
         elif outcome is Outcome.STOPPED:
             self._stop(rows, stop_reason(answer))
         else:
@@ -236,14 +238,16 @@ class Courier:
         self._tally.count(self.channel.vendor, "died")
         self._warn("%s refused a message (%s); it is among the dead letters", f"{rows[0].kind}, HTTP {status}")
 
-    def _suspect(self, connection: Connection, rows: list[Row], answer: Answer) -> None:
-        """Keep a message that was refused alone until another one's answer decides, if there is another one."""
-        with self._changed:
-            is_last = not self._batches
-            self._batches.rotate(-1)  # what decides is best not a neighbour, which may be as bad
-            self._give_back(rows)
-        if is_last:
-            self._fail(connection, [], f"HTTP {answer.status}", "%s refuses a message (%s), which waits for another")
+    def _suspect(self, rows: list[Row], began: float) -> bool:
+        """Keep a message that was refused alone until another one's answer decides. Returns whether there is none yet.
+
+        Called with the lock that the refusal was noted with: a post that begins in between would decide on the message
+        and not close the breaker, which opens here.
+        """
+        is_last = not self._batches
+        self._batches.rotate(-1)  # what decides is best not a neighbour, which may be as bad
+        self._give_back(rows)
+        return is_last and not self._closing and self.breaker.fail(began)
 
     def _stop(self, rows: list[Row], why: str) -> None:
         with self._changed:
@@ -254,9 +258,7 @@ class Courier:
             text = "%s is stopped (%s): its rows are kept, and one is tried every %g s and at each start"
             logger.error(text, self.channel.vendor, why, self._limits.stopped_probe_every_s)
 
-    def _fail(
-        self, connection: Connection, rows: Sequence[Row], what: str, text: str = "", *, counts: bool = True
-    ) -> None:
+    def _fail(self, connection: Connection, rows: Sequence[Row], what: str, *, counts: bool = True) -> None:
         """Try rows again later, and let the breaker open, unless the vendor only asked to wait."""
         self._tally.count(self.channel.vendor, "retried", n=len(rows))
         now, hint = time.monotonic(), self.channel.away_hint
@@ -267,7 +269,7 @@ class Courier:
             counts = counts and not self._closing and self.breaker.fail(self._posting[connection])
             self._give_back(rows, all_read=counts)  # once the breaker is open there are only probes
         if counts:
-            self._warn(text or f"%s cannot be reached (%s): its messages wait{hint and f'; {hint}'}", what)
+            self._warn(f"%s cannot be reached (%s): its messages wait{hint and f'; {hint}'}", what)
         elif not self.breaker.stopped:  # else the error goes on saying why
             self._tally.errors[self.channel.vendor] = what
 
