@@ -5,7 +5,7 @@ BIN := .venv/bin
 # three workers keep two cores busy while tests wait for servers; a file's tests share a worker, and its servers
 PYTEST_ARGS ?= -q -n 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered --cov-fail-under=95
 
-.PHONY: demo test test-lowest check bench bench-quick bench-guard bench-startup bench-faults clean
+.PHONY: demo test test-lowest check bench bench-quick bench-guard bench-startup bench-faults same-wire clean
 
 demo: .venv/.demo
 	@$(BIN)/python -m demo_app
@@ -43,6 +43,10 @@ bench-startup: bench/.venv/.bench bench/.venv-llm/.bench-llm
 
 bench-faults: .venv/.dev
 	$(BIN)/python -m bench.faults
+
+# OLD=path of another checkout, with an environment of its own
+same-wire: .venv/.dev
+	$(BIN)/python tools/same_wire.py check --old $(OLD) --new .
 
 # the stamp is made again when the dependencies change
 .venv/.demo: pyproject.toml

@@ -1,4 +1,4 @@
-"""One middleware and three dependencies for Sentry, RudderStack and Langfuse in FastAPI.
+"""One middleware and three dependencies for errors, analytics and LLM traces in FastAPI.
 
 app = FastAPI()
 Observability.from_env().install(app)
@@ -13,10 +13,11 @@ from .context import Consent, Context, Identity, RequestContext, User, Workspace
 from .dependencies import ContextDep, ErrorReporterDep, LLMTracerDep, Signals, SignalsDep, TrackerDep
 from .events import Event, Personal
 from .exceptions import ConfigurationError, InputError, NotInstalledError, ObserveError
-from .llm import Generation, LLMTracer, Observation, Trace
-from .middleware import ObserveMiddleware
 from .observability import Observability
 from .reporter import ErrorReporter
+from .request.middleware import ObserveMiddleware
+from .signals.llm import Generation, LLMTracer, Observation, Trace
+from .signals.tracker import Tracker
 from .telemetry import (
     capture_exception,
     complete_copilot_trace,
@@ -27,7 +28,6 @@ from .telemetry import (
     set_user_context,
     track,
 )
-from .tracker import Tracker
 
 if TYPE_CHECKING:
     from .settings import Settings

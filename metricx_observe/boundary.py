@@ -10,6 +10,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from traceback import walk_tb
 from typing import Generic, Self, TypeVar
 
 from .context import DETACHED, Context, current_cell
@@ -58,16 +59,13 @@ class Boundary:
             if self.strict:
                 raise InputError(kind) from cause
             if self.counts[kind] == 1:
-                place = _place(cause)
-                logger.warning("%s%s (counted in status() from now on, not logged again)", kind, place)
+                logger.warning("%s%s (counted in status() from now on, not logged again)", kind, _place(cause))
 
 
 def _place(error: BaseException | None) -> str:
     """Where it was raised, e.g. ` at main.py:8`: code, and so nothing that the application was given."""
-    last = error.__traceback__ if error is not None else None
-    while last is not None and last.tb_next is not None:
-        last = last.tb_next
-    return f" at {Path(last.tb_frame.f_code.co_filename).name}:{last.tb_lineno}" if last is not None else ""
+    steps = [] if error is None else list(walk_tb(error.__traceback__))
+    return "".join(f" at {Path(frame.f_code.co_filename).name}:{line}" for frame, line in steps[-1:])
 
 
 class Block(list[str]):

@@ -17,7 +17,7 @@ except ImportError as error:  # the console script exists without the extra
     raise SystemExit(f"metricx-observe needs: {install_command(wanted)}") from error
 
 from . import cli_outbox as outbox
-from .cli_forget import forget
+from .cli_forget import forget, with_vendors_options
 from .cli_text import harmless
 from .exceptions import ObserveError
 
@@ -25,7 +25,7 @@ app = typer.Typer(name="metricx-observe", no_args_is_help=True, add_completion=F
 
 
 app.add_typer(outbox.app, name="outbox")
-app.command()(forget)
+app.command()(with_vendors_options(forget))
 
 
 def _version(wanted: bool) -> None:
@@ -51,7 +51,7 @@ def dev(
     token: Annotated[str | None, typer.Option(envvar="METRICX_RECEIVER_TOKEN", help="Callers must present it.")] = None,
     allowed_host: Annotated[list[str] | None, typer.Option(help="A name for the Host header; repeatable.")] = None,
 ) -> None:
-    """Run the local receiver: what the three vendors would get, on a page."""
+    """Run the local receiver: what the vendors would get, on a page."""
     try:
         from .receiver import run
     except ImportError as error:

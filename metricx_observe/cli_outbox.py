@@ -18,16 +18,16 @@ from .cli_text import harmless
 from .delivery import Channel
 from .delivery.outbox import Outbox, OutboxError
 from .exceptions import ObserveError
+from .vendors import REGISTRY
 
 app = typer.Typer(no_args_is_help=True, help="Look after what waits for the vendors, and what they refused.")
 
-VendorOption = Annotated[str | None, typer.Option("--vendor", help="sentry, rudderstack, langfuse, langfuse_scores")]
+VendorOption = Annotated[str | None, typer.Option("--vendor", help="As `status` names it; all when none.")]
 
 
 @contextmanager
 def _opened() -> Iterator[tuple[Outbox, list[Channel]]]:
     """The application's outbox and the channels that it is configured for."""
-    from . import vendors
     from .delivery.upkeep import opened
     from .observability import Observability
     from .settings import load_settings
@@ -41,9 +41,9 @@ def _opened() -> Iterator[tuple[Outbox, list[Channel]]]:
         raise ObserveError(f"no outbox at {path}: run this where the application runs, or set METRICX_OUTBOX_URL")
     channels: list[Channel] = []
     for name, target in observability.vendors.items():
-        if target.state in ("on", "local"):
+        if target.is_open:
             note = observability.boundary.count
-            channels += vendors.channels(name, observability.settings, target, observability.scrubber, note)
+            channels += REGISTRY[name].channels(observability.settings, target, observability.scrubber, note)
     try:
         with opened(url) as outbox:
             yield outbox, channels

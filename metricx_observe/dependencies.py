@@ -13,10 +13,10 @@ from starlette.requests import HTTPConnection
 
 from .context import Context
 from .exceptions import NotInstalledError
-from .llm import LLMTracer
-from .middleware import SCOPE_KEY, Installed
 from .reporter import ErrorReporter
-from .tracker import Tracker
+from .request.middleware import SCOPE_KEY, Installed
+from .signals.llm import LLMTracer
+from .signals.tracker import Tracker
 
 if TYPE_CHECKING:
     from .observability import Observability
@@ -53,34 +53,30 @@ class Signals:
 
 async def get_signals(connection: HTTPConnection) -> Signals:
     """Tracker, LLM tracer, error reporter and context of this request."""
-    installed = _installed(connection)
-    return Signals(installed.observability, installed.cell)
+    return _signals(connection)
 
 
 async def get_context(connection: HTTPConnection) -> Context:
     """The cell of this request: bind the user, read the ids."""
-    return _installed(connection).cell
+    return _signals(connection).context
 
 
 async def get_tracker(connection: HTTPConnection) -> Tracker:
     """The tracker of this request."""
-    installed = _installed(connection)
-    return installed.observability.tracker.bound(installed.cell)
+    return _signals(connection).tracker
 
 
 async def get_llm_tracer(connection: HTTPConnection) -> LLMTracer:
     """The LLM tracer of this request."""
-    installed = _installed(connection)
-    return installed.observability.llm.bound(installed.cell)
+    return _signals(connection).llm
 
 
 async def get_error_reporter(connection: HTTPConnection) -> ErrorReporter:
     """The error reporter of this request."""
-    installed = _installed(connection)
-    return installed.observability.errors.bound(installed.cell)
+    return _signals(connection).errors
 
 
-def _installed(connection: HTTPConnection) -> Installed:
+def _signals(connection: HTTPConnection) -> Signals:
     installed: Installed | None = connection.scope.get(SCOPE_KEY)
     if installed is None:
         raise NotInstalledError(
@@ -88,7 +84,7 @@ def _installed(connection: HTTPConnection) -> Installed:
         )
     if installed.cell.info is not None:
         installed.cell.info.see(connection.scope)
-    return installed
+    return Signals(installed.observability, installed.cell)
 
 
 ContextDep = Annotated[Context, Depends(get_context)]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
 from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidatorFunctionWrapHandler, field_validator
@@ -29,8 +28,6 @@ _RESERVED = re.compile(
 )
 MAX_PARAMETERS, MAX_NAME, MAX_VALUE = 25, 40, 100
 MAX_USER_NAME, MAX_USER_VALUE = 24, 36
-_MAX_ITEMS = 1_000
-"""Values in lists and dicts that are measured."""
 
 
 class Personal:
@@ -98,52 +95,34 @@ def ga4_user_faults(traits: Mapping[str, Any]) -> list[str]:
     """What GA4 has against a user's properties. Names properties, never values."""
     faults = []
     for name, value in traits.items():
+        shown = shown_name(str(name))
         if len(str(name)) > MAX_USER_NAME:
-            faults.append(f"GA4 takes {MAX_USER_NAME} characters a user property's name: {shown_name(str(name))}")
+            faults.append(f"GA4 takes {MAX_USER_NAME} characters a user property's name: {shown}")
         if _longest(value) > MAX_USER_VALUE:
-            faults.append(f"GA4 takes {MAX_USER_VALUE} characters a user property, {shown_name(str(name))} is longer")
+            faults.append(f"GA4 takes {MAX_USER_VALUE} characters a user property, {shown} is longer")
     return faults
 
 
 def _longest(value: object) -> int:
     """Characters of the longest text in a value, however deep."""
-    if type(value) is str:
+    if isinstance(value, str):
         return len(value)
-    if not isinstance(value, (dict, list, tuple)):
-        return 0
-    longest, open_ = 0, [value]
-    for _ in range(_MAX_ITEMS):
-        if not open_:
-            break
-        each = open_.pop()
-        if isinstance(each, str):
-            longest = max(longest, len(each))
-        elif isinstance(each, dict):
-            open_ += list(each.values())[:_MAX_ITEMS]
-        elif isinstance(each, (list, tuple)):
-            open_ += list(each)[:_MAX_ITEMS]
-    return longest
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    return max(map(_longest, inner), default=0)
 
 
 def ga4_parameter_faults(properties: Mapping[str, Any]) -> list[str]:
     """What GA4 has against an event's properties. Names properties, never values."""
-    faults = _ga4_names_faults(tuple(properties))
-    long = [name for name, value in properties.items() if _longest(value) > MAX_VALUE]
-    if not (faults or long):
-        return []
-    too_long = (f"GA4 takes {MAX_VALUE} characters a value, {shown_name(str(name))} is longer" for name in long)
-    return [*faults, *too_long]
-
-
-@lru_cache(maxsize=500)
-def _ga4_names_faults(names: tuple[object, ...]) -> tuple[str, ...]:
-    faults = [f"GA4 takes {MAX_PARAMETERS} parameters an event"] if len(names) > MAX_PARAMETERS else []
-    return *faults, *(
-        f"GA4 drops the parameter {shown_name(name)}: letters, digits and _, a letter first, at most {MAX_NAME} "
-        "characters, no reserved prefix"
-        for name in names
-        if isinstance(name, str) and (not _NAME.fullmatch(name) or _PREFIX.match(name))
-    )
+    faults = [f"GA4 takes {MAX_PARAMETERS} parameters an event"] if len(properties) > MAX_PARAMETERS else []
+    for name, value in properties.items():
+        if isinstance(name, str) and (not _NAME.fullmatch(name) or _PREFIX.match(name)):
+            faults.append(
+                f"GA4 drops the parameter {shown_name(name)}: letters, digits and _, a letter first, "
+                f"at most {MAX_NAME} characters, no reserved prefix"
+            )
+        if _longest(value) > MAX_VALUE:
+            faults.append(f"GA4 takes {MAX_VALUE} characters a value, {shown_name(str(name))} is longer")
+    return faults
 
 
 class UserSignedUp(Event):

@@ -12,7 +12,7 @@ from decimal import Decimal
 from enum import Enum
 from uuid import UUID
 
-from .interrupts import is_interrupt
+from .interrupts import suppress_faults
 
 _random = random.Random()
 _bits = _random.getrandbits
@@ -52,8 +52,6 @@ def valid_trace_id(value: str) -> str | None:
 
 
 _MAX_ID = 200
-
-
 _LARGEST = 10**30
 """Numbers beyond are no ids, and their digits may be without end: `Decimal("1e999999")`."""
 
@@ -62,31 +60,22 @@ def subject_id(value: object) -> str | None:
     """The id of a user or a workspace: a text, a whole number or a UUID; None for anything else, and for blanks."""
     if isinstance(value, (str, bytes, UUID)):
         return text_id(value.value if isinstance(value, Enum) else value)
-    if isinstance(value, bool) or not isinstance(value, (int, float, Decimal)):
-        return None
-    try:
-        return str(int(value)) if -_LARGEST < value < _LARGEST and value == int(value) else None
-    except Exception as error:  # not a number, or a class of somebody's own
-        if is_interrupt(error):
-            raise
-        return None
+    if isinstance(value, (int, float, Decimal)) and not isinstance(value, bool):
+        with suppress_faults():  # not a number, or a class of somebody's own
+            return str(int(value)) if -_LARGEST < value < _LARGEST and value == int(value) else None
+    return None
 
 
 def text_id(value: object) -> str | None:
     """An id as a string of at most 200 characters (Langfuse drops longer ones); None for None, blanks and no ids."""
     if value is None:
         return None
-    if type(value) is str and len(value) <= _MAX_ID and value.isprintable() and not value.startswith("<"):
-        return value.strip() or None
-    try:
+    with suppress_faults():
         text = one_line(value.decode() if isinstance(value, bytes) else value).strip()
-    except Exception as error:
-        if is_interrupt(error):
-            raise
-        return None
-    if text.startswith("<") and " at 0x" in text:  # an address: another one each time
-        return None
-    return text[:_MAX_ID] or None
+        if text.startswith("<") and " at 0x" in text:  # an address: another one each time
+            return None
+        return text[:_MAX_ID] or None
+    return None
 
 
 def one_line(value: object) -> str:

@@ -5,8 +5,9 @@ Celery's soft time limit and RQ's timeouts are plain `Exception`s, raised wherev
 
 from __future__ import annotations
 
-from inspect import CO_VARARGS
+from inspect import CO_VARARGS, getargvalues
 from itertools import pairwise
+from traceback import walk_tb
 from types import FrameType
 
 
@@ -19,25 +20,18 @@ def is_interrupt(error: BaseException | None) -> bool:
     arguments or is written in C, what was raised anew from such an exception, and what a vendor's SDK swallows in its
     own code. Costs some microseconds; called only where an exception would be swallowed.
     """
-    step = None if error is None else error.__traceback__
-    while step is not None and step.tb_next is not None:
-        interrupted, step = step.tb_frame, step.tb_next
-        if _was_called_with(step.tb_frame, interrupted):
-            return True
-    return False
+    frames = [] if error is None else [frame for frame, _ in walk_tb(error.__traceback__)]
+    return any(_was_called_with(called, interrupted) for interrupted, called in pairwise(frames))
 
 
 def _was_called_with(frame: FrameType, interrupted: FrameType) -> bool:
-    code = frame.f_code
-    takes_any = bool(code.co_flags & CO_VARARGS)
-    if code.co_argcount < 2 and not takes_any:  # a `__str__`, mostly
+    if frame.f_code.co_argcount < 2 and not frame.f_code.co_flags & CO_VARARGS:  # a `__str__`, mostly
         return False
-    given, names = frame.f_locals, code.co_varnames
-    values = [given.get(name) for name in names[: code.co_argcount]]
-    if takes_any:
-        rest = given.get(names[code.co_argcount + code.co_kwonlyargcount])
-        values += rest if isinstance(rest, tuple) else ()
-    return any(isinstance(number, int) and frame is interrupted for number, frame in pairwise(values))
+    names, others, _, given = getargvalues(frame)
+    values = [given.get(name) for name in names]
+    if others is not None and isinstance(given.get(others), tuple):
+        values += given[others]
+    return any(isinstance(number, int) and after is interrupted for number, after in pairwise(values))
 
 
 class suppress_faults:

@@ -42,75 +42,35 @@ Notes = list[str]
 """Kinds of fault that were found in what a call was given."""
 
 
-def snapshot(value: object, notes: Notes, max_bytes: int = MAX_BYTES, *, texts: bool = False) -> bytes:
-    """`value` as it is now, as JSON of about `max_bytes` at most. `texts`: it holds no number."""
+def snapshot(value: object, notes: Notes, max_bytes: int = MAX_BYTES) -> bytes:
+    """`value` as it is now, as JSON of about `max_bytes` at most."""
     try:
         data = orjson.dumps(value, option=orjson.OPT_PASSTHROUGH_DATACLASS)
-    except Exception as error:
+        # orjson writes NaN and infinity as null: only a walk can tell them from None
+        if len(data) <= max_bytes and (_holds_only_texts(value) or b"null" not in data):
+            return data
+    except Exception as error:  # what JSON does not know
         if is_interrupt(error):
             raise
-        data = b""
-    # orjson writes NaN and infinity as null: only a walk can tell them from None
-    odd = not texts and (len(data) < _LONG or _texts(value) is None) and b"null" in data
-    if not data or len(data) > max_bytes or odd:
-        data = orjson.dumps(plain(value, notes, max_bytes))
-    # orjson's own bytes keep some 4 KB each while they are queued, which is much for a small one only
-    return b"%b" % data if len(data) < _LONG else data
+    return orjson.dumps(plain(value, notes, max_bytes))
 
 
-Texts = tuple[int, object]
-"""Lists and dicts of a few long texts, and about how many bytes they hold. As JSON 50 KB cost 25 us."""
+def _holds_only_texts(value: object) -> bool:
+    """Whether it is a prompt or an answer, as most: looking for `null` in 50 KB of one would cost 50 us."""
+    if type(value) is list:
+        return len(value) <= _FEW and all(map(_holds_only_texts, value))
+    if type(value) is dict:
+        return len(value) <= _FEW and all(map(_holds_only_texts, value.values()))
+    return type(value) is str
 
 
-def content(value: object, notes: Notes) -> bytes | str | Texts:
-    """A prompt or an answer as it is now: texts as they are, since nothing can change them, anything else as JSON."""
-    if type(value) is str and value.isascii() and len(value) <= MAX_BYTES and _fits([value], len(value)):
-        return value
-    short = type(value) is list and len(value) <= _FEW and all(map(_is_short, value))
-    if not short and (found := _texts(value)) is not None:
-        copied, texts = found
-        size = sum(map(len, texts))
-        # what is not ASCII may be no Unicode at all
-        if _LONG < size <= MAX_BYTES and all(map(str.isascii, texts)) and _fits(texts, size):
-            return size, copied
-    return snapshot(value, notes, texts=short)
-
-
-def _fits(texts: list[str], size: int) -> bool:
-    """Whether so many characters are no more than `MAX_BYTES` as JSON, which has six bytes for a control character."""
-    return size <= MAX_BYTES // 6 or sum(len(orjson.dumps(text)) for text in texts) <= MAX_BYTES + 2 * len(texts)
-
-
-def _is_short(message: object) -> bool:
-    """Whether this is a message of a few short texts and nothing else: most are, and this is quick to say so."""
-    if type(message) is not dict or len(message) > 3:
-        return False
-    texts = message.values()
-    return {*map(type, texts)} == {str} and max(map(len, texts)) <= _LONG
-
-
-def _texts(value: object) -> tuple[object, list[str]] | None:
-    """A copy of lists and dicts that hold a few texts and nothing else, and those texts; None for anything else."""
-    texts: list[str] = []
+def freeze(record: Mapping[str, Any]) -> bytes:
+    """A record as JSON, whose values are plain or frozen already."""
     try:
-        return _copied(value, texts, 0), texts
-    except (TypeError, RuntimeError):  # something else, or changed by another thread meanwhile
-        return None
-
-
-def _copied(value: Any, texts: list[str], depth: int) -> Any:
-    kind = type(value)  # exactly: a subclass may answer anything
-    texts.append(value if kind is str else "")  # an empty container counts as well, or there might be millions
-    if kind is str:
-        return value
-    if kind not in (list, dict) or len(texts) + len(value) > _FEW or depth >= MAX_DEPTH:
-        raise TypeError
-    if kind is list:
-        return [_copied(item, texts, depth + 1) for item in value]
-    if not all(type(key) is str for key in value):
-        raise TypeError
-    texts += value.keys()
-    return {key: _copied(item, texts, depth + 1) for key, item in value.items()}
+        data = orjson.dumps(record)
+    except TypeError:  # a server's own types in the ASGI scope
+        data = orjson.dumps(plain(record))
+    return b"%b" % data  # orjson's own bytes keep some 4 KB each while they are queued
 
 
 def mapping(value: object, notes: Notes, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
@@ -142,7 +102,7 @@ def shown_name(name: str) -> str:
 
 def identifier(value: object, notes: Notes) -> str | None:
     """`value` as an id; None for None, and for what is no id."""
-    found = value if type(value) is str and value.isalnum() and len(value) <= 200 else subject_id(value)
+    found = subject_id(value)
     if found is None and value is not None:
         notes.append("unusable id")
     return found

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import atexit
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from secrets import token_bytes
 from threading import Lock
 from time import monotonic
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, Unpack, cast
 
 from anyio import to_thread
 from starlette.applications import Starlette
@@ -19,35 +19,29 @@ from starlette.middleware.errors import ServerErrorMiddleware
 
 from . import context as contexts
 from .boundary import Boundary
-from .context import Context, begin, job_cell, mark_reported
-from .delivery import Delivery, Limits, PortableChannel
+from .context import Context, Hooks, Job, job_cell, mark_reported
+from .delivery import Channel, Delivery, Limits
 from .exceptions import ConfigurationError
 from .health import health_route
 from .interrupts import is_interrupt
-from .llm import LLMTracer
 from .logs import say, set_level
-from .middleware import AskConsent, Identify, InnerLayer, ObserveMiddleware, OuterStack, reportable
 from .reporter import ErrorReporter, ErrorSink
-from .startup import DOCUMENTED_NAMES, State, announce, calling_module, state_of
-from .tracker import Tracker
+from .request.identity import AskConsent, Identify
+from .request.inner_layer import InnerLayer
+from .request.middleware import ObserveMiddleware, is_applications
+from .request.stack import OuterStack
+from .signals.llm import LLMTracer
+from .signals.tracker import Tracker
+from .startup import State, announce, calling_module, state_of
 
 if TYPE_CHECKING:  # loaded when they are used, so that importing the package costs little more than FastAPI
-    from .settings import Settings, Vendor
-    from .vendors.langfuse import Langfuse
-    from .vendors.sentry import Sentry
+    from .settings import Settings
+    from .vendors import VendorOptions
+    from .vendors.vendor import Opened, Target
 
 logger = logging.getLogger(__name__)
 
-_OUR_OPTIONS = {
-    "dsn": "type SENTRY_DSN",
-    "transport": "the outbox is the transport: leave it out",
-    **dict.fromkeys(
-        ("profiles_sample_rate", "profiles_sampler", "profile_session_sample_rate", "profile_lifecycle"),
-        "profiles are not sent: leave it out",
-    ),
-}
-"""Of `sentry_sdk.init`: what `sentry_options` may not set, and what to type."""
-
+_FACADES: dict[str, Any] = {"tracker": Tracker, "llm": LLMTracer, "errors": ErrorReporter}
 _TOO_LATE = (
     "install(app) comes too late for the middleware: signals are sent, but requests have no request id, and no user "
     "from identify=. Call it where the application is made, not in its lifespan."
@@ -55,7 +49,7 @@ _TOO_LATE = (
 
 
 class Observability:
-    """Sentry, RudderStack and Langfuse for one process.
+    """Errors, analytics and LLM traces of one process.
 
         app = FastAPI()
         Observability.from_env().install(app)
@@ -67,32 +61,26 @@ class Observability:
     """The one that the documented module-level functions act on: the first that was opened and is open."""
 
     def __init__(
-        self,
-        settings: Settings | None = None,
-        *,
-        sentry_options: Mapping[str, Any] | None = None,
-        tolerant: bool = False,
+        self, settings: Settings | None = None, *, tolerant: bool = False, **options: Unpack[VendorOptions]
     ) -> None:
         """Build it; nothing runs and nothing is opened yet.
 
         Args:
             settings: `Settings(...)`; from the environment when None.
-            sentry_options: Any of `sentry_sdk.init`'s but dsn, transport and those of profiles.
             tolerant: A vendor that is at fault is off, instead of an error.
+            options: More for a vendor's SDK, by the keyword that the vendor has for it.
 
         Raises:
             ConfigurationError: A vendor is configured wrongly or not installed; says what to type.
         """
-        from .privacy import Scrubber
-        from .settings import VENDORS, load_settings
+        from .scrubber import Scrubber
+        from .settings import load_settings
+        from .vendors import REGISTRY, options_by_vendor
 
-        self._sentry_options = dict(sentry_options or {})
-        if refused := sorted(_OUR_OPTIONS.keys() & self._sentry_options.keys()):
-            told = "; ".join(f"{name} cannot be set there, {_OUR_OPTIONS[name]}" for name in refused)
-            raise ConfigurationError(f"sentry_options: {told}")
+        self._options = options_by_vendor(options)
         self.settings = settings if settings is not None else load_settings({})
-        self.vendors: dict[str, Vendor] = {name: self.settings.vendor(name) for name in VENDORS}
-        faults = [vendor.reason for vendor in self.vendors.values() if vendor.state == "fault"]
+        self.vendors: dict[str, Target] = {name: vendor.target(self.settings) for name, vendor in REGISTRY.items()}
+        faults = [target.reason for target in self.vendors.values() if target.state == "fault"]
         if faults and not tolerant:
             raise ConfigurationError("; ".join(faults))
         self._tolerant = tolerant
@@ -103,52 +91,54 @@ class Observability:
             "safe_names": self.settings.scrub_safe_names,
             "key": token_bytes(),  # of the hash in markers: the same in both processes
         }
-        self.scrubber = Scrubber(**self._scrub_rules)
+        try:
+            self.scrubber = Scrubber(**self._scrub_rules)
+        except ValueError as error:
+            raise ConfigurationError(str(error)) from None
         self.error_statuses = self.settings.error_statuses
         self.acknowledged = self.settings.durability == "acknowledged"
-        self._sentry: Sentry | None = None
-        self._langfuse: Langfuse | None = None
+        self.opened: dict[str, Opened] = {}
         self._delivery: Delivery | None = None
-        self._tracker = Tracker(None, self.boundary)
-        self._llm = LLMTracer(None, self.boundary)
-        self._errors = ErrorReporter(None, self.boundary)
-        self._web = True
+        self._facades = {name: facade(None, self.boundary) for name, facade in _FACADES.items()}
+        self._middleware = False
         self._state = "new"
         self._opening = Lock()
 
     @classmethod
-    def from_env(cls, *, sentry_options: Mapping[str, Any] | None = None, **overrides: Any) -> Self:
-        """Build it from the environment and `.env`. `overrides` are fields of `Settings`.
+    def from_env(cls, **overrides: Any) -> Self:
+        """Build it from the environment and `.env`. `overrides` are fields of `Settings`, and a vendor's options.
 
         Raises:
             ConfigurationError: Names the variable, the fault and what to type; never a value.
         """
         from .settings import load_settings
+        from .vendors import VendorOptions
 
-        return cls(load_settings(overrides), sentry_options=sentry_options)
+        options: Any = {name: overrides.pop(name) for name in VendorOptions.__annotations__ if name in overrides}
+        return cls(load_settings(overrides), **options)
 
     @property
     def tracker(self) -> Tracker:
         """Analytics, for code without a request."""
         self._open()
-        return self._tracker
+        return cast(Tracker, self._facades["tracker"])
 
     @property
     def llm(self) -> LLMTracer:
         """LLM traces, for code without a request."""
         self._open()
-        return self._llm
+        return cast(LLMTracer, self._facades["llm"])
 
     @property
     def errors(self) -> ErrorReporter:
         """Errors, for code without a request."""
         self._open()
-        return self._errors
+        return cast(ErrorReporter, self._facades["errors"])
 
     @property
     def error_sink(self) -> ErrorSink | None:
         """The error vendor, for the middleware; None when it is off."""
-        return self._sentry
+        return cast("ErrorSink | None", self._facades["errors"]._sink)
 
     def start(self) -> None:
         """Open the vendors, and deliver what an earlier process left. Idempotent; after `close()` it opens again."""
@@ -159,10 +149,11 @@ class Observability:
             self._delivery.start()
 
     def serve(self) -> None:
-        """Open the vendors with the middleware in the place of Sentry's own web integrations."""
-        self._web, contexts.vendor_cell = False, None
-        if self._sentry is not None:  # open already, without the middleware
-            self._sentry.replace_web_integrations()
+        """Open the vendors with the middleware in the place of a vendor's own web integrations."""
+        self._middleware = True
+        contexts.hooks.request_cell = Hooks.request_cell
+        for opened in self.opened.values():  # without the middleware, or the application has started an SDK anew
+            opened.middleware_installed()
         self._open()
 
     def _open(self) -> None:
@@ -184,28 +175,36 @@ class Observability:
         atexit.register(self._at_exit)
 
     def _open_vendors(self) -> None:
-        from . import vendors
+        """A vendor's SDK is imported only when that vendor is configured."""
+        from .vendors import REGISTRY, fit
 
-        settings, channels = self.settings, list[PortableChannel]()
+        settings, channels, self.opened = self.settings, list[Channel](), {}
         if settings.enabled:
             set_level(settings.log_level)
         secret = settings.carry_secret
-        contexts.carry_secret = None if secret is None else secret.get_secret_value().encode()
-        contexts.note = self.boundary.note
-        wanted = [name for name, vendor in self.vendors.items() if vendor.state in ("on", "local")]
-        for name in wanted:
+        contexts.hooks.carry_secret = None if secret is None else secret.get_secret_value().encode()
+        contexts.hooks.note = self.boundary.note
+        for name, target in self._wanted().items():
             with self._opening_vendor(name):
-                vendors.fit.check(name)
-                channels += vendors.channels(name, settings, self.vendors[name], self.scrubber, self.boundary.count)
+                fit.check(REGISTRY[name])
+                channels += REGISTRY[name].channels(settings, target, self.scrubber, self.boundary.count)
         if not channels:
             return
-        self._delivery = self._deliver(channels)
-        for name in wanted:
-            if self.vendors[name].state != "fault":
-                with self._opening_vendor(name):
-                    self._open_vendor(name, self.vendors[name], self._delivery)
+        self._delivery = delivery = self._deliver(channels)
+        for name, target in self._wanted().items():
+            vendor, options = REGISTRY[name], self._options.get(name, {})
+            with self._opening_vendor(name):
+                self.opened[name] = opened = vendor.open(
+                    settings, target, delivery, scrubber=self.scrubber, options=options, middleware=self._middleware
+                )
+                if facade := _FACADES.get(vendor.facade):
+                    self._facades[vendor.facade] = facade(opened.sink, self.boundary)
 
-    def _deliver(self, channels: list[PortableChannel]) -> Delivery:
+    def _wanted(self) -> dict[str, Target]:
+        """The vendors that are on, or local."""
+        return {name: target for name, target in self.vendors.items() if target.is_open}
+
+    def _deliver(self, channels: list[Channel]) -> Delivery:
         settings = self.settings
         limits = Limits(
             outbox_bytes=settings.outbox_max_bytes,
@@ -213,53 +212,29 @@ class Observability:
             ephemeral=settings.outbox_ephemeral,
         )
         if settings.delivery == "process" and settings.mode != "test":  # where rows stay in this process
-            from .sidecar import greeting, remote_delivery
+            from .sidecar import options, remote_delivery
 
-            targets = {name: vendor for name, vendor in self.vendors.items() if vendor.state in ("on", "local")}
-            known = greeting(settings, targets, self._scrub_rules, limits)
-            return remote_delivery(known, channels, limits, self._isolated, self.boundary, self.scrubber)
+            opened_with = options(settings, self._wanted(), self._scrub_rules, limits)
+            return remote_delivery(opened_with, channels, self._isolated, self.boundary, self.scrubber)
         deliver = settings.mode != "test"
         return Delivery(channels, url=settings.outbox, limits=limits, deliver=deliver, isolate=self._isolated)
 
     @contextmanager
     def _opening_vendor(self, name: str) -> Iterator[None]:
         """An SDK that does not fit costs its own vendor; what is configured wrongly is an error, unless tolerant."""
-        from . import vendors
-        from .settings import Vendor
+        from .vendors import REGISTRY, fit
+        from .vendors.vendor import Target
 
         try:
             yield
         except ConfigurationError as error:
             if not self._tolerant:
                 raise
-            self.vendors[name] = Vendor("fault", reason=str(error))
+            self.vendors[name] = Target("fault", reason=str(error))
         except Exception as error:
             if is_interrupt(error):
                 raise
-            self.vendors[name] = Vendor("fault", reason=vendors.fit.misfit(name, error))
-
-    def _open_vendor(self, name: str, target: Vendor, delivery: Delivery) -> None:
-        """A vendor's module is imported only when that vendor is configured: its SDK comes with it."""
-        put = partial(delivery.put, name)
-        if name == "rudderstack":
-            self._tracker = Tracker(put, self.boundary)
-        elif name == "sentry":
-            from .vendors.sentry import Sentry
-
-            sentry = Sentry(
-                self.settings, target, put, delivery.commit, self._sentry_options, self._web, self.scrubber
-            )
-            self._sentry, self._errors = sentry, ErrorReporter(sentry, self.boundary)
-            contexts.vendor_scope = sentry.scope
-            if self._web:
-                contexts.vendor_cell = sentry.request_cell
-            else:
-                sentry.replace_web_integrations()
-        else:
-            from .vendors.langfuse import Langfuse
-
-            self._langfuse = Langfuse(self.settings, target, delivery.put)
-            self._llm = LLMTracer(self._langfuse, self.boundary)
+            self.vendors[name] = Target("fault", reason=fit.misfit(REGISTRY[name], error))
 
     @property
     def is_open(self) -> bool:
@@ -270,10 +245,8 @@ class Observability:
     def _isolated(self) -> Iterator[None]:
         """What delivery's threads run in: no vendor's instrumentation sees them."""
         with ExitStack() as stack:
-            if self._sentry is not None:
-                stack.enter_context(self._sentry.isolated())
-            if self._langfuse is not None:
-                stack.enter_context(self._langfuse.isolated())
+            for opened in list(self.opened.values()):  # the next vendor may be opening
+                stack.enter_context(opened.isolated())
             yield
 
     def install(
@@ -323,25 +296,29 @@ class Observability:
 
     def states(self) -> dict[str, State]:
         """By documented name: `on`, `local: URL` or `off: reason`, which is false."""
-        return {DOCUMENTED_NAMES[name]: state_of(vendor, self.settings) for name, vendor in self.vendors.items()}
+        from .vendors import REGISTRY
 
-    def context(self, *, user_id: object = None, workspace_id: object = None, email: str | None = None) -> begin:
+        return {REGISTRY[name].label: state_of(target, self.settings) for name, target in self.vendors.items()}
+
+    def context(self, *, user_id: object = None, workspace_id: object = None, email: str | None = None) -> Job:
         """Open a context for a job outside any request: its signals share a request id, a user and a workspace."""
         self._open()
-        return begin(job_cell(user_id, workspace_id, email=email))
+        return Job(job_cell(user_id, workspace_id, email=email))
 
     def report(self, error: BaseException, cell: Context, *, handled: bool) -> None:
         """What the middleware saw. Never raises."""
-        if reportable(error, cell):
+        if is_applications(error, cell):
             with self.boundary("report"):
-                self._errors.bound(cell).report(error, handled=handled)
+                self._facades["errors"].bound(cell).report(error, handled=handled)
         else:  # the server logs it all the same, as its own error
             mark_reported(error, cell, "")
 
     def report_status(self, status: int, cell: Context) -> None:
         """A response with an error status and no exception behind it."""
         route = cell.info.route if cell.info is not None else None
-        self._errors.bound(cell).capture_message(f"HTTP {status} from {route or 'an unknown route'}", level="error")
+        self._facades["errors"].bound(cell).capture_message(
+            f"HTTP {status} from {route or 'an unknown route'}", level="error"
+        )
 
     async def committed(self) -> None:
         """Wait until what was put so far is on disk (METRICX_DURABILITY=acknowledged)."""
@@ -352,11 +329,11 @@ class Observability:
         """Per vendor its state and what delivery counted; faults of calls; what was scrubbed. No secret, no value."""
         delivery = self._delivery.status() if self._delivery is not None else {}
         parts = {
-            name: {"state": state_of(vendor, self.settings), **delivery.pop(name, {})}
-            for name, vendor in self.vendors.items()
+            name: {"state": state_of(target, self.settings), **delivery.pop(name, {})}
+            for name, target in self.vendors.items()
         }
-        if self._sentry is not None:
-            parts["sentry"] |= {"client_replaced": self._sentry.replaced, "merged": self._sentry.merged}
+        for name, opened in self.opened.items():
+            parts[name] |= opened.status()
         return {
             "service": self.settings.service_name,
             "environment": self.settings.environment_name,
@@ -378,10 +355,7 @@ class Observability:
 
     def _hand_over(self) -> None:
         """Ask the vendors' clients for what they hold themselves."""
-        for client in (self._langfuse, self._sentry):
-            if client is not None:
-                with self._alone("flush"):
-                    client.flush()
+        self._each_alone("flush", [opened.flush for opened in self.opened.values()])
 
     def close(self, deadline_s: float = 5.0) -> None:
         """Commit, deliver until the deadline, leave the rest on disk for the next start. Idempotent, never raises."""
@@ -391,32 +365,24 @@ class Observability:
             self._shut(deadline_s)
 
     def _shut(self, deadline_s: float) -> None:
-        until = monotonic() + deadline_s
+        until, opened, delivery = monotonic() + deadline_s, self.opened.values(), self._delivery
         self._hand_over()
-        if self._langfuse is not None:
-            with self._alone("close"):
-                self._langfuse.close(min(0.5, deadline_s / 4))
-        if self._delivery is not None:
-            with self._alone("close"):
-                self._delivery.close(max(0.0, until - monotonic()))
-        if contexts.note == self.boundary.note:
-            contexts.note = None
-        if self._sentry is not None:
-            if contexts.vendor_scope == self._sentry.scope:
-                contexts.vendor_scope = nullcontext
-            contexts.vendor_cell = None
-            with self._alone("close"):
-                self._sentry.close()
+        steps: list[Callable[[], None]] = [partial(each.stop, min(0.5, deadline_s / 4)) for each in opened]
+        if delivery is not None:
+            steps.append(lambda: delivery.close(max(0.0, until - monotonic())))
+        self._each_alone("close", [*steps, *(each.close for each in opened)])
+        if contexts.hooks.note == self.boundary.note:
+            contexts.hooks.note = Hooks.note
 
-    @contextmanager
-    def _alone(self, call: str) -> Iterator[None]:
-        """A step that fails alone, in strict mode too."""
-        try:
-            yield
-        except Exception as error:
-            if is_interrupt(error):
-                raise
-            self.boundary.count(call, [type(error).__name__])
+    def _each_alone(self, call: str, steps: Iterable[Callable[[], None]]) -> None:
+        """A step that fails keeps no other from being done, in strict mode too."""
+        for step in steps:
+            try:
+                step()
+            except Exception as error:
+                if is_interrupt(error):
+                    raise
+                self.boundary.count(call, [type(error).__name__])
 
     async def aclose(self, deadline_s: float = 5.0) -> None:
         """`close` without blocking the event loop."""
@@ -432,14 +398,18 @@ class Observability:
             self._delivery.commit(1.0)
 
 
-_OFF = Boundary()
+class NotStarted:
+    """What is used while no `Observability` is open: facades that send nothing."""
+
+    boundary = Boundary()
+    tracker, llm, errors = Tracker(None, boundary), LLMTracer(None, boundary), ErrorReporter(None, boundary)
 
 
-def _facade(name: str) -> Any:
-    running, cell = Observability.default, contexts.current_cell()
-    if running is not None and running.is_open:
-        return getattr(running, name).bound(cell)
-    return {"tracker": Tracker, "llm": LLMTracer, "errors": ErrorReporter}[name](None, _OFF)
+def running() -> Observability | NotStarted:
+    """The `Observability` that is open, for code that has none in its hand."""
+    found = Observability.default
+    return found if found is not None and found.is_open else NotStarted()
 
 
-contexts.facade = _facade  # the arrow goes the other way: context knows nobody
+# the arrow goes the other way: context knows nobody
+contexts.hooks.facade = lambda name: getattr(running(), name).bound(contexts.current_cell())

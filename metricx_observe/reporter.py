@@ -84,7 +84,8 @@ class ErrorReporter(Facade[ErrorSink]):
             return known or None
         with _current(cell):
             event_id = self._sink.capture(error, handled=handled, extra=extra, level=level)
-        mark_reported(error, cell or DETACHED, event_id or "")
+        if reported_as(error, cell or DETACHED) is None:  # the sink may know better whose it was
+            mark_reported(error, cell or DETACHED, event_id or "")
         logger.info("error %s id=%s", type(error).__name__, event_id)
         return event_id
 

@@ -1,73 +1,32 @@
 """Settings: the only reader of the environment.
 
-The documented names come without a prefix (SENTRY_DSN, …), ours with METRICX_. `.env` in the working directory is read,
-the environment wins over it. No error text contains a value.
+A vendor's variables are declared by the vendor, and have its own names; ours begin with METRICX_. `.env` in the working
+directory is read, the environment wins over it. No error text contains a value.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from contextlib import suppress
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from importlib.util import find_spec
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from dotenv import dotenv_values
-from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import NoDecode, SettingsConfigDict
 
 from .exceptions import ConfigurationError
-from .extras import install_command
 from .logs import level_of
+from .vendors import REGISTRY, VendorSettings
+from .vendors.vendor import Target, is_url, read_from
 
 RECEIVER_URL = "http://127.0.0.1:4390"
-VENDORS = ("sentry", "rudderstack", "langfuse")
-_PACKAGES = {"sentry": "sentry_sdk", "rudderstack": "rudderstack", "langfuse": "langfuse"}
-_KEYS = {
-    "sentry": ("SENTRY_DSN",),
-    "rudderstack": ("RUDDERSTACK_WRITE_KEY", "RUDDERSTACK_DATA_PLANE_URL"),
-    "langfuse": ("LANGFUSE_PUBLIC_KEY", "LANGFUSE_SECRET_KEY"),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Vendor:
-    """What the settings say of one vendor: where it goes, or why it is off."""
-
-    state: Literal["on", "local", "off", "fault"]
-    url: str = field(default="", repr=False)
-    """Sentry: the DSN. RudderStack: the data plane. Langfuse: the base URL."""
-    key: str = field(default="", repr=False)
-    secret: str = field(default="", repr=False)
-    reason: str = ""
-    """Why it is off, or what is wrong: names the variable and what to type, never a value."""
-
-
-def is_url(value: str) -> bool:
-    """Whether `value` is an http(s) URL with a host."""
-    try:
-        parts = urlsplit(value)
-        port = parts.port
-    except ValueError:
-        return False
-    return parts.scheme in ("http", "https") and bool(parts.hostname) and port != 0 and not re.search(r"\s", value)
-
-
-def _is_dsn(value: str) -> bool:
-    return is_url(value) and bool(urlsplit(value).username) and urlsplit(value).path.rpartition("/")[2].isdigit()
-
-
-_CHECKS: Mapping[str, tuple[Callable[[str], bool], str]] = {
-    "SENTRY_DSN": (_is_dsn, "is malformed: type https://PUBLIC_KEY@HOST/PROJECT_ID, as Sentry's settings show it"),
-    "RUDDERSTACK_DATA_PLANE_URL": (is_url, "is no URL: type it as RudderStack shows it, https://…"),
-    "LANGFUSE_BASE_URL (or LANGFUSE_HOST)": (is_url, "is no URL: type it with its scheme, https://cloud.langfuse.com"),
-}
 
 
 def _url(value: str) -> str:
@@ -103,18 +62,13 @@ def _network(value: object) -> object:
 
 
 def _vendor_name(value: object) -> object:
-    name = {"analytics": "rudderstack"}.get(value, value) if isinstance(value, str) else value
-    if name not in VENDORS:
-        raise ValueError(f"type {', '.join(VENDORS)}, or some of them with commas between")
+    labels: dict[object, str] = {vendor.label: name for name, vendor in REGISTRY.items()}
+    name = labels.get(value, value)
+    if name not in REGISTRY:
+        raise ValueError(f"type {', '.join(REGISTRY)}, or some of them with commas between")
     return name
 
 
-def _switch(value: object) -> object:
-    """As the vendors' SDKs read theirs: anything but `true` and `false` is the default, and no error."""
-    return {"true": True, "false": False}.get(value.strip().lower()) if isinstance(value, str) else value
-
-
-Switch = Annotated[bool | None, BeforeValidator(_switch)]
 VendorName = Annotated[str, BeforeValidator(_vendor_name)]
 Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)]
 """Words separated by commas."""
@@ -122,12 +76,8 @@ Statuses = Annotated[frozenset[int], NoDecode, BeforeValidator(_statuses)]
 Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)]
 
 
-def _name(*names: str, default: str | None = None) -> Any:
-    return Field(default=default, validation_alias=AliasChoices(*names))
-
-
-class Settings(BaseSettings):
-    """All settings. Fields may be given as keywords too: `Settings(sentry_dsn=..., environment="production")`."""
+class Settings(VendorSettings):
+    """All settings. Fields may be given as keywords too: `Settings(environment="production", service="shop")`."""
 
     model_config = SettingsConfigDict(
         env_prefix="METRICX_",
@@ -139,23 +89,9 @@ class Settings(BaseSettings):
         hide_input_in_errors=True,
     )
 
-    sentry_dsn: SecretStr | None = _name("SENTRY_DSN")
-    rudderstack_write_key: SecretStr | None = _name("RUDDERSTACK_WRITE_KEY")
-    rudderstack_data_plane_url: str | None = _name("RUDDERSTACK_DATA_PLANE_URL")
-    langfuse_public_key: str | None = _name("LANGFUSE_PUBLIC_KEY")
-    langfuse_secret_key: SecretStr | None = _name("LANGFUSE_SECRET_KEY")
-    langfuse_base_url: str = _name("LANGFUSE_BASE_URL", "LANGFUSE_HOST", default="https://cloud.langfuse.com")
-    environment: str | None = _name("ENVIRONMENT")
-    log_level: str | None = _name("LOG_LEVEL")
-    service: str | None = _name("METRICX_SERVICE", "OTEL_SERVICE_NAME")
-    release: str | None = _name("METRICX_RELEASE", "SENTRY_RELEASE", "RELEASE_VERSION")
-    sentry_environment: str | None = _name("SENTRY_ENVIRONMENT")
-    langfuse_environment: str | None = _name("LANGFUSE_TRACING_ENVIRONMENT")
-    langfuse_tracing: Switch = Field(default=True, validation_alias=AliasChoices("LANGFUSE_TRACING_ENABLED"))
-    langfuse_sample_rate: float = Field(
-        default=1.0, ge=0, le=1, validation_alias=AliasChoices("LANGFUSE_SAMPLE_RATE")
-    )
-    otel_sdk_disabled: Switch = Field(default=False, validation_alias=AliasChoices("OTEL_SDK_DISABLED"))
+    environment: str | None = read_from("ENVIRONMENT")
+    log_level: str | None = read_from("LOG_LEVEL")
+    service: str | None = read_from("METRICX_SERVICE", "OTEL_SERVICE_NAME")
 
     enabled: bool = True
     disabled: Annotated[tuple[VendorName, ...], NoDecode, BeforeValidator(_words)] = ()
@@ -169,12 +105,6 @@ class Settings(BaseSettings):
     delivery: Literal["thread", "process"] = "thread"
     durability: Literal["normal", "acknowledged"] = "normal"
     receiver_url: Annotated[str, AfterValidator(_url)] = RECEIVER_URL
-    traces_sample_rate: float | None = Field(
-        default=None,
-        ge=0,
-        le=1,
-        validation_alias=AliasChoices("METRICX_TRACES_SAMPLE_RATE", "SENTRY_TRACES_SAMPLE_RATE"),
-    )
     traces_max_per_second: float = Field(default=10, ge=0)
     errors_max_per_second: float = Field(default=200, ge=0)
     error_statuses: Statuses = frozenset(range(500, 600))
@@ -208,7 +138,7 @@ class Settings(BaseSettings):
         """How vendors without keys are treated. An unset ENVIRONMENT is development until any vendor's key is set, and
         test under pytest, where nothing may be written to the user's home."""
         if self.environment is None:
-            if any(any(self._keys(vendor).values()) for vendor in VENDORS):
+            if any(vendor.is_configured(self) for vendor in REGISTRY.values()):
                 return "production"
             return "test" if "PYTEST_VERSION" in os.environ else "development"
         name = self.environment.strip().lower()
@@ -216,12 +146,12 @@ class Settings(BaseSettings):
 
     @property
     def environment_name(self) -> str:
-        """What stands on each signal, of the characters that Langfuse takes, at most 40 of them."""
+        """What stands on each signal, of the characters that every vendor takes, at most 40 of them."""
         return _environment(self.environment or self.mode)
 
-    def environment_at(self, vendor: Literal["sentry", "langfuse"]) -> str:
+    def environment_at(self, vendor: str) -> str:
         """The vendor's own variable wins over ENVIRONMENT there."""
-        own = self.sentry_environment if vendor == "sentry" else self.langfuse_environment
+        own = getattr(self, f"{vendor}_environment", None)
         return _environment(own) if own else self.environment_name
 
     @property
@@ -231,13 +161,6 @@ class Settings(BaseSettings):
             return self.service or Path.cwd().name or "app"
         except OSError:  # it is gone
             return "app"
-
-    @property
-    def sample_rate(self) -> float:
-        """Share of requests that are traced: 1.0 where Sentry goes to the local receiver, else 0.1, unless set."""
-        if self.traces_sample_rate is not None:
-            return self.traces_sample_rate
-        return 1.0 if self.vendor("sentry").state == "local" else 0.1
 
     def ignored(self, path: str) -> bool:
         """Whether requests to this path are left out of tracing."""
@@ -257,68 +180,9 @@ class Settings(BaseSettings):
         folder = quote(f"{self.service_name}-{self.environment_name}", safe="")
         return f"sqlite:///{Path(state) / 'metricx-observe' / folder / 'outbox.db'}"
 
-    def vendor(self, name: str) -> Vendor:
+    def vendor(self, name: str) -> Target:
         """Where this vendor's signals go, or why nowhere. Says "fault" for what is set but cannot work."""
-        if off := self._switched_off(name):
-            return Vendor("off", reason=off)
-        keys = self._keys(name)
-        given = any(keys.values())
-        if given and (fault := self._fault(name, keys)):
-            return Vendor("fault", reason=fault)
-        if not given and self.mode == "production":
-            return Vendor("off", reason=f"not set: {', '.join(keys)}")
-        if not _is_installed(name):
-            return Vendor("fault" if given and self.mode != "test" else "off", reason=_not_installed(name))
-        if given and self.mode != "test":
-            return Vendor("on", *self._target(name, *keys.values()))
-        state: Literal["on", "local"] = "on" if self.mode == "test" else "local"
-        return Vendor(state, *_local(name, self.receiver_url))
-
-    def _switched_off(self, name: str) -> str:
-        """By which variable a vendor is switched off."""
-        switches = {
-            "METRICX_ENABLED": not self.enabled,
-            "METRICX_DISABLED": name in self.disabled,
-            "LANGFUSE_TRACING_ENABLED": name == "langfuse" and self.langfuse_tracing is False,
-            "OTEL_SDK_DISABLED": name == "langfuse" and self.otel_sdk_disabled is True,
-        }
-        return next((f"switched off by {variable}" for variable, off in switches.items() if off), "")
-
-    def _keys(self, name: str) -> dict[str, str]:
-        """What is set of a vendor's variables, by their names."""
-        given = {key: getattr(self, key.lower()) for key in _KEYS[name]}
-        return {
-            key: (value.get_secret_value() if isinstance(value, SecretStr) else value or "").strip()
-            for key, value in given.items()
-        }
-
-    def _fault(self, name: str, keys: Mapping[str, str]) -> str:
-        url = {"LANGFUSE_BASE_URL (or LANGFUSE_HOST)": self.langfuse_base_url} if name == "langfuse" else {}
-        for key, value in {**keys, **url}.items():
-            if not value:
-                return f"{key} is not set but {' and '.join(k for k in keys if k != key)} is: set both or none"
-            if re.search(r"^(pk-lf-|sk-lf-)?xxx$|://xxx[@.]", value):
-                return f"{key} is still the document's placeholder: type the value from the vendor's settings page"
-            if key in _CHECKS and not _CHECKS[key][0](value):
-                return f"{key} {_CHECKS[key][1]}"
-            if re.search(r"[^!-~]", value):
-                return f"{key} has characters that no key has: copy it again from the vendor's settings page"
-        return ""
-
-    def _target(self, name: str, first: str, second: str = "") -> tuple[str, ...]:
-        """Url, key and secret."""
-        if name == "sentry":
-            return (first,)
-        if name == "rudderstack":
-            return second.rstrip("/"), first
-        return self.langfuse_base_url.strip().rstrip("/"), first, second
-
-
-def _local(name: str, url: str) -> tuple[str, ...]:
-    """A vendor's address at the local receiver, in the shape that its SDK takes."""
-    if name == "sentry":
-        return (url.replace("://", "://local@", 1) + "/1",)
-    return (url, "local") if name == "rudderstack" else (url, "pk-lf-local", "sk-lf-local")
+        return REGISTRY[name].target(self)
 
 
 _NEVER_GUESSED = frozenset(
@@ -340,73 +204,61 @@ def load_settings(overrides: Mapping[str, Any], told: list[str] | None = None) -
     Raises:
         ConfigurationError: For a value that is wrong; names each variable and what to type, never the value.
     """
-    if unknown := sorted(set(overrides) - set(Settings.model_fields)):
+    model = _model()
+    if unknown := sorted(set(overrides) - set(model.model_fields)):
         raise ConfigurationError(f"no such setting: {', '.join(unknown)}")
     # by the first of its names: given by the field's own, the environment wins in pydantic-settings before 2.9
-    names = {name: getattr(each.validation_alias, "choices", [name])[0] for name, each in Settings.model_fields.items()}
+    names = {name: getattr(each.validation_alias, "choices", [name])[0] for name, each in model.model_fields.items()}
     try:
-        return Settings(**{names[name]: value for name, value in overrides.items()})
+        return model(**{names[name]: value for name, value in overrides.items()})
     except ValidationError as error:
-        items = error.errors(include_input=False)
-        wrong = {_field(str(item["loc"][0])) for item in items}
-        faults = {_variable(str(item["loc"][0])): _HINTS.get(item["type"], item["msg"]) for item in items}
-        if told is not None and wrong <= Settings.model_fields.keys() - _NEVER_GUESSED:
-            told += [f"{fault}; its default is taken" for fault in _texts(faults)]
-            defaults = {name: Settings.model_fields[name].get_default(call_default_factory=True) for name in wrong}
-            return load_settings({**overrides, **defaults})
+        spellings, faults, wrong = _spellings(model), dict[str, str](), set[str]()
+        for item in error.errors(include_input=False):
+            field, variable = spellings[str(item["loc"][0]).lower()]
+            faults[variable] = _HINTS.get(item["type"], item["msg"]).removeprefix("Value error, ")
+            wrong.add(field)
+        if told is not None and not wrong & _NEVER_GUESSED:
+            told += [f"{variable}: {fault}; its default is taken" for variable, fault in faults.items()]
+            defaults = {name: model.model_fields[name].get_default(call_default_factory=True) for name in wrong}
+            settings = load_settings({**overrides, **defaults})
+            if "outbox_url" in wrong:
+                told.append(f"METRICX_OUTBOX_URL is taken as {settings.outbox}")
+            return settings
     except (OSError, UnicodeDecodeError) as error:
         faults = {".env": f"cannot be read ({type(error).__name__}): it must be a text file in UTF-8"}
-    raise ConfigurationError("; ".join(_texts(faults))) from None
+    raise ConfigurationError("; ".join(f"{variable}: {fault}" for variable, fault in faults.items())) from None
 
 
-def _texts(faults: Mapping[str, str]) -> list[str]:
-    return [f"{name}: {text.removeprefix('Value error, ')}" for name, text in faults.items()]
+def _model() -> type[Settings]:
+    """`Settings`, with the fields of vendors that were registered later."""
+    more = [vendor.fields for vendor in REGISTRY.values() if not issubclass(Settings, vendor.fields)]
+    # the configuration of the last base counts
+    return type("Settings", (Settings, *more), {"model_config": Settings.model_config}) if more else Settings
 
 
-def _field(name: str) -> str:
-    """The field that pydantic means by a name or an alias."""
-    for known, each in Settings.model_fields.items():
-        if name.lower() in (known, *(str(choice).lower() for choice in getattr(each.validation_alias, "choices", ()))):
-            return known
-    return name
+def _spellings(model: type[Settings]) -> dict[str, tuple[str, str]]:
+    """By each name that pydantic may call it, in lower case: a field, and its variable."""
+    found = {}
+    for name, each in model.model_fields.items():
+        choices = getattr(each.validation_alias, "choices", ())
+        found[name] = name, name.upper() if choices else f"METRICX_{name.upper()}"
+        found |= {choice.lower(): (name, choice.upper()) for choice in choices}
+    return found
 
 
 def unknown_variables() -> list[str]:
     """What is set of METRICX_ and nobody reads, with the nearest name: "METRICX_X is not known: …"."""
-    known = {"METRICX_RECEIVER_TOKEN"}
-    for field_name, each in Settings.model_fields.items():
-        known |= {*map(str, getattr(each.validation_alias, "choices", [f"METRICX_{field_name.upper()}"]))}
-    given = {name.upper() for name in (*os.environ, *_in_file()) if name.upper().startswith("METRICX_")}
-    told = []
+    known = {"METRICX_RECEIVER_TOKEN", *(variable for _, variable in _spellings(_model()).values())}
+    in_file: dict[str, str | None] = {}
+    with suppress(OSError, UnicodeDecodeError):
+        in_file = dotenv_values(".env")
+    given = {name.upper() for name in (*os.environ, *in_file) if name.upper().startswith("METRICX_")}
+    found = []
     for name in sorted(given - known):
         nearest = get_close_matches(name, known, 1)
-        told.append(f"{name} is not known" + (f": did you mean {nearest[0]}?" if nearest else ""))
-    return told
-
-
-def _in_file() -> list[str]:
-    try:
-        return [*dotenv_values(".env")]
-    except (OSError, UnicodeDecodeError):
-        return []
+        found.append(f"{name} is not known" + (f": did you mean {nearest[0]}?" if nearest else ""))
+    return found
 
 
 def _environment(name: str) -> str:
     return re.sub(r"[^a-z0-9_-]", "-", name.strip().lower())[:40]
-
-
-def _variable(name: str) -> str:
-    """The variable's name: pydantic gives a field's, or a documented variable's own."""
-    ours = name in Settings.model_fields and Settings.model_fields[name].validation_alias is None
-    return f"METRICX_{name.upper()}" if ours else name.upper()
-
-
-def _is_installed(name: str) -> bool:
-    try:
-        return find_spec(_PACKAGES[name]) is not None
-    except ImportError:
-        return False
-
-
-def _not_installed(name: str) -> str:
-    return f"its SDK is not installed ({_PACKAGES[name]}): {install_command(name)}"

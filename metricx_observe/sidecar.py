@@ -1,4 +1,4 @@
-"""The process that delivers for an application's process, which starts it through a `Link`.
+"""METRICX_DELIVERY=process: what the application's process tells the one that delivers, and that one's `main`.
 
 It holds what `Observability` would otherwise hold itself: channels, scrubber, outbox and couriers. It ends with the
 connection: after a crash of the application it commits what it was given and delivers it for a few seconds.
@@ -8,157 +8,121 @@ from __future__ import annotations
 
 import gc
 import logging
-import pickle
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext, suppress
-from functools import partial
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
-from . import vendors
 from .boundary import Boundary
-from .delivery import Delivery, Limits, Message, PortableChannel
-from .delivery.link import Link, News
-from .delivery.remote import PACKED, PICKLED, Item, RemoteDelivery
+from .delivery import Channel, Limits
+from .delivery.process import Process
+from .delivery.remote import RemoteDelivery, ServingDelivery
 from .delivery.threads import Isolate
-from .privacy import Scrubber, ScrubReport
-from .settings import Settings, Vendor
+from .scrubber import Scrubber, ScrubReport
+from .settings import Settings
+from .vendors import REGISTRY
+from .vendors.vendor import Target, Vendor
 
 LAST_S = 5.0
 """How long it goes on delivering when the application's process is gone; the rest stays in the outbox."""
-COMMIT_S = 3600.0
-"""A group is answered when it is safe, however long the disk takes."""
 SWITCH_S = 0.000_5
 """A courier's system call waits this long for the interpreter while a group is encoded. Python's 5 ms are for threads
 that compute; in the application's process this setting belongs to the application."""
 
+Event = tuple[str, tuple[Any, ...]]
+"""A log line, a fault, or what was scrubbed."""
 
-def greeting(settings: Settings, targets: Mapping[str, Vendor], rules: Mapping[str, Any], limits: Limits) -> bytes:
+
+def options(settings: Settings, targets: Mapping[str, Target], rules: Mapping[str, Any], limits: Limits) -> Any:
     """What the other process needs to know. `rules`: the arguments of `Scrubber`."""
     given = {name: getattr(settings, name) for name in Settings.model_fields} | {"service": settings.service_name}
-    level = logging.getLogger(__package__).getEffectiveLevel()
-    return pickle.dumps((given, dict(targets), dict(rules), limits, level))
+    vendors = [(REGISTRY[name], target) for name, target in targets.items()]
+    return {"settings": given, "vendors": vendors, "rules": dict(rules), "limits": limits, "url": settings.outbox}
 
 
 def remote_delivery(
-    greeting: bytes, channels: Sequence[PortableChannel], limits: Limits, isolate: Isolate, boundary: Boundary,
-    scrubber: Scrubber,
-) -> RemoteDelivery:  # fmt: skip
+    options: Mapping[str, Any], channels: Sequence[Channel], isolate: Isolate, boundary: Boundary, scrubber: Scrubber
+) -> RemoteDelivery:
     """The application's end. What happens at the other is counted by its `boundary` and `scrubber`, and logged here."""
-    heard: dict[str, Callable[..., None]] = {
+    listeners: dict[str, Callable[..., None]] = {
         "fault": boundary.count,
         "scrubbed": scrubber.report.add,
         "log": lambda name, level, text: logging.getLogger(name).log(level, "%s", text),
     }
+    opened_with = {**options, "level": logging.getLogger(__package__).getEffectiveLevel()}
 
-    def link() -> Link:
-        here = partial(Host, isolate=isolate)
-        return Link(__name__, greeting, here, lambda what, values: heard[what](*values))
+    def process() -> Process:
+        return Process(__name__, opened_with, lambda what, values: listeners[what](*values))
 
-    return RemoteDelivery(channels, link=link, limits=limits, isolate=isolate)
+    url, limits = options["url"], options["limits"]
+    return RemoteDelivery(channels, url=url, limits=limits, process=process, isolate=isolate)
 
 
-class Host:
-    """What `RemoteDelivery` asks."""
-
-    def __init__(self, greeting: bytes, isolate: Isolate = nullcontext) -> None:
-        """Raises ImportError where a vendor's SDK is not installed."""
-        given, targets, rules, limits, self.level = pickle.loads(greeting)
-        settings = Settings.model_construct(**given)
-        self.waiting = deque[News](maxlen=10_000)
-        scrubber = Scrubber(**rules)
-        scrubber.report = _Report(self.waiting)
-        channels = [
-            channel
-            for name, target in targets.items()
-            for channel in vendors.channels(name, settings, target, scrubber, self._note)
-        ]
-        self._delivery = Delivery(channels, url=settings.outbox, limits=limits, isolate=isolate)
-        self._delivery.start()
-
-    def news(self) -> list[News]:
-        """Log lines, faults and what was scrubbed since the last call."""
-        return [self.waiting.popleft() for _ in range(len(self.waiting))]
-
-    def add(self, items: list[Item]) -> None:
-        """Encode and commit."""
-        for vendor, kind, payload in items:
-            record: object = payload if kind == PACKED else Message(kind, payload)
-            if kind == PICKLED:
-                try:
-                    record = pickle.loads(payload)
-                except Exception:  # raised to the writer, it would be sent again and again, with its whole group
-                    self._delivery.count(vendor, "dropped", "encode")
-                    continue
-            self._delivery.put(vendor, record, len(payload))
-        self._delivery.commit(COMMIT_S)
-
-    def tick(self) -> None:
-        """Nothing: the answer brings the news."""
-
-    def hasten(self, adopt: bool) -> None:
-        self._delivery.hasten(adopt=adopt)
-
-    def drained(self, closing: bool) -> bool:
-        return self._delivery.drained(closing=closing)
-
-    def status(self) -> dict[str, dict[str, Any]]:
-        return self._delivery.status()
-
-    def close(self, deadline_s: float) -> None:
-        self._delivery.close(deadline_s)
-
-    def _note(self, call: str, faults: list[str]) -> None:
-        self.waiting.append(("fault", (call, faults)))
+def serving_delivery(
+    events: deque[Event], settings: Mapping[str, Any], vendors: Sequence[tuple[Vendor, Target]],
+    rules: Mapping[str, Any], limits: Limits, url: str,
+) -> ServingDelivery:  # fmt: skip
+    """The other end, which tells `events` what happens. Raises ImportError where a vendor's SDK is not installed."""
+    known = Settings.model_construct(**settings)
+    scrubber = Scrubber(**rules)
+    scrubber.report = _Report(events)
+    channels = [
+        channel
+        for vendor, target in vendors
+        for channel in vendor.channels(known, target, scrubber, lambda *fault: events.append(("fault", fault)))
+    ]
+    delivery = ServingDelivery(channels, url=url, limits=limits)
+    delivery.start()
+    return delivery
 
 
 class _Report(ScrubReport):
     """Tells the application's own report."""
 
-    def __init__(self, news: deque[News]) -> None:
+    def __init__(self, events: deque[Event]) -> None:
         super().__init__()
-        self.waiting = news
+        self._events = events
 
     def add(self, signal: str, place: str, counts: dict[str, int]) -> None:
-        self.waiting.append(("scrubbed", (signal, place, dict(counts))))
+        self._events.append(("scrubbed", (signal, place, dict(counts))))
 
 
 class _LogHandler(logging.Handler):
     """Gives our log lines to the application's own loggers."""
 
-    def __init__(self, news: deque[News]) -> None:
+    def __init__(self, events: deque[Event], level: int) -> None:
         super().__init__()
-        self.waiting = news
+        self._events = events
+        logger = logging.getLogger(__package__)
+        logger.addHandler(self)
+        logger.setLevel(level)
+        logger.propagate = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.waiting.append(("log", (record.name, record.levelno, record.getMessage())))
+        self._events.append(("log", (record.name, record.levelno, record.getMessage())))
 
 
 def main(fd: int) -> None:
-    """Answer questions until the connection ends."""
+    """Answer calls until the connection ends."""
     sys.setswitchinterval(SWITCH_S)
-    with Connection(fd) as connection:
-        try:
-            host = Host(connection.recv_bytes())
-        except Exception as error:
-            connection.send_bytes(f"{type(error).__name__} {getattr(error, 'name', '')}".encode())
-            return
-        logger = logging.getLogger(__package__)
-        logger.addHandler(_LogHandler(host.waiting))
-        logger.setLevel(host.level)
-        logger.propagate = False
-        connection.send_bytes(b"")
-        gc.collect()
-        gc.freeze()
-        with suppress(EOFError, OSError):
-            while True:
-                number, what, values = connection.recv()
-                answer = failure = None
-                try:
-                    answer = getattr(host, what)(*values)
-                except Exception as error:
-                    failure = type(error).__name__
-                connection.send((number, answer, failure, host.news()))
-    host.close(LAST_S)
+    events = deque[Event](maxlen=10_000)
+    delivery: ServingDelivery | None = None
+    with Connection(fd) as connection, suppress(EOFError, OSError):
+        while True:
+            method, values = connection.recv()
+            answer, failure = None, ""
+            try:
+                if method == "open":
+                    _LogHandler(events, values.pop("level"))
+                    delivery = serving_delivery(events, **values)
+                    gc.collect()
+                    gc.freeze()
+                else:
+                    answer = getattr(delivery, method)(**values)
+            except Exception as error:
+                failure = f"{type(error).__name__} {getattr(error, 'name', '')}".strip()
+            connection.send((answer, failure, [events.popleft() for _ in range(len(events))]))
+    if delivery is not None:
+        delivery.close(LAST_S)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from .logs import say
 
 if TYPE_CHECKING:
-    from .settings import Settings, Vendor
-
-DOCUMENTED_NAMES = {"sentry": "sentry", "rudderstack": "analytics", "langfuse": "langfuse"}
-"""The document calls RudderStack by what it does."""
+    from .settings import Settings
+    from .vendors.vendor import Target
 
 
 class State(str):
@@ -25,38 +23,40 @@ class State(str):
         return not self.startswith("off")
 
 
-def state_of(vendor: Vendor, settings: Settings) -> State:
+def state_of(target: Target, settings: Settings) -> State:
     """How a vendor is by these settings."""
-    return State({"on": "on", "local": f"local: {settings.receiver_url}"}.get(vendor.state, f"off: {vendor.reason}"))
+    return State({"on": "on", "local": f"local: {settings.receiver_url}"}.get(target.state, f"off: {target.reason}"))
 
 
-def announce(settings: Settings, vendors: Mapping[str, Vendor], logger: logging.Logger) -> None:
+def announce(settings: Settings, targets: Mapping[str, Target], logger: logging.Logger) -> None:
     """The start-up line, and a line for whatever is off or at fault."""
-    from .settings import unknown_variables
+    for level, text, *values in _lines(settings, targets):
+        say(logger, level, f"[STARTUP] {text}", *values)
 
-    for told in filter(None, [settings.level_fault, *unknown_variables()]):
-        say(logger, logging.WARNING, "[STARTUP] %s", told)
+
+def _lines(settings: Settings, targets: Mapping[str, Target]) -> Iterator[tuple[int, str, *tuple[str, ...]]]:
+    """Level, template and what fills it in: an error vendor groups by the template."""
+    from .settings import unknown_variables
+    from .vendors import REGISTRY
+
+    for fault in filter(None, [settings.level_fault, *unknown_variables()]):
+        yield logging.WARNING, "%s", fault
     if not settings.enabled:
-        say(logger, logging.WARNING, "[STARTUP] Observability: none: switched off by METRICX_ENABLED")
+        yield logging.WARNING, "Observability: none: switched off by METRICX_ENABLED"
         return
     if settings.environment is None and settings.mode == "production":
-        text = "[STARTUP] ENVIRONMENT is not set but a vendor's key is: taken as production. Set it."
-        say(logger, logging.WARNING, text)
-    states = {DOCUMENTED_NAMES[name]: state_of(vendor, settings) for name, vendor in vendors.items()}
-    on = [name if state == "on" else f"{name} ({state})" for name, state in states.items() if state]
-    nothing_leaves = " (ENVIRONMENT=test: nothing is sent)" if settings.mode == "test" and on else ""
-    say(logger, logging.WARNING, "[STARTUP] Observability: %s%s", ", ".join(on) or "none", nothing_leaves)
-    for name, vendor in vendors.items():
-        level = {"fault": logging.ERROR, "off": logging.WARNING}.get(vendor.state)
-        if level is not None:
-            say(logger, level, "[STARTUP] %s is off: %s", DOCUMENTED_NAMES[name], vendor.reason)
-    if states["analytics"] == "on" and not settings.chose_personal_data and not nothing_leaves:
-        say(
-            logger,
-            logging.WARNING,
-            "[STARTUP] analytics get e-mail addresses, which GA4's terms forbid: set METRICX_PERSONAL_DATA to hash "
-            "or drop, or to keep",
-        )
+        yield logging.WARNING, "ENVIRONMENT is not set but a vendor's key is: taken as production. Set it."
+    states = {REGISTRY[name].label: state_of(target, settings) for name, target in targets.items()}
+    on = [label if state == "on" else f"{label} ({state})" for label, state in states.items() if state]
+    nothing_leaves = " (ENVIRONMENT=test: nothing is sent)" if on and settings.mode == "test" else ""
+    yield logging.WARNING, "Observability: %s%s", ", ".join(on) or "none", nothing_leaves
+    for name, target in targets.items():
+        if not target.is_open:
+            level = logging.ERROR if target.state == "fault" else logging.WARNING
+            yield level, "%s is off: %s", REGISTRY[name].label, target.reason
+    for name, target in targets.items():
+        if target.state == "on" and settings.mode != "test" and (advice := REGISTRY[name].advice(settings)):
+            yield logging.WARNING, advice
 
 
 def calling_module() -> str:

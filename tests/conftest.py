@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
-from metricx_observe.context import _cell
+from metricx_observe.context.running import _cell
 from metricx_observe.observability import Observability
 
 from .certificates import trust_one_authority

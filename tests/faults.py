@@ -176,6 +176,7 @@ class LineChannel:
     vendor: str = "rudderstack"
     destination: str = "loopback"
     local: bool = False
+    away_hint: str = ""
     max_messages: int = 100
     max_bytes: int = 1 << 20
     concurrency: int = 1

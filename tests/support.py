@@ -23,7 +23,7 @@ from sentry_sdk.consts import DEFAULT_OPTIONS
 from starlette.types import ASGIApp, Message, Scope
 
 from metricx_observe.observability import Observability
-from metricx_observe.request import RequestInfo, first_headers
+from metricx_observe.request.facts import RequestInfo, first_headers
 from metricx_observe.settings import load_settings
 
 from .receiver_server import Receiver

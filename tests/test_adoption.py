@@ -29,10 +29,10 @@ from metricx_observe import (
 )
 from metricx_observe.events import Event, ga4_name_faults, ga4_parameter_faults, ga4_user_faults
 from metricx_observe.ids import new_id, subject_id
-from metricx_observe.inbound import client_behind
 from metricx_observe.logs import level_of, say, set_level
+from metricx_observe.request.inbound import client_behind
 from metricx_observe.settings import Settings, load_settings, unknown_variables
-from metricx_observe.vendors.burst import error_key
+from metricx_observe.vendors.sentry.burst import error_key
 
 from .receiver_server import Receiver
 from .support import call, keys_for, observed

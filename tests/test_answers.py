@@ -22,9 +22,9 @@ import pytest
 
 from metricx_observe.boundary import Boundary
 from metricx_observe.delivery import Delivery, Limits, Message, Post
-from metricx_observe.privacy import Scrubber
-from metricx_observe.settings import Vendor
-from metricx_observe.vendors.sentry_channel import SentryChannel
+from metricx_observe.scrubber import Scrubber
+from metricx_observe.vendors.sentry.channel import SentryChannel
+from metricx_observe.vendors.vendor import Target
 from tests.faults import LineChannel, until
 from tests.processes import CHECKOUT
 
@@ -90,7 +90,7 @@ class Receiver(asyncio.Protocol):
 class Sentrys(LineChannel):
     """One message, with Sentry's reading of limits."""
 
-    sentry = SentryChannel(Vendor("on", url="https://public@sentry.example/42"), Scrubber(), Boundary().count)
+    sentry = SentryChannel(Target("on", url="https://public@sentry.example/42"), Scrubber(), Boundary().count)
 
     def encode(self, record: Any) -> Sequence[Message]:
         return [Message("error", record)]

@@ -1,4 +1,4 @@
-"""Bursts of identical errors: what is let through, what is counted, and on which event."""
+"""Bursts of identical errors: what is let through, what is counted, and which id the others are given."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 import sentry_sdk
 from sentry_sdk.utils import event_from_exception
 
-from metricx_observe.vendors import burst as module
-from metricx_observe.vendors.burst import IDENTICAL, Burst, error_key
+from metricx_observe.vendors.sentry import burst as module
+from metricx_observe.vendors.sentry.burst import IDENTICAL, Burst, error_key
 
 
 class Clock:
@@ -33,142 +33,87 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.fixture
-def sent() -> list[tuple[str, int]]:
-    """What was sent after it was held, with how many more it stands for."""
-    return []
-
-
-@pytest.fixture
-def burst(clock: Clock, sent: list[tuple[str, int]]) -> Burst[str]:
+def burst(clock: Clock) -> Burst:
     """Thirty errors a second at most."""
-    return Burst[str](30, lambda event, more: sent.append((event, more)))
+    return Burst(30)
 
 
-def test_the_last_that_is_sent_carries_the_count(burst: Burst[str], sent: list[tuple[str, int]], clock: Clock) -> None:
-    """Ten are admitted; the tenth is held, the others have its id; when the second is over it says how many."""
-    admitted = [burst.admit("key") for _ in range(IDENTICAL)]
-    assert all(each.sent for each in admitted)
-    assert len({each.event_id for each in admitted}) == IDENTICAL
-    ids = [str(each.event_id) for each in admitted]
-    assert [burst.hold(event_id, event_id) for event_id in ids] == [False] * 9 + [True]
-    assert [burst.admit("key") for _ in range(5)] == [(False, ids[-1])] * 5
-    assert burst.merged == 5
-    assert sent == []
+def test_the_first_ten_of_a_second_are_sent(burst: Burst, clock: Clock) -> None:
+    """The others are counted, and have the id of the last one that was sent; in the next second it begins anew."""
+    assert all(burst.admit("key", f"event {n}") == (True, f"event {n}") for n in range(IDENTICAL))
+    assert [burst.admit("key", "more") for _ in range(5)] == [(False, "event 9")] * 5
+    assert burst.refused("key") == (False, "event 9")
+    assert burst.merged == 6
     clock.now += 1.1
-    assert burst.admit("key").sent
-    assert sent == [(ids[-1], 5)]
+    assert burst.refused("key") is None
+    assert all(burst.admit("key", "later").sent for _ in range(IDENTICAL))
+    burst.reset()
+    assert burst.admit("key", "after a flush") == (True, "after a flush")
 
 
-def test_keys_are_apart(burst: Burst[str]) -> None:
-    """Another error is not counted on this one's event."""
+def test_keys_are_apart(burst: Burst) -> None:
+    """Another error is not counted as this one."""
     for _ in range(IDENTICAL + 3):
-        burst.admit("one")
-    assert burst.admit("two").sent
+        burst.admit("one", "1")
+    assert burst.admit("two", "2").sent
 
 
-def test_the_total_is_counted_in_the_same_way(burst: Burst[str], sent: list[tuple[str, int]]) -> None:
-    """The last event below the total rate carries the count of all that came after it, whatever they were."""
-    ids = [str(burst.admit(f"key {n}").event_id) for n in range(30)]
-    assert burst.hold(ids[-1], "last")
-    assert [burst.admit(f"more {n}") for n in range(7)] == [(False, ids[-1])] * 7
-    burst.turn()
-    assert sent == [("last", 7)]
+def test_the_total_is_counted_in_the_same_way(burst: Burst) -> None:
+    """Beyond the total rate an error has the id of the last identical one, else of the last one at all."""
+    for n in range(30):
+        assert burst.admit(f"key {n}", f"event {n}").sent
+    assert burst.admit("key 7", "more") == (False, "event 7")
+    assert burst.admit("another", "more") == (False, "event 29")
 
 
-def test_an_event_that_is_built_late_is_sent_when_it_is_there(burst: Burst[str], sent: list[tuple[str, int]]) -> None:
-    """The second may be over before the event that counts was built."""
-    ids = [str(burst.admit("key").event_id) for _ in range(IDENTICAL)]
-    burst.admit("key")
-    burst.turn()
-    assert sent == []
-    assert burst.hold(ids[-1], "late")
-    assert sent == [("late", 1)]
-    assert not burst.hold(ids[-1], "again")
-
-
-def test_an_event_that_never_comes_is_forgotten(burst: Burst[str], sent: list[tuple[str, int]]) -> None:
-    """The application may drop the event that would have counted: nothing is kept for it."""
-    for _ in range(IDENTICAL):
-        burst.admit("key")
-    burst.turn()
-    burst.turn()
-    assert burst._held == {}
-    assert sent == []
+def test_asking_uses_nothing_up(burst: Burst) -> None:
+    """Whoever asks may still drop the error."""
+    assert all(burst.refused("key") is None for _ in range(IDENTICAL + 1))
+    assert burst.admit("key", "event").sent
 
 
 def test_a_total_of_zero_lets_nothing_through() -> None:
     """METRICX_ERRORS_MAX_PER_SECOND=0: no event, so no id."""
-    burst = Burst[str](0, lambda event, more: None)
-    assert burst.admit("key") == (False, None)
+    burst = Burst(0)
+    assert burst.admit("key", "event") == (False, None)
     assert burst.merged == 1
-
-
-def test_the_timer_ends_the_second(sent: list[tuple[str, int]]) -> None:
-    """Without another error the held event leaves by itself, on a thread that nobody has to wait for."""
-    left = threading.Event()
-
-    def send(event: str, more: int) -> None:
-        sent.append((event, more))
-        left.set()
-
-    burst = Burst[str](30, send)
-    ids = [str(burst.admit("key").event_id) for _ in range(IDENTICAL)]
-    burst.hold(ids[-1], "last")
-    assert left.wait(10)
-    assert sent == [("last", 0)]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_a_forked_child_begins_anew() -> None:
-    """What is held is the parent's to send: the child admits its own errors, and sends nothing twice."""
+    """Also where another thread of the parent holds the lock at the fork."""
     read, write = os.pipe()
-    parent, mine = os.getpid(), list[str]()
-
-    def sends(event: str, more: int) -> None:
-        if os.getpid() == parent:  # by its timer, at any time
-            mine.append(event)
-        else:
-            os.write(write, b"sent")
-
-    burst = Burst[str](30, sends)
-    ids = [str(burst.admit("key").event_id) for _ in range(IDENTICAL)]
-    burst.hold(ids[-1], "last")
-    child = os.fork()
-    if child == 0:
-        admitted = burst.admit("key").sent
-        burst.turn()
-        os.write(write, b"admitted" if admitted else b"refused")
-        os._exit(0)
+    burst = Burst(30)
+    for _ in range(IDENTICAL):
+        burst.admit("key", "event")
+    with burst._lock:
+        child = os.fork()
+        if child == 0:
+            os.write(write, b"admitted" if burst.admit("key", "event").sent else b"refused")
+            os._exit(0)
     os.waitpid(child, 0)
     assert os.read(read, 100) == b"admitted"
-    burst.turn()
-    assert mine == ["last"]
+    assert not burst.admit("key", "event").sent
     os.close(read)
     os.close(write)
 
 
 def test_many_threads_lose_none() -> None:
     """Whatever the threads do, each error is admitted or counted."""
-    total, events = 4_000, list[int]()
-    burst = Burst[str](1_000_000, lambda event, more: events.append(more))
-    admitted = list[str]()
+    total, burst, admitted = 4_000, Burst(1_000_000), list[bool]()
 
     def work() -> None:
         for _ in range(total // 4):
-            admission = burst.admit("key")
-            if admission.sent:
-                admitted.append(str(admission.event_id))
-                burst.hold(str(admission.event_id), "event")
+            if burst.admit("key", "event").sent:
+                admitted.append(True)
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    burst.turn()
     assert len(admitted) + burst.merged == total
-    assert sum(events) == burst.merged
 
 
 def raised(text: str, deep: int = 0) -> ValueError:
@@ -202,7 +147,7 @@ def test_recognising_costs_a_fraction_of_building() -> None:
     """An error that is only counted takes far less time than one that is built."""
     error = raised("a", 20)
     options = sentry_sdk.Client().options
-    burst = Burst[str](30, lambda event, more: None)
+    burst = Burst(30)
     building = min(timeit.repeat(lambda: event_from_exception(error, client_options=options), number=5))
-    recognising = min(timeit.repeat(lambda: burst.admit(error_key(error)), number=5))
+    recognising = min(timeit.repeat(lambda: burst.admit(error_key(error), "event"), number=5))
     assert recognising < building / 5

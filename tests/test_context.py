@@ -35,7 +35,7 @@ from metricx_observe.context import (
     use_cell,
 )
 from metricx_observe.ids import one_line, text_id, valid_request_id, valid_trace_id
-from metricx_observe.request import RequestInfo, first_headers
+from metricx_observe.request.facts import RequestInfo, first_headers
 
 
 class Hostile:
@@ -55,9 +55,9 @@ def cell() -> Context:
 @pytest.fixture
 def secret() -> Iterator[bytes]:
     """METRICX_CARRY_SECRET, as `Observability` sets it."""
-    contexts.carry_secret = b"a shared secret"
-    yield contexts.carry_secret
-    contexts.carry_secret = None
+    contexts.hooks.carry_secret = b"a shared secret"
+    yield contexts.hooks.carry_secret
+    contexts.hooks.carry_secret = None
 
 
 def test_the_same_user_again_merges_fields(cell: Context) -> None:

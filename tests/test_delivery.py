@@ -390,6 +390,13 @@ def make_newer(path: Path) -> None:
     connection.close()
 
 
+def make_older(path: Path) -> None:
+    path.parent.mkdir(mode=0o700)
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA user_version = 1")
+    connection.close()
+
+
 def make_foreign(path: Path) -> None:
     path.parent.mkdir(mode=0o700)
     with sqlite3.connect(path) as connection:
@@ -405,7 +412,7 @@ def block_parent(path: Path) -> None:
     path.parent.write_text("a file where the directory should be")
 
 
-@pytest.mark.parametrize("fault", [damage, make_newer, make_foreign, make_directory, block_parent])
+@pytest.mark.parametrize("fault", [damage, make_newer, make_older, make_foreign, make_directory, block_parent])
 def test_an_unusable_file_means_memory_and_one_line(
     open_delivery: Open,
     vendor: FaultyVendor,
@@ -413,7 +420,7 @@ def test_an_unusable_file_means_memory_and_one_line(
     caplog: pytest.LogCaptureFixture,
     fault: Callable[[Path], None],
 ) -> None:
-    """Corrupt, newer, foreign, not to be opened: delivery goes on in memory, says so once, and deletes nothing."""
+    """Corrupt, newer, older, foreign, not to be opened: delivery goes on in memory, says so once, deletes nothing."""
     path = tmp_path / "state/outbox.db"
     fault(path)
     before = path.read_bytes() if path.is_file() else b""
@@ -427,7 +434,7 @@ def test_an_unusable_file_means_memory_and_one_line(
     kept = [each for each in path.parent.iterdir() if each.name.startswith("outbox.db")] if path.parent.is_dir() else []
     if before:
         assert before in [each.read_bytes() for each in kept if each.is_file()]
-    if fault is damage:
+    if fault in (damage, make_older):
         assert not path.exists()
 
 

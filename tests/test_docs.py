@@ -27,7 +27,7 @@ TEXTS = {path: path.read_text() for pattern in PAGES for path in CHECKOUT.glob(p
 @pytest.fixture
 def _nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("ENVIRONMENT", "test")
-    monkeypatch.setattr(contexts, "carry_secret", None)
+    monkeypatch.setattr(contexts.hooks, "carry_secret", None)
     monkeypatch.setattr(Observability, "default", None)
     monkeypatch.setattr(logging.getLogger("app"), "handlers", [])
     before = signal.getsignal(signal.SIGTERM)

@@ -43,7 +43,7 @@ def documented(heading: str) -> Block:
 
 @pytest.fixture
 def settings(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    monkeypatch.setattr(contexts, "carry_secret", None)
+    monkeypatch.setattr(contexts.hooks, "carry_secret", None)
     given = {
         "ENVIRONMENT": "development",
         "METRICX_RECEIVER_URL": receiver.url,

@@ -16,7 +16,7 @@ import sentry_sdk
 from sqlalchemy import create_engine, make_url, text
 
 from metricx_observe import Observability
-from metricx_observe.privacy import Scrubber
+from metricx_observe.scrubber import Scrubber
 
 from .receiver_server import Receiver
 from .support import observed

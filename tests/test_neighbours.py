@@ -58,6 +58,27 @@ def test_opentelemetry_s_instrumentation_before_or_after(receiver: Receiver, fir
     FastAPIInstrumentor.uninstrument_app(app)
 
 
+def test_an_error_in_the_first_request_under_opentelemetry_s_instrumentation(receiver: Receiver) -> None:
+    """Its 500 has the request id too, and one error arrives."""
+    request_id = uuid4().hex
+    with observed(receiver) as observability:
+        app = FastAPI()
+        observability.install(app)
+        FastAPIInstrumentor.instrument_app(app, tracer_provider=TracerProvider())
+
+        @app.get("/broken")
+        async def broken() -> None:
+            raise LookupError("it failed")
+
+        client = TestClient(app, raise_server_exceptions=False)
+        answer = client.get("/broken", headers={"x-request-id": request_id})
+        assert (answer.status_code, answer.headers["x-request-id"]) == (500, request_id)
+        assert observability.flush()
+    (error,) = receiver.signals(request_id=request_id, kind="error")
+    assert error["payload"]["exception"]["values"][-1]["mechanism"]["handled"] is False
+    FastAPIInstrumentor.uninstrument_app(app)
+
+
 def correlated(app: FastAPI) -> None:
     app.add_middleware(CorrelationIdMiddleware)
 

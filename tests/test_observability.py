@@ -157,7 +157,7 @@ def test_one_step_of_the_end_fails_alone(receiver: Receiver, user_id: str, monke
     """In strict mode too, an error in one vendor's end keeps no other from ending."""
     with observed(receiver, **keys_for(receiver.url), strict=True) as observability:
         observability.tracker.track("e", user_id=user_id)
-        langfuse: Any = observability._langfuse
+        langfuse = observability.opened["langfuse"]
         monkeypatch.setattr(langfuse, "flush", lambda: 1 / 0)
         observability.close()
         faults = observability.status()["faults"]
@@ -291,7 +291,7 @@ def test_a_second_one_with_another_dsn(receiver: Receiver) -> None:
         other = {"environment": "production", "sentry_dsn": "https://other@127.0.0.1:9/2", "outbox_url": "memory://"}
         with pytest.raises(ConfigurationError, match="another open Observability has another SENTRY_DSN"):
             Observability(load_settings(other)).start()
-        assert sentry_sdk.get_client() is first._sentry._client  # type: ignore[union-attr]
+        assert sentry_sdk.get_client() is first.error_sink._client  # type: ignore[union-attr]
         tolerant = Observability(load_settings(other), tolerant=True)
         tolerant.start()
         assert tolerant.states()["sentry"].startswith("off: another open Observability has another SENTRY_DSN")
@@ -305,7 +305,7 @@ def test_a_vendor_that_fails_to_open_leaves_nothing_open(receiver: Receiver, mon
     def refuses(*_: object) -> None:
         raise ConfigurationError("type it otherwise")
 
-    monkeypatch.setattr("metricx_observe.vendors.langfuse.Langfuse", refuses)
+    monkeypatch.setattr("metricx_observe.vendors.langfuse.client.Langfuse", refuses)
     observability = Observability(Settings(environment="development", receiver_url=receiver.url))
     with pytest.raises(ConfigurationError, match="type it otherwise"):
         observability.start()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from metricx_observe.privacy import Scrubber
+from metricx_observe.scrubber import Scrubber
 
 CARDS = (
     "4111111111111111", "5555555555554444", "2223003122003222", "6011111111111117", "378282246310005", "30569309025904",

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import pytest
 
-from metricx_observe.privacy import Scrubber
+from metricx_observe.scrubber import Scrubber
 
 MARK = r"\[scrubbed \w+ \w+ len=\d+ #[0-9a-f]{4}\]"
 
@@ -38,7 +38,7 @@ class Line(NamedTuple):
         return found[found.lastindex or 0]
 
 
-TEXT = files("metricx_observe.privacy").joinpath("issuers.tsv").read_text("utf-8")
+TEXT = files("metricx_observe.scrubber").joinpath("issuers.tsv").read_text("utf-8")
 LINES = [Line(*line.split("\t")) for line in TEXT.splitlines() if not line.startswith("#")]
 each_issuer = pytest.mark.parametrize("line", LINES, ids=[line.name for line in LINES])
 
@@ -210,7 +210,7 @@ def test_the_file_is_read_at_the_first_use() -> None:
     """An import of the package neither reads the formats nor compiles them."""
     code = (
         "import io, os, sys; opened = []; sys.addaudithook(lambda event, args: opened.append(str(args[0])) "
-        "if event == 'open' else None); import metricx_observe.privacy as p; early = str(opened); "
+        "if event == 'open' else None); import metricx_observe.scrubber as p; early = str(opened); "
         "p.Scrubber().scrub('sk_live_x', 'error', 'extra'); print('issuers.tsv' in early, 'issuers.tsv' in str(opened))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -11,12 +11,10 @@ from time import thread_time
 from typing import Any
 from urllib.parse import quote
 
-import orjson
 import pytest
 
 from bench.scrub import text as prose
-from metricx_observe.exceptions import ConfigurationError
-from metricx_observe.privacy import Scrubber, one_signal
+from metricx_observe.scrubber import Scrubber, one_signal
 
 NAMES = ("state", "token", "key", "name", "page")
 """A secret when random, a secret, a secret in an address, what names a value beside it, and nothing."""
@@ -118,12 +116,12 @@ def test_the_parts_of_a_signal_share_its_time() -> None:
     with one_signal():
         parts = [scrubber.scrub([f"{at} {text}" for text in field], "track", "together") for at in range(20)]
         short = scrubber.text("a name that comes again", "track", "together")
-        flat = scrubber.scrub_json(orjson.dumps({"password": "hunter2"}), "track", "together")
+        flat = scrubber.scrub({"password": "hunter2"}, "track", "together")
         assert scrubber.scrub({"a": "b"}, "track", "together") in ({"[cut]": "[cut]"}, {"a": "b"})
     assert parts[0][0] == "0 text 0"
     assert parts[-1] == ["[cut]"]
     assert short == "a name that comes again"
-    assert b"hunter2" not in flat
+    assert "hunter2" not in str(flat)
     assert scrubber.scrub(field[:10], "track", "after") == field[:10]
 
 
@@ -180,7 +178,7 @@ def test_a_secret_on_the_edge_of_a_piece_goes(at: int, secret: str) -> None:
 def test_a_pattern_of_the_users_cannot_hold_the_writer() -> None:
     """What repeats a repeat is refused with what to type, and no other takes long, whatever the text."""
     for pattern in ("(a+)+$", "(a|aa)+$", r"(x+x+)+y", r"([a-z]+)*\d", r"(\w+\.)+com", "(a?){30}a{30}", "((a+)b)+"):
-        with pytest.raises(ConfigurationError, match="possessive"):
+        with pytest.raises(ValueError, match="possessive"):
             Scrubber(patterns=[pattern])
     text = "a" * 30_000 + " AB-1 " + "A" * 30_000 + " a b=x-1 "
     for pattern in (r"[A-Z]+-\d+", r"\w+\s?\w+=", r"\w+\s*\w+\s*\w+-\d", r"(a+)++b", r"(\w)\1+=", "(?<=k:)[A-Z]+-"):

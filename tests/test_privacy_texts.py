@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from metricx_observe.privacy import Scrubber
+from metricx_observe.scrubber import Scrubber
 
 S = "s3cr3t-XYZZY"
 VARIABLE = {"name": "DB_PASSWORD", "value": S}

@@ -12,7 +12,8 @@ import pytest
 from pydantic import ValidationError
 
 from metricx_observe import ConfigurationError, Observability, Settings
-from metricx_observe.settings import RECEIVER_URL, Vendor, load_settings
+from metricx_observe.settings import RECEIVER_URL, load_settings
+from metricx_observe.vendors.vendor import Target
 
 SENTRY = "https://d5f1c2@o1.ingest.sentry.io/42"
 KEYS = {
@@ -58,9 +59,9 @@ def states(settings: Settings) -> list[str]:
 def test_each_vendor_is_read_from_its_documented_variables(read: Environment) -> None:
     """The documented names configure the three vendors; Langfuse's host has its cloud as default."""
     settings = read({**KEYS, "ENVIRONMENT": "production"})
-    assert settings.vendor("sentry") == Vendor("on", SENTRY)
-    assert settings.vendor("rudderstack") == Vendor("on", "https://acme.dataplane.rudderstack.com", "2aBcDeFgHiJk")
-    assert settings.vendor("langfuse") == Vendor("on", "https://cloud.langfuse.com", "pk-lf-1234", "sk-lf-5678")
+    assert settings.vendor("sentry") == Target("on", SENTRY)
+    assert settings.vendor("rudderstack") == Target("on", "https://acme.dataplane.rudderstack.com", "2aBcDeFgHiJk")
+    assert settings.vendor("langfuse") == Target("on", "https://cloud.langfuse.com", "pk-lf-1234", "sk-lf-5678")
 
 
 def test_langfuse_host_works_and_its_successor_wins(read: Environment) -> None:
@@ -133,8 +134,8 @@ def test_test_mode_uses_no_key(read: Environment) -> None:
 def test_the_local_receiver_in_each_vendors_shape(read: Environment) -> None:
     """Without keys in development each SDK gets the receiver's address in the shape that it takes."""
     settings = read({"METRICX_RECEIVER_URL": "http://127.0.0.1:9999/"})
-    assert settings.vendor("sentry") == Vendor("local", "http://local@127.0.0.1:9999/1")
-    assert settings.vendor("rudderstack") == Vendor("local", "http://127.0.0.1:9999", "local")
+    assert settings.vendor("sentry") == Target("local", "http://local@127.0.0.1:9999/1")
+    assert settings.vendor("rudderstack") == Target("local", "http://127.0.0.1:9999", "local")
     assert settings.vendor("langfuse").url == "http://127.0.0.1:9999"
 
 
@@ -294,3 +295,16 @@ def test_nothing_else_reads_the_environment() -> None:
         if "os.environ" in (text := path.read_text()) or "getenv" in text
     ]
     assert [name for name in readers if not name.startswith(others)] == []
+
+
+def test_a_wrong_address_of_the_outbox_costs_nothing_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where faults are told and not raised, the usual file is taken, and a line says which."""
+    monkeypatch.setenv("METRICX_OUTBOX_URL", f"redis://{MARKER}")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    told: list[str] = []
+    settings = load_settings({"environment": "production", "service": "shop"}, told)
+    assert told == [
+        "METRICX_OUTBOX_URL: type sqlite:///absolute/path or memory://; its default is taken",
+        f"METRICX_OUTBOX_URL is taken as sqlite:///{tmp_path}/metricx-observe/shop-production/outbox.db",
+    ]
+    assert settings.outbox == told[1].removeprefix("METRICX_OUTBOX_URL is taken as ")

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from multiprocessing import Pipe
@@ -23,12 +24,12 @@ import sentry_sdk
 from fastapi import FastAPI
 
 from metricx_observe import Observability, TrackerDep
+from metricx_observe.boundary import Boundary
 from metricx_observe.delivery import Limits
-from metricx_observe.delivery.link import Link, News
-from metricx_observe.delivery.outbox import OutboxError, Stream
-from metricx_observe.delivery.remote import _parts
-from metricx_observe.sidecar import Host, greeting
-from metricx_observe.tracker import TrackRecord
+from metricx_observe.delivery.outbox import OutboxError
+from metricx_observe.delivery.process import CannotRunError, Process
+from metricx_observe.sidecar import Event, options, serving_delivery
+from metricx_observe.signals.tracker import Tracker
 
 from .faults import until
 from .processes import Python, environment
@@ -301,110 +302,104 @@ def test_a_process_of_multiprocessing_loses_nothing_at_its_end(run: Run, receive
     assert numbers(receiver, user, 100) == list(range(100))
 
 
-class _Echo:
-    """The other end of a link, in this process."""
-
-    def __init__(self, greeting: bytes) -> None:
-        self.greeting = greeting
-
-    def news(self) -> list[News]:
-        return [("heard", (self.greeting,))]
-
-    def double(self, n: int) -> int:
-        return 2 * n
-
-    def close(self, deadline_s: float) -> None:
-        """Nothing to end."""
+def process(module: str = "metricx_observe.no_such_module") -> Process:
+    return Process(module, {}, lambda *_: None)
 
 
-def test_a_module_that_cannot_run_is_tried_three_times(caplog: pytest.LogCaptureFixture) -> None:
-    """Each try is an error that the writer repeats after; then the work is done here."""
-    heard: list[Any] = []
-    link = Link("metricx_observe.no_such_module", b"hello", _Echo, lambda what, values: heard.append((what, values)))
+def test_a_module_that_cannot_run_is_tried_three_times() -> None:
+    """Each try is an error that the writer repeats after; then there is no other process any more."""
+    other = process()
     with pytest.raises(OutboxError, match="does not run"):
-        link.ask("double", 1)
+        other.call("status")
     for _ in range(2):
-        with pytest.raises(OutboxError, match="does not begin"):
-            link.work("double", 1)
-    assert link.work("double", 21) == 42
-    assert heard == [("heard", (b"hello",))]
-    assert link.ask("double", 1) == 2
-    assert "this process delivers itself" in caplog.text
-    link.close(0.1)
+        with pytest.raises(OutboxError, match="does not begin") as raised:
+            other.call("status", wait=True)
+        assert raised.value.busy
+    with pytest.raises(CannotRunError, match="does not begin"):
+        other.call("status", wait=True)
+    other.close(0.1)
 
 
-def test_a_question_that_is_interrupted_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_call_that_is_interrupted_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C may have cut a message: the next answer could not be read, and would be waited for without end."""
 
     def interrupt(_: object) -> None:
         raise KeyboardInterrupt
 
-    link = Link("metricx_observe.no_such_module", b"hello", _Echo, lambda *_: None)
-    link._connection, theirs = Pipe()
-    monkeypatch.setattr(link._connection, "send", interrupt)
-    with theirs, subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        link._process = process
+    other = process()
+    other._connection, theirs = Pipe()
+    monkeypatch.setattr(other._connection, "send", interrupt)
+    with theirs, subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as started:
+        other._process = started
         with pytest.raises(KeyboardInterrupt):
-            link.ask("double", 1)
-        assert process.returncode == -signal.SIGKILL
-    assert link.pid is None
+            other.call("status")
+        assert started.wait(10) == -signal.SIGKILL
+    assert other.pid is None
 
 
 def test_nobody_forks_while_both_ends_are_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """The child would keep the other one's end open, and that one's death would not be seen here."""
-    link = Link("metricx_observe.no_such_module", b"hello", _Echo, lambda *_: None)
+    other = process()
     held: list[bool] = []
-    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: held.append(link.spawning.locked()))
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: held.append(other.spawning.locked()))
     with pytest.raises(OutboxError, match="does not begin"):
-        link.work("double", 1)
+        other.call("status", wait=True)
     assert held == [True]
-    assert not link.spawning.locked()
+    assert not other.spawning.locked()
 
 
 def test_a_process_that_is_too_late_is_not_waited_for() -> None:
-    """Neither when it is still to begin. A log handler that raises costs no answer: its question would come again."""
+    """Neither when it is still to begin, nor by whom a signal's handler interrupted while it had the connection."""
+    other = process()
+    other.take_over()
+    with pytest.raises(CannotRunError, match="too late"):
+        other.call("status", wait=True)
+    began = time.monotonic()
+    with other._lock, pytest.raises(OutboxError, match="at work"):
+        other.call("status")
+    assert time.monotonic() - began < 0.5
+    other.close(0.1)
 
-    def hear(what: str, values: object) -> None:
+
+def test_an_answer_that_comes_too_late_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next call gets its own; and a log handler of the application's that raises costs no answer."""
+
+    def listen(what: str, values: object) -> None:
         raise ValueError(what, values)
 
-    link = Link("metricx_observe.no_such_module", b"hello", _Echo, hear)
-    link.take_over()
-    assert link.work("double", 21) == 42
-    began = time.monotonic()
-    with link._lock, pytest.raises(OutboxError, match="at work"):  # of a frame that a signal's handler interrupted
-        link.ask("double", 1)
-    assert time.monotonic() - began < 0.5
-    link.close(0.1)
+    monkeypatch.setattr("metricx_observe.delivery.process.ANSWER_S", 0.05)
+    other = Process("unused", {}, listen)
+    other._connection, theirs = Pipe()
+    with theirs:
+        with pytest.raises(OutboxError, match="not answer in time"):
+            other.call("status")
+        theirs.send(("late", "", [("log", ())]))
+        theirs.send((None, "ValueError", []))
+        with pytest.raises(OutboxError, match="ValueError"):
+            other.call("status")
+        theirs.send(("in time", "", []))
+        assert other.call("status") == "in time"
+    other.close(0.1)
 
 
 def test_settings_become_the_other_process_s(receiver: Receiver, tmp_path: Path, user: str) -> None:
     """Also those that only a keyword gave: where a record goes, and which names are secret."""
+    events = deque[Event]()
     with observed(receiver, **keys_for(receiver), outbox_url=f"sqlite://{tmp_path}/outbox.db") as local:
-        host = Host(greeting(local.settings, local.vendors, {"names": ("kennwort",)}, Limits()))
-        host.tick()
-        assert set(host.status()) >= {"sentry", "rudderstack", "langfuse", "outbox"}
-        values = "track", "m1", time.time(), user, None, "thing_done", None, b'{"kennwort":"hunter2-hunter2","n":1}', ()
-        host.add([("rudderstack", "packed", TrackRecord.packed(values, None))])  # type: ignore[list-item]
-        host.hasten(adopt=False)
+        other = serving_delivery(events, **options(local.settings, local.vendors, {"names": ("kennwort",)}, Limits()))
+        assert set(other.status()) >= {"sentry", "rudderstack", "langfuse", "outbox"}
+        records: list[bytes] = []
+
+        def put(record: bytes, size: int) -> bool:
+            records.append(record)
+            return size > 0
+
+        Tracker(put, Boundary()).track("thing_done", {"kennwort": "hunter2-hunter2", "n": 1}, user_id=user)
+        other.add([("rudderstack", "record", records[0])])
+        other.hasten(adopt=False)
         assert numbers(receiver, user, 1) == [1]
         assert "hunter2" not in json.dumps(receiver.signals(user=user))
-        assert ("scrubbed", ("track", "properties", {"name": 1})) in host.news()
-        until(lambda: host.drained(closing=False))
-        assert host.status()["rudderstack"]["pending"] == 0
-        host.close(0.1)
-
-
-def test_a_large_group_is_sent_in_parts() -> None:
-    """In their order; what is larger than a part goes alone or as the last of one."""
-    stream, sizes = Stream("sentry", "d", "error", 2), [5, 5, 1, 20, 2]
-    parts = list(_parts((stream, b"x" * (size << 20)) for size in sizes))
-    assert [[len(payload) >> 20 for _, _, payload in part] for part in parts] == [[5, 5], [1, 20], [2]]
-
-
-def test_what_the_other_process_cannot_read_is_dropped_and_counted(receiver: Receiver, tmp_path: Path) -> None:
-    """A failure would be answered with the same group again, for ever."""
-    with observed(receiver, **keys_for(receiver), outbox_url=f"sqlite://{tmp_path}/outbox.db") as local:
-        host = Host(greeting(local.settings, local.vendors, {}, Limits()))
-        host.add([("sentry", "pickled", b"cno_such_module\nThing\n.")])
-        assert host.status()["sentry"]["dropped"] == {"encode": 1}
-        host.close(0.1)
+        assert ("scrubbed", ("track", "properties", {"name": 1})) in events
+        until(lambda: other.drained(closing=False))
+        assert other.status()["rudderstack"]["pending"] == 0
+        other.close(0.1)

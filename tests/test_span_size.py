@@ -15,10 +15,10 @@ from sentry_sdk import logger as sentry_logger
 
 from metricx_observe import Observability
 from metricx_observe.delivery.channel import Post
-from metricx_observe.vendors.langfuse_channel import LangfuseChannel
-from metricx_observe.vendors.langfuse_size import MAX_SPAN
-from metricx_observe.vendors.sentry_channel import SentryChannel
-from metricx_observe.vendors.sentry_size import MAX_EVENT
+from metricx_observe.vendors.langfuse.channel import LangfuseChannel
+from metricx_observe.vendors.langfuse.size import MAX_SPAN
+from metricx_observe.vendors.sentry.channel import SentryChannel
+from metricx_observe.vendors.sentry.size import MAX_EVENT
 
 from .receiver_server import Receiver
 from .support import call, observed
@@ -76,7 +76,8 @@ def test_an_observation(receiver: Receiver, sizes: list[int], name: str) -> None
             generation = trace.generation("answer", model="m", input=value, output=value, metadata={"whole": value})
             generation.fail("it failed").end()
         assert observability.flush(20)
-        assert too_large(observability) > 0 or name in ("deep", "many items")
+        cut = observability.status()["scrubbed"].get("generation", {})  # where the scrubber's time ran out first
+        assert too_large(observability) > 0 or name in ("deep", "many items") or any("cut" in at for at in cut.values())
         assert observability.status()["langfuse"]["dead"] == 0
     (found,) = receiver.wait_for(1, user=user, kind="generation")
     assert max(sizes) <= MAX_SPAN
@@ -124,6 +125,8 @@ def test_a_span_with_many_attributes_and_events(
     """Where OpenTelemetry's limits were raised: the last events go first, then the largest attributes."""
     monkeypatch.setenv("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "100000")
     monkeypatch.setenv("OTEL_SPAN_EVENT_COUNT_LIMIT", "100000")
+    # On a slow machine the scrubber's time ends before the size matters, and less is left than would be cut.
+    monkeypatch.setattr("metricx_observe.scrubber.budget._MAX_CPU_NS", 10**12)
     user = uuid4().hex
     with observed(receiver) as observability:
         client = observability.llm.client

@@ -40,7 +40,7 @@ MS = 1_000_000
 @pytest.fixture(autouse=True)
 def _none_running(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(Observability, "default", None)
-    monkeypatch.setattr(calls, "_said", False)
+    calls.warn_not_started.cache_clear()
     with detached():  # a user whom a test binds outside a request stays in that test
         yield
 

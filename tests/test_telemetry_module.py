@@ -18,8 +18,8 @@ from fastapi.testclient import TestClient
 
 import metricx_observe
 from metricx_observe import Observability, telemetry
-from metricx_observe import context as contexts
 from metricx_observe.context import detached
+from metricx_observe.context.running import warn_that_it_is_lost
 from metricx_observe.ids import new_id
 from metricx_observe.telemetry import calls
 
@@ -58,8 +58,8 @@ FUNCTIONS = [getattr(telemetry, name) for name in telemetry.__all__]
 @pytest.fixture(autouse=True)
 def _none_running(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Observability, "default", None)
-    monkeypatch.setattr(calls, "_said", False)
-    monkeypatch.setattr(contexts, "_said", False)
+    calls.warn_not_started.cache_clear()
+    warn_that_it_is_lost.cache_clear()
 
 
 @pytest.fixture

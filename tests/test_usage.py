@@ -15,7 +15,7 @@ from anthropic.types import CacheCreation, Message, TextBlock, ToolUseBlock, Usa
 from pydantic import BaseModel, ConfigDict
 
 from metricx_observe import InputError, Observability, complete_copilot_trace, create_copilot_trace, log_generation
-from metricx_observe.usage import read_response, usage_details
+from metricx_observe.signals.usage import read_response, usage_details
 
 from .receiver_server import Receiver
 from .support import observed

@@ -7,13 +7,12 @@ import json
 from typing import Any
 from urllib.parse import quote
 
-import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.routing import Match, Route, Router
 
-from metricx_observe.vendors.browser import Browser, read_browser
+from metricx_observe.vendors.rudderstack.browser import Browser, read_browser
 
 from .support import info_of, scope_of
 
@@ -23,8 +22,7 @@ SHOP = Router([Route(path, print) for path in ("/a", "/cart", "/reset/{token}", 
 
 def context(browser: Browser) -> dict[str, Any]:
     """What it says in RudderStack's `context`."""
-    found: dict[str, Any] = orjson.loads(b"{%b}" % (browser.page + browser.device + browser.ids)[1:])
-    return found
+    return {**browser.context, **browser.ids}
 
 
 def read(path: str = "/a", method: str = "GET", cookie: str = "", **headers: str) -> Browser:
@@ -34,7 +32,7 @@ def read(path: str = "/a", method: str = "GET", cookie: str = "", **headers: str
     for route in SHOP.routes:  # as the router leaves it
         match, found = route.matches(scope)
         scope.update(found if match is Match.FULL else {})
-    return read_browser(info_of(scope).facts(analytics=True), marked)
+    return read_browser(info_of(scope).facts(), marked)
 
 
 def marked(part: dict[str, str]) -> dict[str, str]:
@@ -142,24 +140,15 @@ def test_locale_and_user_agent() -> None:
 
 
 def test_one_browsers_headers_are_never_taken_for_anothers() -> None:
-    """What is remembered of a header is of its value: requests that differ in one of them differ in what it says."""
+    """Requests that differ in one of their headers differ in what it says, and in nothing else."""
     alike = {"referer": "https://shop.example/a", "sec_fetch_mode": "cors", "user_agent": "Firefox"}
     ann = read(cookie="session=1; rl_anonymous_id=ann; _ga=GA1.1.1.2", **alike)
     bob = read(cookie="session=1; rl_anonymous_id=bob; _ga=GA1.1.3.4", **alike)
     elsewhere = read(cookie="session=2; rl_anonymous_id=ann; _ga=GA1.1.1.2", **{**alike, "user_agent": "Safari"})
     assert (ann.anonymous_id, bob.anonymous_id, elsewhere.anonymous_id) == ("ann", "bob", "ann")
-    assert (ann.page, ann.device) == (bob.page, bob.device)
+    assert ann.context == bob.context
     assert ann.ids == elsewhere.ids != bob.ids
     assert context(elsewhere)["userAgent"] == "Safari"
-
-
-def test_headers_of_any_length_are_read_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is too long to be remembered is read each time, with the same result."""
-    headers = {"cookie": "rl_anonymous_id=ann; _ga=GA1.1.1.2", "referer": "https://shop.example/a", "user_agent": "x",
-               "accept_language": "de"}  # fmt: skip
-    remembered = read(**headers)
-    monkeypatch.setattr("metricx_observe.vendors.browser._LONGEST_REMEMBERED", 0)
-    assert read(**headers) == remembered
 
 
 @given(st.binary(), st.binary(), st.text(st.characters(codec="latin-1")))

@@ -16,12 +16,17 @@ from metricx_observe import Observability
 from metricx_observe.exceptions import ConfigurationError
 from metricx_observe.ids import new_id
 from metricx_observe.settings import load_settings
-from metricx_observe.vendors import fit
+from metricx_observe.vendors import REGISTRY, fit
 
 from .receiver_server import Receiver
 from .support import keys_for, observed
 
-USED = [(vendor, name) for vendor, names in fit.NAMES.items() for name in names]
+USED = [
+    (vendor.name, f"{owner}{'.' if ':' in owner else ':'}{name}")
+    for vendor in REGISTRY.values()
+    for owner, names in vendor.uses.items()
+    for name in names.split()
+]
 OTHERS = {
     "sentry": ("analytics", "langfuse"),
     "langfuse": ("sentry", "analytics"),
@@ -41,15 +46,15 @@ def owner(name: str) -> tuple[Any, str]:
 @pytest.mark.parametrize(("vendor", "name"), USED)
 def test_a_name_that_has_gone_is_named(vendor: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each of them, before anything is opened."""
-    fit.check(vendor)
+    fit.check(REGISTRY[vendor])
     found, last = owner(name)
     with monkeypatch.context() as gone:
         for each in getattr(found, "__mro__", [found]):
             if last in vars(each):
                 gone.delattr(each, last)
         with pytest.raises(fit.Misfit, match=name.replace(":", ".")) as raised:
-            fit.check(vendor)
-    assert fit.misfit(vendor, raised.value).startswith(f"{fit.PACKAGES[vendor]} ")
+            fit.check(REGISTRY[vendor])
+    assert fit.misfit(REGISTRY[vendor], raised.value).startswith(f"{REGISTRY[vendor].distribution} ")
 
 
 @pytest.mark.parametrize("vendor", OTHERS)
@@ -58,8 +63,7 @@ def test_a_vendor_whose_sdk_lacks_something_is_off_alone(
 ) -> None:
     """One error line names it with the versions that are wanted; the other two are on and send."""
     caplog.set_level(logging.INFO)
-    gone = "sentry_sdk.scope:Scope.gone_tomorrow"
-    monkeypatch.setitem(fit.NAMES, vendor, (*fit.NAMES[vendor], gone))
+    monkeypatch.setattr(type(REGISTRY[vendor]), "uses", {"sentry_sdk.scope:Scope": "gone_tomorrow"})
     user = f"user-{new_id()}"
     with observed(receiver) as observability:
         observability.install(FastAPI())
@@ -68,7 +72,7 @@ def test_a_vendor_whose_sdk_lacks_something_is_off_alone(
         (line,) = [record for record in caplog.records if "does not fit" in record.getMessage()]
         assert line.levelno == logging.ERROR
         assert "sentry_sdk.scope.Scope.gone_tomorrow" in line.getMessage()
-        assert f"pip install '{fit.PACKAGES[vendor]}<" in line.getMessage()
+        assert f"pip install '{REGISTRY[vendor].distribution}<" in line.getMessage()
         with observability.context(user_id=user):
             observability.errors.capture_message("hello")
             observability.tracker.track("connected")
@@ -81,7 +85,7 @@ def test_a_vendor_whose_sdk_lacks_something_is_off_alone(
 
 def test_an_sdk_that_takes_other_arguments_is_off_alone(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     """As langfuse 4.0 does: its client has no `span_exporter`."""
-    import metricx_observe.vendors.langfuse as ours
+    import metricx_observe.vendors.langfuse.client as ours
 
     class Older:
         def __init__(self, *, public_key: str, secret_key: str, base_url: str) -> None:
@@ -103,7 +107,7 @@ def test_sentry_s_client_is_given_back_when_ours_cannot_be_used(
     """What was there before goes on."""
     import sentry_sdk
 
-    import metricx_observe.vendors.sentry as ours
+    import metricx_observe.vendors.sentry.client as ours
 
     def fails(*_: object) -> None:
         raise ValueError("a value that is nobody's business")
@@ -132,7 +136,7 @@ def test_all_that_we_use_of_an_sdk_s_inside_is_looked_for() -> None:
     ours = {path: ast.parse(path.read_text()) for path in Path(metricx_observe.__file__).parent.rglob("*.py")}
     defined = {name for tree in ours.values() for node in ast.walk(tree) for name in names_made(node)}
     for path, tree in ours.items():
-        if path.parent.name == "vendors":
+        if "vendors" in path.parts:
             used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
             private = {name for name in used if name.startswith("_") and not name.startswith("__")}
             assert private - defined - listed - guarded == set(), path.name

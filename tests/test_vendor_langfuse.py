@@ -34,10 +34,11 @@ from metricx_observe import LLMTracer, LLMTracerDep, Observability
 from metricx_observe.boundary import Boundary
 from metricx_observe.context import Context, RequestContext
 from metricx_observe.delivery.channel import Importance
-from metricx_observe.llm_records import ScoreRecord, Waiting
-from metricx_observe.privacy import Scrubber
-from metricx_observe.settings import Vendor, load_settings
-from metricx_observe.vendors.langfuse_channel import LangfuseChannel, ScoreChannel, resource_attributes
+from metricx_observe.scrubber import Scrubber
+from metricx_observe.settings import load_settings
+from metricx_observe.vendors.langfuse.channel import LangfuseChannel, ScoreChannel, resource_attributes
+from metricx_observe.vendors.langfuse.spans import SpanExport
+from metricx_observe.vendors.vendor import Target
 
 from .faults import until
 from .odd_values import ODD_VALUES
@@ -45,7 +46,7 @@ from .receiver_server import Receiver
 from .support import call, observed
 
 SETTINGS = load_settings({"environment": "Staging", "release": "1.2.3", "service": "shop"})
-TARGET = Vendor("on", url="https://langfuse.example", key="pk-lf-test", secret="sk-lf-test")
+TARGET = Target("on", url="https://langfuse.example", key="pk-lf-test", secret="sk-lf-test")
 USAGE = {"input": 100, "output": 50, "total": 150}
 OURS = {
     "gen_ai.request.model", "gen_ai.usage.input_tokens", "gen_ai.usage.output_tokens",
@@ -62,12 +63,12 @@ class Kept:
     client = None
 
     def __init__(self) -> None:
-        self.records: list[Waiting | ScoreRecord] = []
+        self.records: list[bytes] = []
 
-    def put(self, record: Waiting | ScoreRecord, size: int) -> bool:
+    def put(self, type: str, record: bytes) -> bool:
         """Keep it."""
         self.records.append(record)
-        return size > 0
+        return bool(type)
 
     def samples(self, trace_id: str) -> bool:
         """All."""
@@ -295,14 +296,19 @@ def as_base64(body: bytes) -> bytes:
 
 def test_odd_attributes_of_application_spans_are_still_otlp() -> None:
     """Integers over 64 bits, NaN and bytes in an application's own span do not spoil the export."""
-    exporter = InMemorySpanExporter()
+    records: list[Any] = []
+
+    def put(record: bytes, size: int) -> bool:
+        records.append(record)
+        return size > 0
+
     provider = TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    provider.add_span_processor(SimpleSpanProcessor(SpanExport(put)))
     with provider.get_tracer("x").start_as_current_span("name\ud800") as span:
         span.set_attributes({"big": 1 << 70, "nan": float("nan"), "list": [1, 2], "yes": True, "half": 0.5})
         span.add_event("happened", {"api_key": "0123456789abcdef"})
     coder = channel()
-    (message,) = coder.encode(exporter.get_finished_spans()[0])
+    (message,) = coder.encode(records[0])
     assert b"0123456789abcdef" not in message.payload
     spans = Parse(as_base64(coder.post([message.payload]).body), ExportTraceServiceRequest())
     assert spans.resource_spans[0].scope_spans[0].spans[0].events[0].name == "happened"

@@ -24,10 +24,11 @@ from metricx_observe.boundary import Boundary
 from metricx_observe.context import Context, RequestContext
 from metricx_observe.delivery.channel import Importance
 from metricx_observe.events import UserSignedUp
-from metricx_observe.privacy import Scrubber
-from metricx_observe.settings import Vendor, load_settings
-from metricx_observe.tracker import Tracker, Waiting
-from metricx_observe.vendors.rudderstack import RudderStackChannel
+from metricx_observe.scrubber import Scrubber
+from metricx_observe.settings import load_settings
+from metricx_observe.signals.tracker import Tracker
+from metricx_observe.vendors.rudderstack.channel import RudderStackChannel
+from metricx_observe.vendors.vendor import Target
 
 from .odd_values import ODD_VALUES
 from .receiver_server import Receiver
@@ -41,15 +42,15 @@ LIMIT = 32 << 10
 def channel(note: Callable[[str, list[str]], None] = lambda call, faults: None, **more: Any) -> RudderStackChannel:
     """A channel to a host that is never called."""
     given = load_settings({"environment": "Production", "service": "shop", "release": "1.2.3", **more})
-    target = Vendor("on", url="https://rudder.example", key="write-key")
+    target = Target("on", url="https://rudder.example", key="write-key")
     return RudderStackChannel(given, target, Scrubber(), note)
 
 
 def messages(make: Callable[[Tracker], object], cell: Context | None = None, **more: Any) -> list[dict[str, Any]]:
     """What the channel makes of the calls in `make`."""
-    records: list[Waiting] = []
+    records: list[bytes] = []
 
-    def put(record: Waiting, size: int) -> bool:
+    def put(record: bytes, size: int) -> bool:
         records.append(record)
         return size > 0
 
@@ -188,8 +189,8 @@ def test_secrets_do_not_leave() -> None:
     assert "abcdefghijklmnop1234" not in found
 
 
-def test_what_is_remembered_of_a_browser_is_scrubbed_and_counted_in_each_message() -> None:
-    """Headers that come again and hold a secret are counted again, and each policy has its own memory."""
+def test_what_a_browser_says_is_scrubbed_and_counted_in_each_message() -> None:
+    """Headers that come again and hold a secret are counted again, and by the policy of their own channel."""
     secret, address = "sk_live_abcdefghijklmnop1234", "ann@example.com"
 
     def shown(coder: RudderStackChannel, times: int) -> list[dict[str, Any]]:

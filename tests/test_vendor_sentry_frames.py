@@ -16,7 +16,10 @@ from sentry_sdk.envelope import Envelope
 from sentry_sdk.integrations.logging import ignore_logger, unignore_logger
 from sentry_sdk.scope import Scope, use_isolation_scope, use_scope
 from sentry_sdk.scrubber import EventScrubber
+from sentry_sdk.serializer import serialize
 from sentry_sdk.transport import Transport
+
+from metricx_observe.vendors.sentry.serialise import prepare
 
 from .receiver_server import Receiver
 from .support import observed, with_option
@@ -230,3 +233,13 @@ def test_own_frames_are_told_wherever_the_process_runs(
     assert "tmp_path" in own["vars"]
     assert theirs
     assert not any(frame["in_app"] or "vars" in frame for frame in theirs)
+
+
+def test_sdk_what_says_how_it_is_shown_is_taken_as_it_is() -> None:
+    """The serialiser asks `__sentry_repr__`, which saves its walk through what is JSON already."""
+    event: dict[str, Any] = {"tags": {"a": {"b": [1]}}, "exception": {"values": [{"stacktrace": {"frames": []}}]}}
+    prepare(event, as_it_is=True)
+    event["tags"]["a"]["when"] = {1, 2}  # by a processor that comes later
+    shown = serialize(event)
+    assert type(shown["tags"]) is type(shown["exception"]["values"][0]["stacktrace"]) is dict
+    assert shown["tags"] == {"a": {"b": [1], "when": [1, 2]}}

@@ -19,9 +19,10 @@ from sentry_sdk.traces import start_span
 
 from metricx_observe import ContextDep, ErrorReporterDep
 from metricx_observe.boundary import Boundary
-from metricx_observe.privacy import Scrubber
-from metricx_observe.settings import Vendor
-from metricx_observe.vendors.sentry_channel import Sent, SentryChannel
+from metricx_observe.scrubber import Scrubber
+from metricx_observe.vendors.sentry.channel import SentryChannel
+from metricx_observe.vendors.sentry.envelope import freeze
+from metricx_observe.vendors.vendor import Target
 
 from .faults import FaultyVendor
 from .receiver_server import Receiver
@@ -150,7 +151,7 @@ async def test_no_header_holds_the_paths_token_or_an_address(
 
 def test_what_the_sdk_fills_in_stays() -> None:
     """Ids, rates, types and lengths arrive as they were, and so do names without a secret."""
-    channel = SentryChannel(Vendor("on", "http://public@127.0.0.1:1/1"), Scrubber(), Boundary().count)
+    channel = SentryChannel(Target("on", "http://public@127.0.0.1:1/1"), Scrubber(), Boundary().count)
     trace = {
         "trace_id": "a" * 32, "public_key": "c" * 32, "environment": "production", "release": "shop@1.2.3",
         "transaction": "/shop/{item}", "sample_rate": "0.1", "sample_rand": "0.012345", "sampled": "true",
@@ -159,7 +160,7 @@ def test_what_the_sdk_fills_in_stays() -> None:
     envelope = Envelope(given)
     attachment = {"filename": "report.txt", "attachment_type": "event.attachment", "content_type": "text/plain"}
     envelope.add_item(Item(b"content", headers=attachment, type="attachment"))
-    (message,) = channel.encode(Sent(envelope))
+    (message,) = channel.encode(freeze(envelope))
     first, second = headers(message.payload)
     assert first == given
     assert second == {**attachment, "type": "attachment", "length": 7}
@@ -167,10 +168,10 @@ def test_what_the_sdk_fills_in_stays() -> None:
 
 def test_an_upstreams_trace_header_is_scrubbed() -> None:
     """A queue's message may hand on a transaction's name, a user's address and tags from another service."""
-    channel = SentryChannel(Vendor("on", "http://public@127.0.0.1:1/1"), Scrubber(), Boundary().count)
+    channel = SentryChannel(Target("on", "http://public@127.0.0.1:1/1"), Scrubber(), Boundary().count)
     user = {"email": EMAIL, "token": "hunter2hunter2"}
     envelope = Envelope({"trace": {"transaction": f"mail to {EMAIL}", "user": user}})
     envelope.add_item(Item(b"1", type="attachment", headers={"filename": "token=hunter2hunter2.txt"}))
-    (message,) = channel.encode(Sent(envelope))
+    (message,) = channel.encode(freeze(envelope))
     assert EMAIL.encode() not in message.payload
     assert b"hunter2" not in message.payload

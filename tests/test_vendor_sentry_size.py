@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from metricx_observe.vendors.sentry_size import MAX_EVENT, within_bounds
+from metricx_observe.vendors.sentry.size import MAX_EVENT, within_bounds
 
 from .receiver_server import Receiver
 from .support import observed
@@ -94,3 +94,23 @@ def test_a_large_error_arrives(receiver: Receiver) -> None:
         assert observability.status()["sentry"]["dead"] == 0
     (found,) = [each for each in receiver.signals(kind="error") if each["id"] == event_id]
     assert found["payload"]["exception"]["values"][-1]["value"] == "deep"
+
+
+def tree(depth: int) -> Any:
+    """Two members at each level, so that no list or object is long and no text is."""
+    return {"a": tree(depth - 1), "b": tree(depth - 1)} if depth else "leaf of it"
+
+
+@pytest.mark.parametrize("place", ["contexts", "extra", "trace"])
+def test_what_no_cut_makes_small_goes_as_a_whole(place: str) -> None:
+    """Ids and the trace arrive, without which Sentry takes nothing."""
+    trace, whole = {"trace_id": "t" * 32, "span_id": "s" * 16, "op": "http.server"}, tree(16)
+    given = event(type="transaction", contexts={"trace": dict(trace)})
+    if place == "extra":
+        given["extra"] = whole
+    else:
+        given["contexts"] |= {"mine": whole} if place == "contexts" else {"trace": {**trace, "data": whole}}
+    data = within_bounds(given)
+    found = orjson.loads(data)
+    assert len(data) <= MAX_EVENT
+    assert (found["event_id"], found["type"], found["contexts"]["trace"]) == ("a" * 32, "transaction", trace)

@@ -19,9 +19,8 @@ from demo_app.copilot.query import Declined, Plan, run_query
 from demo_app.database import EngineDep
 from demo_app.pages import page
 from demo_app.security import CurrentUser, SignedIn, require_user
-from metricx_observe import ErrorReporter, ErrorReporterDep, LLMTracer, LLMTracerDep, Tracker, TrackerDep
+from metricx_observe import ErrorReporter, ErrorReporterDep, LLMTracer, LLMTracerDep, Trace, Tracker, TrackerDep
 from metricx_observe.events import CopilotQuerySent
-from metricx_observe.llm import Trace
 
 router = APIRouter(tags=["qa"])
 
@@ -93,9 +92,7 @@ def _event(name: str, data: object) -> str:
     return f"event: {name}\ndata: {json.dumps(jsonable_encoder(data))}\n\n"
 
 
-async def answer(
-    model: Model, trace: Trace, engine: Engine, workspace_id: str, question: str
-) -> AsyncIterator[str]:
+async def answer(model: Model, trace: Trace, engine: Engine, workspace_id: str, question: str) -> AsyncIterator[str]:
     """The three steps, and what the page is told of each."""
     plan = await understand(model, trace, question)
     if isinstance(plan, Declined):

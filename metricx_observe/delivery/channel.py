@@ -66,6 +66,8 @@ class Channel(Codec, Protocol):
 
     local: bool
     """True for the local receiver, whose rows have shorter bounds and for which shutdown never waits."""
+    away_hint: str
+    """What to do while its address cannot be reached, for the log; empty where there is nothing but to wait."""
     max_messages: int
     """Messages a post: 1 for Sentry's envelopes."""
     max_bytes: int
@@ -86,17 +88,6 @@ class Channel(Codec, Protocol):
 
     def describe(self, kind: str, payload: bytes) -> Described:
         """What may be shown of one stored message, and whose it is (for `forget`)."""
-        ...
-
-
-class PortableChannel(Channel, Protocol):
-    """A channel whose records another process can encode."""
-
-    def portable(self, record: Any) -> Sequence[object]:
-        """What `encode` is to be given there, pickled: the record, or what only this process can make of it.
-
-        On the writer thread. What cannot be pickled is encoded here.
-        """
         ...
 
 
@@ -124,3 +115,8 @@ class Limits:
     """From one probe to the next of a vendor that refuses everything: see `delivery/refusals.py`."""
     commit_every_s: float = 0.03
     """From one group commit to the next; kill -9 loses what was put in this time, and while the group is stored."""
+
+    @property
+    def longest_backoff_s(self) -> float:
+        """Between two tries of what fails."""
+        return min(self.backoff_cap_s, self.probe_every_s)

@@ -1,305 +1,303 @@
-"""The courier of one vendor: takes rows from the outbox, posts them, and acts on the answer."""
+"""The courier of one vendor: takes rows from the outbox, posts them in batches, and acts on the answers."""
 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 
+from .answer import Answer, Verdict
+from .breaker import Breaker, RateLimits
 from .channel import Channel, Importance, Limits
 from .clock import Clock
-from .gate import Gate
+from .connection import Connection
 from .outbox import Outbox, OutboxError, Row
-from .post import Answer, Line, Verdict
-from .refusals import Outcome
+from .refusals import Outcome, Refusals, stop_reason
 from .tally import Tally, logger
 from .threads import Isolate, start_thread
 
-TURN = 16
-"""Messages that a lane takes at once, also where a post holds only one: reading and deleting rows one by one costs as
-much as posting them."""
-SLOW_S = 0.05
-"""A vendor that takes longer gets its messages one by one on many lanes, where posts hold only one."""
-
-
-_AWAY = "%s cannot be reached (%s): its messages wait"
-_PAGE_AWAY = "the local page cannot be reached for %s (%s): its messages wait; metricx-observe dev starts it"
+PREFETCH = 16
+"""Messages that are read and deleted at once, also where a post holds only one: row by row costs as much as posting."""
+LINGER_S = 0.3
+"""How long new messages wait for more, so that one post, or where each is a post of its own one read, serves them."""
 
 
 class Courier:
-    """Posts of one channel, on as many lanes as are needed. A lane is a thread with one connection."""
+    """Workers that post to one vendor: threads, each with a connection, as many as are needed."""
 
     def __init__(
         self, channel: Channel, outbox: Outbox, tally: Tally, limits: Limits, isolate: Isolate, clock: Clock
     ) -> None:
-        self.channel, self._outbox, self._tally, self._limits, self._isolate = channel, outbox, tally, limits, isolate
-        self._gate, self._clock = Gate(channel, limits), clock
-        self._changed = threading.Condition()  # guards the gate and the lanes
-        self._lanes = self._idle = 0
-        self._closing = self._slow = False
-        self._taking = threading.Lock()
-        self._taken: set[int] = set()
-
-    @property
-    def breaker(self) -> str:
-        """closed, open (failing; probes go on) or stopped (it refuses everything; probes are far apart)."""
-        return "stopped" if self._gate.refusals.stopped else "open" if self._gate.failures else "closed"
+        self.channel, self._outbox, self._tally, self._limits = channel, outbox, tally, limits
+        self._isolate, self._clock = isolate, clock
+        self._most_workers = channel.concurrency + math.ceil(limits.post_deadline_s / limits.probe_every_s)  # may hang
+        self._changed = threading.Condition()  # guards all that follows
+        self.breaker, self._refusals = Breaker(limits), Refusals()
+        self._rate_limits = RateLimits(limits.max_retry_after_s)
+        self._workers, self._closing = 0, False
+        self._ready_at = math.inf  # when there may be rows to read
+        self._batches = deque[list[Row]]()  # read, and next to be posted
+        self._accepted: list[Row] = []  # to be deleted
+        self._taken: set[int] = set()  # ids of rows in batches, in posts and accepted ones
+        self._posting: dict[Connection, float] = {}  # and since when
+        self._failed_alone: dict[int, float] = {}  # ids of rows, and until when they wait
 
     @property
     def answers(self) -> bool:
         """Whether waiting for this vendor makes sense."""
-        return self.breaker == "closed" and not self._gate.quiet()
+        return self.breaker.state == "closed" and not self._rate_limits.active()
 
     @property
     def busy(self) -> bool:
         """Whether a post is running."""
-        return bool(self._gate.running)
+        return bool(self._posting)
 
     def wake(self, *, linger: bool = False) -> None:
         """There may be something to take; with `linger` more may come that fits into the same post."""
+        at = time.monotonic() + (LINGER_S if linger else 0.0)
         with self._changed:
-            news = self._gate.ready(linger=linger) or not self._lanes  # else a lane waits for that time already:
-            if not news or self._closing or self._gate.due_at() == float("inf"):  # waking it costs more than a post
-                return
-            if self._idle:
-                self._changed.notify()
-            elif self._lanes < self._gate.most:
-                with suppress(RuntimeError):  # the interpreter is ending
-                    start_thread(self.channel.vendor, self._lane, self._isolate)
-                    self._lanes, self._idle = self._lanes + 1, 1
+            if at < self._ready_at or not self._workers:  # else a worker waits for an earlier time already
+                self._ready_at = min(at, self._ready_at)
+                self._call_worker()
 
-    def hasten(self) -> None:
+    def probe(self) -> None:
         """Try at once, whatever the last failure was: there may be no later."""
         with self._changed:
-            self._gate.probe_again()
-        self.wake()
+            self.breaker.probe_at = self._ready_at = time.monotonic()
+            self._call_worker()
 
-    def check(self, now: float) -> None:
-        """Abort posts that are over their deadline, and what hangs since the vendor was away."""
-        for line in list(self._gate.running):
-            line.check(now)
-        self._cut()
-
-    def _cut(self) -> None:
-        with self._changed:
-            hanging = self._gate.hanging()
-        for line in hanging:
-            line.abort()  # its rows need not wait for its deadline
+    def check(self) -> None:
+        """Abort posts that are over their deadline."""
+        for connection in list(self._posting):
+            connection.check()
 
     def close(self, *, abort: bool = True) -> None:
         """Take nothing more, and abort what runs. Rows that were not accepted stay in the outbox."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-        for line in list(self._gate.running) if abort else ():
-            line.abort()
+        for connection in list(self._posting) if abort else ():
+            connection.abort()
 
-    def _lane(self) -> None:
-        line = Line()
-        while self._turn(line):
+    def _call_worker(self) -> None:
+        """Let a worker look whether something is due; a new one if all are posting."""
+        if self._closing or self._due_at() == math.inf:
+            return
+        if self._workers > len(self._posting):
+            self._changed.notify()
+        elif self._workers < self._most_workers:
+            with suppress(RuntimeError):  # the interpreter is ending
+                start_thread(self.channel.vendor, self._work, self._isolate)
+                self._workers += 1
+
+    def _due_at(self) -> float:
+        """When something may be posted, as things stand; infinity: when something changes."""
+        due_at = 0.0 if self._batches else self._ready_at
+        if self.breaker.state != "closed":
+            due_at = max(due_at, self.breaker.probe_at)
+        elif len(self._posting) >= self.channel.concurrency:
+            return math.inf
+        return max(due_at, self._rate_limits.active().get("", 0.0))
+
+    def _work(self) -> None:
+        connection = Connection()
+        while rows := self._next_batch(connection):
             try:
-                self._carry(line)
-            except OutboxError:  # busy, or in memory by now
-                self.wake(linger=True)
-            except Exception as error:  # nothing may end a lane
-                self._failed(line, type(error).__name__)
-            finally:
-                with self._changed:
-                    del self._gate.running[line]
-                    self._idle += 1
-        line.close()
+                self._deliver(connection, rows)
+            except Exception as error:  # nothing may end a worker
+                self._fail(connection, [row for row in rows if row not in self._accepted], type(error).__name__)
+            self._delete_accepted()  # before the body is read, which may never end
+            connection.finish()
+            with self._changed:
+                del self._posting[connection]
+        connection.close()
 
-    def _turn(self, line: Line) -> bool:
-        """Wait until this lane may post. False: the courier is closing."""
+    def _next_batch(self, connection: Connection) -> list[Row]:
+        """Wait for what may be posted. Empty: the courier is closing."""
         with self._changed:
             while not self._closing:
-                wait_s = self._gate.due_at() - time.monotonic()
-                if wait_s <= 0:
-                    self._idle -= 1
-                    self._gate.begin(line)
-                    return True
-                self._changed.wait(min(wait_s, threading.TIMEOUT_MAX))
-            return False
+                wait_s = self._due_at() - time.monotonic()
+                if wait_s > 0:
+                    self._changed.wait(min(wait_s, threading.TIMEOUT_MAX))
+                elif self._batches or self._read():
+                    self._posting[connection] = time.monotonic()
+                    self.breaker.begin()
+                    rows = self._batches.popleft()
+                    self._call_worker()
+                    return rows
+            return []
 
-    def _carry(self, line: Line) -> None:
-        """Post what is taken in one turn, a refused batch in halves until the bad message stands alone."""
-        taken, most = self._take(), self.channel.max_messages
-        if not taken:
-            with self._changed:
-                self._gate.probe_again()
-            return
-        work, accepted = self._batches(taken), list[Row]()
-        refused = 0  # the status with which a message was refused that another one's answer decides on
+    def _read(self) -> bool:
+        """Make batches of rows in the outbox, if there are any that may be posted."""
+        limited, now, most = self._rate_limits.active(), time.monotonic(), self.channel.max_messages
         try:
-            while work and self._may_post(line, work[-1]):
-                began = time.monotonic()
-                rows = work.pop()
-                outcome, status, reason = self._post(line, rows, accepted)
-                if not work:
-                    self._remove(accepted)  # before the body is read, which may never end
-                self._slow = time.monotonic() - began > SLOW_S
-                reason = reason or line.finish()[:300].decode("utf-8", "replace")
-                if outcome is Outcome.SPLIT:
-                    middle = len(rows) // 2
-                    work += [rows[middle:], rows[:middle]]
-                elif outcome is Outcome.DEAD:
-                    self._make_dead_letter(rows[0], status, reason)
-                elif outcome is Outcome.SUSPECT:
-                    refused = status
-                    work += [work.pop(0)] if work else []  # what decides is best not a neighbour, which may be as bad
-                elif outcome is not Outcome.DELIVERED:
-                    work.append(rows)
-                    break
-                if self._slow and most == 1 and not refused:
-                    break  # other lanes post the rest at the same time
-        finally:
-            try:
-                self._remove(accepted)
-            finally:
-                self._taken.difference_update(row.id for row in taken)
-                if refused and not work and self._gate.refusals.suspects:  # nobody decided
-                    self._failed(line, f"HTTP {refused}", text="%s refuses a message (%s), which waits for another")
-                if work or self._gate.refusals:
-                    self.wake()  # only now: a lane that looked earlier would have found them taken
-
-    def _batches(self, rows: Sequence[Row]) -> list[list[Row]]:
-        """What makes a post each, the first one last. What was refused alone before is posted alone, and at the end."""
-        refusals, most = self._gate.refusals, self.channel.max_messages
-        rest = [row for row in rows if row.id not in refusals]
-        alone = [[row] for row in rows if row.id in refusals]
-        return [*(rest[at : at + most] for at in range(0, len(rest), most)), *alone][::-1]
-
-    def _may_post(self, line: Line, rows: Sequence[Row]) -> bool:
-        with self._changed:
-            free = self._gate.quiet().isdisjoint(["", *(row.kind for row in rows)])
-            return free and not self._closing and self._gate.posting(line)
-
-    def _make_dead_letter(self, row: Row, status: int, reason: str) -> None:
-        with self._changed:
-            self._gate.probe_again()
-        self._outbox.bury(row, status, reason)
-        self._count("died", [row])
-        text = "%s refused a message (%s); it is among the dead letters"
-        self._say(logging.WARNING, text, f"{row.kind}, HTTP {status}")
-
-    def _take(self) -> list[Row]:
-        """What to post in one turn. What the vendor forbids now waits; of the least important kind it is dropped."""
-        with self._changed:
-            quiet, held = self._gate.quiet(), self._gate.held()
-            suspects, stopped = self._gate.refusals.suspects, self._gate.refusals.stopped
-            doubtful = self._gate.doubtful()
-        waits = {kind for kind in quiet if self.channel.importance(kind) > Importance.TRANSACTION}
-        single = not (suspects or stopped) and (self._gate.failures or self._slow)
-        most = max(self.channel.max_messages, 1 if single else TURN)  # a probe is one post
-        with self._taking:
-            aside = held | doubtful
-            take = partial(
-                self._outbox.take, self.channel.destination, max_bytes=self.channel.max_bytes, without=waits
-            )
-            rows, more = take(max_messages=most, skip=self._taken | aside if aside else self._taken)
-            if suspects or stopped:  # one message decides: the last of them, which is best not a suspect's neighbour
-                rows, more = rows[-1:], more or len(rows) > 1
-            if doubtful and not rows:  # of suspects what is on its way decides
-                rows, more = take(max_messages=1, skip=held | self._taken | (suspects if self._taken else set()))
-            forbidden = [row for row in rows if row.kind in quiet]
-            if forbidden:
-                self._outbox.remove(forbidden)
-            rows = [row for row in rows if row.kind not in quiet]
-            self._taken.update(row.id for row in rows)
-        for row in forbidden:
+            rows, more = self._take(limited)
+            if dropped := [row for row in rows if row.kind in limited]:
+                self._outbox.remove(dropped)
+        except OutboxError:  # busy, or in memory by now
+            self._ready_at = now + LINGER_S
+            return False
+        for row in dropped:
             self._tally.count(self.channel.vendor, "dropped", f"limit {row.kind}")
-        if more:
-            self.wake()
-        return rows
+        later = (at for at in [*limited.values(), *self._failed_alone.values()] if at > now)
+        self._ready_at = now if more else min(later, default=math.inf)
+        rows, refused = [row for row in rows if row.kind not in limited], self._refusals.refused_at
+        fresh = [row for row in rows if row.id not in refused]
+        self._batches.extend(fresh[at : at + most] for at in range(0, len(fresh), most))
+        self._batches.extend([row] for row in rows if row.id in refused)  # each would have its batch refused again
+        self._taken.update(row.id for row in rows)
+        return bool(rows)
 
-    def _post(self, line: Line, rows: list[Row], accepted: list[Row]) -> tuple[Outcome, int, str]:
-        """Post rows and act on the status. Returns what it means, the status, and the reason if that is ours."""
+    def _take(self, limited: Mapping[str, float]) -> tuple[list[Row], bool]:
+        """The next rows, and whether there are more. While the vendor fails, those that may be the reason come last."""
+        now, suspects, state = time.monotonic(), self._refusals.suspects, self.breaker.state
+        waiting = {row_id for row_id, until in self._failed_alone.items() if until > now}
+        # Of the least important kind also what is limited, to be dropped.
+        without = {kind for kind in limited if self.channel.importance(kind) > Importance.TRANSACTION}
+        take = partial(self._outbox.take, self.channel.destination, max_bytes=self.channel.max_bytes, without=without)
+        most = {"stopped": 1, "open": self.channel.max_messages}.get(state, max(self.channel.max_messages, PREFETCH))
+        rows, more = take(max_messages=most, skip=self._taken | waiting | suspects)
+        if not rows and (waiting or suspects):  # then one of these, unless a post that is running may decide
+            skip = self._taken | (waiting if state == "closed" else set()) | (suspects if self._taken else set())
+            rows, more = take(max_messages=1, skip=skip)
+        return rows, more
+
+    def _deliver(self, connection: Connection, rows: list[Row]) -> None:
+        """Post a batch and act on the answer."""
         try:
             post = self.channel.post([row.payload for row in rows])
         except Exception as error:  # a message that cannot be joined is treated as one that is refused
-            return Outcome.SPLIT if len(rows) > 1 else Outcome.DEAD, 0, type(error).__name__
+            self._refuse(rows, 0, type(error).__name__)
+            return
         try:
-            answer = line.post(post, self._limits.post_deadline_s)
+            answer = connection.post(post, self._limits.post_deadline_s)
         except Exception as error:
-            self._retry(line, rows, type(error).__name__)
-            return Outcome.RETRY, 0, ""
+            self._fail(connection, rows, type(error).__name__)
+            return
         logger.debug("%s: posted %d messages, HTTP %d", self.channel.vendor, len(rows), answer.status)
+        if answer.verdict is Verdict.DELIVERED:
+            with self._changed:
+                self._accepted += rows
         if not self.channel.local and (date := answer.date) is not None:  # a local receiver's clock is this machine's
             self._clock.compare(date)
-        accepted += rows if answer.verdict is Verdict.DELIVERED else ()
-        return self._settle(line, rows, answer), answer.status, ""
+        self._settle(connection, rows, answer)
 
-    def _settle(self, line: Line, rows: Sequence[Row], answer: Answer) -> Outcome:
-        refusals = self._gate.refusals
+    def _settle(self, connection: Connection, rows: list[Row], answer: Answer) -> None:
         limits = self.channel.rate_limits(answer.status, answer.headers)
         if not limits and answer.verdict is Verdict.RETRY and (after := answer.retry_after_s) is not None:
             limits = {"": after}
         with self._changed:
-            limited = self._gate.limit(limits)
-            before = refusals.stopped
-            outcome = refusals.outcome(answer, [row.id for row in rows], self._gate.running[line])
-            if refusals.stopped and not before:
-                self._gate.stop()
+            limited = self._rate_limits.add(limits)
+            if limited:
+                self._give_back([], all_read=True)
+            ids, began = [row.id for row in rows], self._posting[connection]
+            outcome = self._refusals.outcome(answer, ids, began, stopped=self.breaker.state == "stopped")
+            waits_alone = outcome is Outcome.SUSPECT and self._suspect(rows, began)
         if outcome is Outcome.DELIVERED:
-            self._succeeded(line, goes_on=bool(before and not refusals.stopped))
-        elif outcome is Outcome.RETRY:
-            wait = "" in limited or limited.issuperset(row.kind for row in rows)
-            self._retry(line, rows, f"HTTP {answer.status}", counts=not wait)
+            self._succeed(connection)
+        elif outcome is Outcome.REFUSED:
+            self._refuse(rows, answer.status, connection.finish()[:300].decode("utf-8", "replace"))
+        elif outcome is Outcome.SUSPECT:
+            if waits_alone:
+                self._warn("%s refuses a message (%s), which waits for another", f"HTTP {answer.status}")
         elif outcome is Outcome.STOPPED:
-            self._stopped(refusals.stopped, news=not before)
-        return outcome
+            self._stop(rows, stop_reason(answer))
+        else:
+            waits = "" in limited or limited.issuperset(row.kind for row in rows)
+            self._fail(connection, rows, f"HTTP {answer.status}", counts=not waits)
 
-    def _stopped(self, why: str, *, news: bool) -> None:
+    def _succeed(self, connection: Connection) -> None:
+        with self._changed:
+            back = self.breaker.succeed(self._posting[connection])
+            for other, began in self._posting.items() if back else ():
+                if other is not connection:  # it hangs; what runs for less than a probe may be answered yet
+                    other.deadline = min(other.deadline, began + self._limits.probe_every_s)
+            if back or self._refusals.refused_at:
+                self._ready_at = time.monotonic()
+                self._call_worker()
+        if back:
+            logger.info("%s accepts again", self.channel.vendor)
+            self.check()
+
+    def _refuse(self, rows: list[Row], status: int, reason: str) -> None:
+        """Halve a batch until the bad message stands alone, and make that one a dead letter."""
+        with self._changed:
+            self.breaker.probe_at = time.monotonic()  # what a message holds says nothing of the next probe
+            if len(rows) > 1:
+                middle = len(rows) // 2
+                self._batches.extendleft([rows[middle:], rows[:middle]])
+                return
+        self._outbox.bury(rows[0], status, reason)
+        with self._changed:
+            self._give_back(rows)
+        self._tally.count(self.channel.vendor, "died")
+        self._warn("%s refused a message (%s); it is among the dead letters", f"{rows[0].kind}, HTTP {status}")
+
+    def _suspect(self, rows: list[Row], began: float) -> bool:
+        """Keep a message that was refused alone until another one's answer decides. Returns whether there is none yet.
+
+        Called with the lock that the refusal was noted with: a post that begins in between would decide on the message
+        and not close the breaker, which opens here.
+        """
+        is_last = not self._batches
+        self._batches.rotate(-1)  # what decides is best not a neighbour, which may be as bad
+        self._give_back(rows)
+        return is_last and not self._closing and self.breaker.fail(began)
+
+    def _stop(self, rows: list[Row], why: str) -> None:
+        with self._changed:
+            self._give_back(rows, all_read=True)
+            is_new = self.breaker.stop(why)
         self._tally.errors[self.channel.vendor] = why
-        if news:
+        if is_new:
             text = "%s is stopped (%s): its rows are kept, and one is tried every %g s and at each start"
             logger.error(text, self.channel.vendor, why, self._limits.stopped_probe_every_s)
 
-    def _retry(self, line: Line, rows: Sequence[Row], what: str, *, counts: bool = True) -> None:
-        self._count("retried", rows)
-        if counts and len(rows) == 1:
-            with self._changed:
-                self._gate.hold(rows[0].id)
-        self._failed(line, what, counts=counts)
+    def _fail(self, connection: Connection, rows: Sequence[Row], what: str, *, counts: bool = True) -> None:
+        """Try rows again later, and let the breaker open, unless the vendor only asked to wait."""
+        self._tally.count(self.channel.vendor, "retried", n=len(rows))
+        now, hint = time.monotonic(), self.channel.away_hint
+        with self._changed:
+            if counts and len(rows) == 1:  # it may be for what it holds: others go first
+                self._failed_alone = {row_id: until for row_id, until in self._failed_alone.items() if until > now}
+                self._failed_alone[rows[0].id] = now + self._limits.longest_backoff_s
+            counts = counts and not self._closing and self.breaker.fail(self._posting[connection])
+            self._give_back(rows, all_read=counts)  # once the breaker is open there are only probes
+        if counts:
+            self._warn(f"%s cannot be reached (%s): its messages wait{hint and f'; {hint}'}", what)
+        elif not self.breaker.stopped:  # else the error goes on saying why
+            self._tally.errors[self.channel.vendor] = what
 
-    def _remove(self, rows: list[Row]) -> None:
-        while rows:  # or they are sent again
+    def _give_back(self, rows: Sequence[Row], *, all_read: bool = False) -> None:
+        """Let rows be read again, as far as the outbox still has them; with `all_read` also those of the batches."""
+        self._ready_at = time.monotonic()
+        self._taken.difference_update(row.id for row in rows)
+        while all_read and self._batches:
+            self._taken.difference_update(row.id for row in self._batches.popleft())
+
+    def _delete_accepted(self) -> None:
+        """Delete what was accepted, together where more is about to be posted."""
+        with self._changed:
+            if len(self._accepted) < PREFETCH and self._batches and not self._closing:
+                return
+            rows, self._accepted = self._accepted, []
+        while rows:  # also where another process holds the outbox for long: they would else be posted once more
             try:
                 self._outbox.remove(rows)
-                self._count("delivered", rows)
-                rows.clear()
+                self._tally.count(self.channel.vendor, "delivered", n=len(rows))
+                break
             except OutboxError as error:
                 if not error.busy or self._closing:
-                    raise
+                    break
+        with self._changed:
+            self._taken.difference_update(row.id for row in rows)
 
-    def _count(self, what: str, rows: Sequence[Row]) -> None:
-        self._tally.count(self.channel.vendor, what, n=len(rows))
-
-    def _say(self, level: int, text: str, what: str) -> None:
+    def _warn(self, text: str, what: str) -> None:
         """Log a line and keep it as the last error. `what` holds no content and no secret."""
         self._tally.errors[self.channel.vendor] = what
-        self._tally.say(level, (text, self.channel.vendor), text, self.channel.vendor, what)
-
-    def _succeeded(self, line: Line, *, goes_on: bool) -> None:
-        with self._changed:
-            back = self._gate.succeeded(line, goes_on=goes_on)
-            again = bool(self._gate.refusals)
-        if back:
-            logger.info("%s accepts again", self.channel.vendor)
-            self._cut()
-        if back or again:
-            self.wake()
-
-    def _failed(
-        self, line: Line, what: str, *, counts: bool = True, text: str = ""
-    ) -> None:
-        with self._changed:
-            counts = counts and not self._closing and self._gate.failed(line)
-            stopped = self._gate.refusals.stopped
-        if counts:
-            self._say(logging.WARNING, text or (_PAGE_AWAY if self.channel.local else _AWAY), what)
-        elif not stopped:  # the status goes on saying why
-            self._tally.errors[self.channel.vendor] = what
+        self._tally.say(logging.WARNING, (text, self.channel.vendor), text, self.channel.vendor, what)

@@ -46,7 +46,6 @@ class Delivery:
         self._channels = {channel.vendor: channel for channel in channels}
         self._path, self._limits, self._deliver, self._isolate = outbox_path(url), limits or Limits(), deliver, isolate
         self._closed = False
-        self._closing_at: float | None = None
         self._begin()
         _alive[self] = None
 
@@ -119,13 +118,14 @@ class Delivery:
         _alive.pop(self, None)
         give_up = time.monotonic() + deadline_s
         self._writer.close(deadline_s)
-        self._closing_at = time.monotonic()
         if self._writer.thread:
             with suppress(OutboxError):
                 self.hasten(adopt=False)
             for courier in self._couriers if self._limits.ephemeral else ():
-                courier.hasten()
-            _until(partial(self.drained, closing=True), give_up - ABORT_S)
+                courier.probe()
+            give_up -= ABORT_S
+            if not _until(partial(self.drained, closing=True), min(give_up, time.monotonic() + LOCAL_S)):
+                _until(partial(self.drained, closing=True, local=False), give_up)
         self._rest(0.1, abort=True)
 
     def count(self, vendor: str, what: str, reason: str = "", n: int = 1) -> None:
@@ -142,7 +142,7 @@ class Delivery:
         depths = self._left
         with suppress(OutboxError):  # closed, or failed just now: the counters are still true
             depths = self._outbox.depths() if self._writer.thread else []
-        breakers = {courier.channel.vendor: courier.breaker for courier in self._couriers}
+        breakers = {courier.channel.vendor: courier.breaker.state for courier in self._couriers}
         known = {channel.destination for channel in self._channels.values()}
         dead, stranded = Counter[str](), Counter[str]()
         for stream, depth in depths:
@@ -184,11 +184,11 @@ class Delivery:
                 courier.wake(linger=True)
 
     def _tick(self) -> None:
+        for courier in self._couriers:
+            courier.check()
         if healed := self._outbox.check():
             self._fallback, self._healed = "", healed
             self._tally.say(logging.WARNING, ("healed", healed), "The outbox was put right: %s", healed)
-        for courier in self._couriers:
-            courier.check(time.monotonic())
         limits = self._limits
         if self._outbox.kind == "memory":
             limits = replace(limits, outbox_bytes=min(limits.outbox_bytes, limits.memory_bytes))
@@ -198,37 +198,31 @@ class Delivery:
             self.count(stream.vendor, "dropped", f"{reason} {stream.kind}", n)
             key = ("dropped", stream.vendor, reason)
             self._tally.say(logging.WARNING, key, "%s: %d messages dropped (%s)", stream.vendor, n, reason)
-        self._adopt()
+        if self._adopt():
+            self.hasten(adopt=False)
 
-    def _adopt(self) -> None:
-        """Take over what dead processes left for our vendors."""
-        if self._outbox.adopt([courier.channel.destination for courier in self._couriers]):
-            self._wake()
-
-    def _wake(self) -> None:
-        """Let the couriers look now: nothing waits for a batch to fill."""
-        for courier in self._couriers:
-            courier.wake()
+    def _adopt(self) -> int:
+        """Take over what dead processes left for our vendors. Returns how many messages. Raises OutboxError."""
+        return self._outbox.adopt([courier.channel.destination for courier in self._couriers])
 
     def hasten(self, *, adopt: bool) -> None:
         """Post what waits at once, with `adopt` also what dead processes left. Raises OutboxError."""
-        self._wake()
-        if adopt:
-            self._adopt()
+        try:
+            if adopt:
+                self._adopt()
+        finally:
+            for courier in self._couriers:
+                courier.wake()
 
-    def drained(self, *, closing: bool) -> bool:
+    def drained(self, *, closing: bool, local: bool = True) -> bool:
         """Whether nothing of this process waits for a vendor that takes it; when closing, only for those that answer.
 
-        Local ones count for a moment then. Never raises.
+        `local`: the local receivers count too. Never raises.
         """
-        began, patient = self._closing_at, not closing or self._limits.ephemeral
-        brief = began is None or time.monotonic() < began + LOCAL_S
-        wanted = {
-            courier.channel.destination
-            for courier in self._couriers
-            if (courier.breaker != "stopped" if patient else courier.answers)
-            and (brief or not (closing and courier.channel.local))
-        }
+        patient = not closing or self._limits.ephemeral
+        couriers = [each for each in self._couriers if local or not each.channel.local]
+        taking = [each for each in couriers if (each.breaker.state != "stopped" if patient else each.answers)]
+        wanted = {courier.channel.destination for courier in taking}
         with suppress(OutboxError):  # asked again soon
             depths = self._outbox.depths()
             return not any(depth.mine and stream.destination in wanted for stream, depth in depths)

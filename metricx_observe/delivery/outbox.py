@@ -68,10 +68,7 @@ class Store(Protocol):
     """What the writer needs of an outbox."""
 
     def add(self, messages: Iterable[tuple[Stream, bytes]]) -> None:
-        """Store messages, and return when they are safe from the end of this process.
-
-        Raises OutboxError: give all of them again.
-        """
+        """Store messages, safe from the end of this process. Raises OutboxError: give all of them again."""
 
 
 class Outbox(Store, Protocol):
@@ -94,6 +91,10 @@ class Outbox(Store, Protocol):
     def bury(self, row: Row, status: int, reason: str) -> None:
         """Make a row a dead letter."""
 
+    def revive(self, letters: Iterable[Row], destination: str | None = None) -> int:
+        """Put dead letters back, to their own destination or to another. Returns how many."""
+        ...
+
     def trim(self, limits: Limits, local: Container[str]) -> Counter[tuple[Stream, str]]:
         """Hold the bounds; `local` are the destinations with the shorter ones. Returns messages dropped, by reason.
 
@@ -105,8 +106,8 @@ class Outbox(Store, Protocol):
         """Take over the rows that dead processes left for these destinations. Returns how many messages."""
         ...
 
-    def check(self) -> str:
-        """Put right what somebody did to what the outbox stands on; called at each tick. Returns what it was, once."""
+    def redirect(self, vendor: str, old: str, new: str) -> int:
+        """Give the rows that dead processes left for one destination to another. Returns how many messages."""
         ...
 
     def depths(self) -> list[tuple[Stream, Depth]]:
@@ -117,16 +118,12 @@ class Outbox(Store, Protocol):
         """Every waiting row of all processes, or every dead letter; oldest first within a stream."""
         ...
 
-    def revive(self, letters: Iterable[Row], destination: str | None = None) -> int:
-        """Put dead letters back, to their own destination or to another. Returns how many."""
-        ...
-
-    def redirect(self, vendor: str, old: str, new: str) -> int:
-        """Give the rows that dead processes left for one destination to another. Returns how many messages."""
-        ...
-
     def wipe(self) -> None:
         """Leave nothing of removed rows in what stores them."""
+
+    def check(self) -> str:
+        """Put right what somebody did to what the outbox stands on; called at each tick. Returns what it was, once."""
+        ...
 
     def before_fork(self) -> None:
         """Bring the outbox to rest: nothing of it may be open or locked while the process forks."""

@@ -6,8 +6,6 @@ import os
 import time
 from contextlib import suppress
 
-from metricx_observe.private_file import UnsafeFileError, open_private
-
 try:
     import fcntl
 except ImportError:  # Windows: the outbox runs in memory
@@ -18,12 +16,11 @@ MISSING_S = 5.0
 
 
 class OwnerLock:
-    """This process's own."""
+    """This process's own. Raises OSError where there are no locks."""
 
     def __init__(self, path: str) -> None:
-        """Raises OSError where there are no locks."""
         self._path = path
-        self._descriptor = open_private(path, create=True)
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             _lock(self._descriptor)  # nobody else knows the name
         except BaseException:
@@ -32,10 +29,9 @@ class OwnerLock:
 
     def stands(self) -> bool:
         """Whether others still find the lock: its file is neither removed nor replaced."""
-        try:
+        with suppress(OSError):
             return os.path.samestat(os.lstat(self._path), os.fstat(self._descriptor))
-        except OSError:
-            return False
+        return False
 
     def close(self, *, remove: bool = False) -> None:
         """Let go of it. In a forked child this closes a copy, which leaves the parent's lock as it is."""
@@ -45,47 +41,23 @@ class OwnerLock:
         os.close(self._descriptor)
 
 
-class OtherLocks:
-    """Those of other processes."""
+def is_free(path: str, missing: dict[str, float]) -> bool:
+    """Whether the process that held this lock has ended. False: it lives, or nobody can know yet.
 
-    def __init__(self) -> None:
-        self._missing: dict[str, float] = {}
-
-    def take(self, path: str) -> int | None:
-        """A descriptor that holds a dead process's lock, to be closed; None: it lives, or nobody knows yet.
-
-        Raises OSError where there are no locks.
-        """
-        try:
-            descriptor = open_private(path)
-        except FileNotFoundError:
-            if time.monotonic() - self._missing.setdefault(path, time.monotonic()) < MISSING_S:
-                return None
-            return self._take_missing(path)
-        except (UnsafeFileError, PermissionError):  # it is not ours to judge
-            return None
-        self._missing.pop(path, None)
-        return _taken(descriptor)
-
-    def _take_missing(self, path: str) -> int | None:
-        now = time.monotonic()
-        if now - self._missing.setdefault(path, now) < MISSING_S:
-            return None
-        try:
-            return _taken(open_private(path, create=True))
-        except FileExistsError:  # another process is just as patient
-            return None
-
-
-def _taken(descriptor: int) -> int | None:
+    `missing` remembers since when a lock file has been missing.
+    """
     try:
-        if _lock(descriptor):
-            return descriptor
-    except BaseException:
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        now = time.monotonic()
+        return now - missing.setdefault(path, now) >= MISSING_S
+    except OSError:  # a link, or another user's: it is not ours to judge
+        return False
+    missing.pop(path, None)
+    try:
+        return _lock(descriptor)
+    finally:
         os.close(descriptor)
-        raise
-    os.close(descriptor)
-    return None
 
 
 def _lock(descriptor: int) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain
 from typing import Any
 
@@ -58,14 +58,14 @@ def retry(
 
 def purge(outbox: Outbox, vendor: str | None = None, *, waiting: bool = False) -> int:
     """Delete the dead letters; with `waiting` also what waits. Returns how many messages."""
-    return _erase(outbox, _everything(outbox, vendor) if waiting else outbox.scan(vendor, dead=True))
+    return _remove(outbox, _everything(outbox, vendor) if waiting else outbox.scan(vendor, dead=True))
 
 
 def forget(outbox: Outbox, channels: Sequence[Channel], user_id: str) -> int:
     """Delete every message of a user, and what is left of those that were delivered. Returns how many messages."""
-    erased = _erase(outbox, (found for found in _everything(outbox) if _described(channels, *found).user_id == user_id))
+    removed = _remove(outbox, (each for each in _everything(outbox) if _described(channels, *each).user_id == user_id))
     outbox.wipe()
-    return erased
+    return removed
 
 
 def export(outbox: Outbox, vendor: str | None = None) -> Iterator[dict[str, Any]]:
@@ -79,18 +79,16 @@ def _everything(outbox: Outbox, vendor: str | None = None) -> Iterator[tuple[Str
     return chain(outbox.scan(vendor, dead=True), outbox.scan(vendor))
 
 
-def _erase(outbox: Outbox, rows: Iterable[tuple[Stream, Row]]) -> int:
-    erased = 0
-    for _, row in rows:
+def _remove(outbox: Outbox, found: Iterable[tuple[Stream, Row]]) -> int:
+    removed = 0
+    for _, row in found:
         outbox.remove([row])
-        erased += 1
-    return erased
+        removed += 1
+    return removed
 
 
 def _described(channels: Sequence[Channel], stream: Stream, row: Row) -> Described:
     """What its channel says of a message; nothing for one that it cannot read."""
-    try:
-        [channel] = [channel for channel in channels if channel.vendor == stream.vendor]
-        return channel.describe(row.kind, row.payload)
-    except Exception:
-        return Described("", row.kind, None)
+    with suppress(Exception):
+        return next(each for each in channels if each.vendor == stream.vendor).describe(row.kind, row.payload)
+    return Described("", row.kind, None)

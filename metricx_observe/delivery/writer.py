@@ -19,12 +19,10 @@ from .threads import Isolate, start_thread
 
 GROUP = 500
 """Records in a group commit: large enough that a commit costs little of each, small enough to hold few in two forms."""
-TURN_S, PAUSE_S = 0.000_2, 0.000_05
-"""The event loop waits 5 ms for an interpreter that another thread does not let go of (`sys.getswitchinterval`), with
-each system call that it makes: the writer lets go of it after each fifth of a millisecond of encoding (half of one:
-p99 at half load 0.4 ms more, the same CPU)."""
+YIELD_EVERY_S, YIELD_S = 0.000_2, 0.000_05
+"""While it encodes, the writer lets the event loop have the interpreter so often: Python itself would after 5 ms."""
 RETRY_S = 0.05
-"""Between two tries to store a group."""
+"""Between two tries to store a group. The outbox's lock is free meanwhile, for a `status`."""
 TICK_S = 0.5
 """How often deadlines, bounds and dead processes' rows are looked at."""
 
@@ -43,46 +41,50 @@ class Writer:
         self._isolate, self._stored, self._tick = isolate, stored, tick
         # A future among the records is done when all that was put before it is committed.
         self._queue: deque[Record | Future[None]] = deque()
-        self._group: list[Record | Future[None]] = []
-        self._puts, self._lock, self._most = tally.puts, tally.lock, limits.memory_bytes
-        self._streams: dict[tuple[str, str], Stream] = {}
-        self._came = self._went = 0  # bytes; only who puts writes the first, only the writer the second
-        self._wake = threading.Event()
+        self._group: list[Record | Future[None]] = []  # of the queue, until they are committed
+        self._bytes = 0  # in both
+        self._commits = 0
+        self._arrived, self._urgent = threading.Event(), threading.Event()
+        # Whether who puts has to set `_arrived`. An event's own flag will not do: a signal handler or a finaliser may
+        # put while this thread is inside of `set`, and would wait for its lock.
+        self._is_idle = True
+        self._closed = self._ended = False
+        self._tick_at = 0.0
         self.thread: threading.Thread | None = None
-        self._hurry = self._closed = self._ended = False
-        self._idle = True  # whether who puts has to wake the thread, or to start it
-        self._took_at = self._tick_at = 0.0
         self.ending = self.at_exit
         """What a process of `multiprocessing` calls at its end."""
         self._let_go: Callable[[], None] = lambda: None
 
     def put(self, vendor: str, record: object, size: int) -> bool:
         """See `Delivery.put`. The lock is only ever held for a few assignments."""
-        if vendor not in self._channels or self._closed or self._came - self._went + size > self._most:
-            return self._refuse(vendor)
-        with self._lock:
+        if vendor not in self._channels:
+            return self._refuse(vendor, "not configured")
+        if self._closed:
+            return self._refuse(vendor, "closed")
+        with self._tally.lock:
+            if self._bytes + size > self._limits.memory_bytes:
+                return self._refuse(vendor, "memory")
             self._queue.append((vendor, record, size))
-            self._came += size
-            self._puts[vendor] += 1
-        if self._idle:
-            self._idle = False
-            self._wake.set()
+            self._bytes += size
+            self._tally.puts[vendor] += 1
+        if self._is_idle:
+            self._is_idle = False
+            self._arrived.set()
             self.start()
         return True
 
-    def _refuse(self, vendor: str) -> bool:
-        why = "not configured" if vendor not in self._channels else "closed" if self._closed else "memory"
+    def _refuse(self, vendor: str, why: str) -> bool:
         self._tally.count(vendor, "dropped", why)
         return False
 
     def start(self) -> None:
         """Start the thread if it does not run yet."""
-        with self._lock:
+        with self._tally.lock:
             if self.thread is None:
                 try:
                     self.thread = start_thread("writer", self._run, self._isolate)
                 except RuntimeError:  # too many threads; or the interpreter is ending, and `at_exit` does the work
-                    self._idle = True  # the next put tries again
+                    self._is_idle = True  # the next put tries again
                     return
                 pools = sys.modules.get("multiprocessing.process")
                 if pools is not None and pools.parent_process():  # its processes end without `atexit`
@@ -96,8 +98,8 @@ class Writer:
             future.set_result(None)
         else:
             self._queue.append(future)
-            self._hurry = True
-            self._wake.set()
+            self._urgent.set()
+            self._arrived.set()
         return future
 
     def commit(self, timeout_s: float) -> bool:
@@ -114,8 +116,8 @@ class Writer:
     def settled(self, *, stall_s: float, most_s: float) -> bool:
         """`commit` that waits `most_s` at most, and `stall_s` when nothing moves."""
         give_up, before, future = time.monotonic() + most_s, -1, self.committed()
-        while before < self._went and not wait([future], stall_s).done and time.monotonic() < give_up:
-            before = self._went
+        while before < self._commits and not wait([future], stall_s).done and time.monotonic() < give_up:
+            before = self._commits
         return future.done()
 
     def close(self, timeout_s: float) -> None:
@@ -123,51 +125,48 @@ class Writer:
         self._closed = True
         self.commit(timeout_s)
         self._ended = True
-        self._wake.set()
+        self._arrived.set()
         if self.thread is not None:
             self.thread.join(0.2)
         self._let_go()
 
     def _run(self) -> None:
-        while not self._ended:
+        while not self._ended or self._urgent.is_set():
             try:
                 self._tick_if_due()
-                self._gather()
-                while self._next_group() and self._store() and self._hurry:
-                    self._tick_if_due()
+                if self._arrived.wait(TICK_S):
+                    self._urgent.wait(self._limits.commit_every_s)  # so much makes a group
+                    self._store_groups()
             except OutboxError:
-                pass  # busy: at the next tick; else there is another outbox by now
+                pass  # of the tick, and busy: at the next one
             except Exception as error:  # nothing may end this thread; the group stays and is tried again
                 self._tally.say(logging.WARNING, ("writer", type(error)), "writer: %s", type(error).__name__)
-                time.sleep(0.5)
+                time.sleep(TICK_S)
 
     def _tick_if_due(self) -> None:
         if time.monotonic() >= self._tick_at:
             self._tick_at = time.monotonic() + TICK_S
             self._tick()
 
-    def _gather(self) -> None:
-        """Wait for what makes a group. While each wait brings something, nobody who puts has to wake this thread."""
-        self._wait(self._took_at + self._limits.commit_every_s - time.monotonic())
-        if not self._queue and not self._group:
-            self._idle = True
-            if not self._queue:  # asked again: whoever put before did not wake us
-                self._wait(TICK_S)
-            self._idle = False
-            if self._queue:
-                self._wait(self._limits.commit_every_s)
-
-    def _wait(self, timeout_s: float) -> None:
-        if timeout_s > 0 and not self._hurry and not self._ended:
-            self._wake.wait(timeout_s)
-            self._wake.clear()
+    def _store_groups(self) -> None:
+        """Commit what has come. Less than a group is left to wait for more, unless somebody waits for its end."""
+        self._arrived.clear()
+        self._is_idle = more = True
+        try:
+            while more:
+                self._urgent.clear()
+                more = self._next_group() and self._store()
+                more = more and (self._urgent.is_set() or len(self._queue) >= GROUP)
+                self._tick_if_due()
+        finally:
+            if self._queue or self._group:
+                self._arrived.set()
 
     def _next_group(self) -> bool:
-        self._took_at, self._hurry = time.monotonic(), False
         while self._queue and len(self._group) < GROUP:
             self._group.append(self._queue.popleft())
-        if len(self._group) == GROUP:
-            self._hurry = True  # there is more, or somebody waits for the end of it
+        if self._queue and isinstance(self._queue[-1], Future):
+            self._urgent.set()  # somebody waits for the end of it
         return bool(self._group)
 
     def _store(self) -> bool:
@@ -180,39 +179,36 @@ class Writer:
             except OutboxError as error:
                 if self._ended:
                     return False
-                # busy too: the wait for the file holds the outbox's lock, and whoever asks for the status needs it
                 time.sleep(RETRY_S)
                 if error.busy:
                     self._tally.say(logging.WARNING, "busy", "The outbox waits: %s", error)
         stored = Counter(stream.vendor for stream, _ in messages)
         for vendor, n in stored.items():
             self._tally.count(vendor, "committed", n=n)
+        with self._tally.lock:
+            self._bytes -= sum(each[2] for each in self._group if not isinstance(each, Future))
         for each in self._group:
-            if not isinstance(each, Future):
-                self._went += each[2]
-            elif each.set_running_or_notify_cancel():
+            if isinstance(each, Future) and each.set_running_or_notify_cancel():
                 each.set_result(None)
         self._group = []
+        self._commits += 1
         logger.debug("stored %s", dict(stored))
         self._stored(stored)
         return True
 
     def _encoded(self) -> list[tuple[Stream, bytes]]:
         messages: list[tuple[Stream, bytes]] = []
-        turn_ends = time.monotonic() + TURN_S
+        yield_at = time.monotonic() + YIELD_EVERY_S
         records = [each for each in self._group if not isinstance(each, Future)]
-        # one vendor after the other: its codec stays in the processor's caches, which saves an eighth
-        for vendor, record, _ in sorted(records, key=itemgetter(0)):
-            if time.monotonic() > turn_ends and not self._hurry:
-                time.sleep(PAUSE_S)
-                turn_ends = time.monotonic() + TURN_S
+        for vendor, record, _ in sorted(records, key=itemgetter(0)):  # a codec stays in the processor's caches
+            if time.monotonic() > yield_at and not self._urgent.is_set():
+                time.sleep(YIELD_S)
+                yield_at = time.monotonic() + YIELD_EVERY_S
             channel = self._channels[vendor]
             for kind, payload in self._encode(channel, record):
-                if (vendor, kind) not in self._streams:
-                    stream = Stream(vendor, channel.destination, kind, int(channel.importance(kind)))
-                    self._streams[vendor, kind] = stream
-                # Not the bytes that orjson returns: those keep about 4 KB each (measured).
-                messages.append((self._streams[vendor, kind], b"%b" % payload))
+                stream = Stream(vendor, channel.destination, kind, int(channel.importance(kind)))
+                # A copy: the bytes that orjson returns keep about 4 KB each.
+                messages.append((stream, b"%b" % payload))
         return messages
 
     def _encode(self, channel: Codec, record: Any) -> list[Message]:

@@ -1,36 +1,39 @@
-"""The only place that imports a vendor's SDK; each is loaded only when its vendor is configured."""
+"""The vendors. Only this folder knows one by name, and imports its SDK, which is loaded where it is configured."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any, TypedDict
 
-from metricx_observe.delivery.channel import PortableChannel
-from metricx_observe.privacy import Scrubber
-from metricx_observe.settings import Settings, Vendor
+from metricx_observe.exceptions import ConfigurationError
 
-from . import fit as fit
+from .langfuse.vendor import Langfuse, LangfuseSettings
+from .rudderstack.vendor import RudderStack, RudderStackSettings
+from .sentry.vendor import Sentry, SentrySettings
+from .vendor import Vendor
+
+REGISTRY: dict[str, Vendor] = {vendor.name: vendor for vendor in (Sentry(), RudderStack(), Langfuse())}
+"""By name, in the order in which they are listed and opened."""
 
 
-def channels(
-    name: str, settings: Settings, target: Vendor, scrubber: Scrubber, note: Callable[[str, list[str]], None]
-) -> list[PortableChannel]:
-    """What delivery needs to know of a vendor: one channel for each of its endpoints.
+class VendorSettings(SentrySettings, RudderStackSettings, LangfuseSettings):
+    """The fields of `Settings` that vendors declare."""
 
-    Args:
-        name: sentry, rudderstack or langfuse.
-        note: Counts a fault of a call that was mended while it was encoded.
 
-    Raises:
-        ImportError: The vendor's SDK is not installed, or does not fit.
-    """
-    if name == "sentry":
-        from .sentry_channel import SentryChannel
+class VendorOptions(TypedDict, total=False):
+    """Keywords of `Observability` for a vendor's SDK."""
 
-        return [SentryChannel(target, scrubber, note)]
-    if name == "rudderstack":
-        from .rudderstack import RudderStackChannel
+    sentry_options: Mapping[str, Any] | None
+    """Any of `sentry_sdk.init`'s but dsn, transport and those of profiles."""
 
-        return [RudderStackChannel(settings, target, scrubber, note)]
-    from .langfuse_channel import LangfuseChannel, ScoreChannel
 
-    return [LangfuseChannel(settings, target, scrubber, note), ScoreChannel(settings, target, scrubber)]
+def options_by_vendor(options: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """What was given for each vendor's SDK. Raises ConfigurationError for what may not be set."""
+    if unknown := options.keys() - {vendor.options for vendor in REGISTRY.values()}:
+        raise TypeError(f"Observability takes no {', '.join(sorted(unknown))}")
+    given: dict[str, Mapping[str, Any]] = {}
+    for name, vendor in REGISTRY.items():
+        given[name] = dict(options.get(vendor.options) or {})
+        if refused := vendor.refused(given[name]):
+            raise ConfigurationError(f"{vendor.options}: {refused}")
+    return given

@@ -1,0 +1,90 @@
+"""Langfuse refuses a request of over 4.5 MB, and all of it is lost: of a large span what matters least is cut here.
+
+In this order: the longest texts, the last events, the largest attributes. Ids, name, kind, times, status, and whose the
+trace is arrive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+from langfuse import LangfuseOtelSpanAttributes as Key
+
+from metricx_observe.normalise import plain
+
+MAX_SPAN = 1_000_000
+"""Bytes of JSON of one span, as it is sent: a control character is six of them, in a text that is JSON itself seven."""
+_LIMITS = 256 << 10, 64 << 10, 16 << 10, 4 << 10, 1 << 10
+"""Bytes of JSON of the longest text or list, one after the other until the span fits."""
+_KEPT = frozenset(
+    {Key.TRACE_NAME, Key.TRACE_USER_ID, Key.TRACE_SESSION_ID, Key.TRACE_TAGS, Key.ENVIRONMENT, Key.RELEASE,
+     Key.OBSERVATION_TYPE, Key.OBSERVATION_LEVEL, Key.OBSERVATION_STATUS_MESSAGE, Key.OBSERVATION_MODEL,
+     Key.OBSERVATION_USAGE_DETAILS, Key.OBSERVATION_COST_DETAILS, f"{Key.TRACE_METADATA}.request_id",
+     f"{Key.TRACE_METADATA}.request_trace_id", f"{Key.TRACE_METADATA}.workspace_id"}
+)  # fmt: skip
+_MARKER = "metricx.cut"
+"""The attribute that says how much was left out."""
+
+
+def within_bounds(span: dict[str, Any], encode: Callable[[dict[str, Any]], bytes]) -> bytes:
+    """What `encode` makes of a span with name, status, attributes and events, in at most `MAX_SPAN` bytes."""
+    shorter, data = span, b""
+    for limit in _LIMITS:
+        shorter = {**span, **{part: _shorter(span[part], limit) for part in ("name", "status", "attributes")}}
+        shorter["events"] = [_shorter(event, limit) for event in span["events"]]
+        if len(data := encode(shorter)) <= MAX_SPAN:
+            return data
+    return encode(_without_most(shorter, len(data) - MAX_SPAN))
+
+
+def _shorter(value: Any, limit: int) -> Any:
+    if isinstance(value, str):
+        return _shorter_text(value, limit)
+    if isinstance(value, dict):
+        return {_shorter_text(key, limit): _shorter(item, limit) for key, item in value.items()}
+    if not isinstance(value, list):
+        return value
+    kept, size = list[Any](), 0
+    for item in (_shorter(each, limit) for each in value):
+        size += _size(item)
+        if size > limit:
+            return [*kept, f"[cut: {len(value)} items]"]
+        kept.append(item)
+    return kept
+
+
+def _shorter_text(text: str, limit: int) -> str:
+    """Of a text that is JSON, its own longest texts and last items, so that it stays JSON."""
+    if len(text) * 6 <= limit or (size := _size(text)) <= limit:
+        return text
+    if text[0] in "[{":
+        try:
+            whole = orjson.loads(text)
+        except ValueError:
+            whole = None
+        for part in (2, 8) if whole is not None else ():  # quotes and backslashes double once more
+            shorter = orjson.dumps(plain(whole, max_bytes=limit // part)).decode()
+            if _size(shorter) <= limit:
+                return shorter
+    return f"{text[: limit * len(text) // size]}[cut: {len(text)} characters]"
+
+
+def _without_most(span: dict[str, Any], over: int) -> dict[str, Any]:
+    """The span without so many bytes of its last events and its largest attributes."""
+    events, attributes, over = [*span["events"]], dict(span["attributes"]), over + 100  # the marker
+    while events and over > 0:
+        over -= _size(events.pop())
+    largest = sorted(attributes.keys() - _KEPT, key=lambda key: _size(attributes[key]))
+    while largest and over > 0:
+        over -= _size(attributes.pop(largest.pop()))
+    left_out = {
+        "attributes": len(span["attributes"]) - len(attributes), "events": len(span["events"]) - len(events),
+    }  # fmt: skip
+    attributes[_MARKER] = f"[cut: {', '.join(f'{n} {what}' for what, n in left_out.items() if n)}]"
+    return {**span, "attributes": attributes, "events": events}
+
+
+def _size(value: Any) -> int:
+    return len(orjson.dumps(value))

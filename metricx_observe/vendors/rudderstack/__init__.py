@@ -1,0 +1,1 @@
+"""RudderStack: its own SDK makes the shape of each message; ours sends."""
