@@ -17,15 +17,15 @@ except ImportError as error:  # the console script exists without the extra
     raise SystemExit(f"metricx-observe needs: {install_command(wanted)}") from error
 
 from . import cli_outbox as outbox
+from .cli_deliver import deliver
 from .cli_forget import forget, with_vendors_options
 from .cli_text import harmless
 from .exceptions import ObserveError
 
 app = typer.Typer(name="metricx-observe", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-
-
 app.add_typer(outbox.app, name="outbox")
 app.command()(with_vendors_options(forget))
+app.command()(deliver)
 
 
 def _version(wanted: bool) -> None:

@@ -10,50 +10,60 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .cli_text import harmless
 from .delivery import Channel
-from .delivery.outbox import Outbox, OutboxError
+from .delivery.outbox import Outbox, OutboxError, outbox_path
 from .exceptions import ObserveError
 from .vendors import REGISTRY
+
+if TYPE_CHECKING:
+    from .observability import Observability
 
 app = typer.Typer(no_args_is_help=True, help="Look after what waits for the vendors, and what they refused.")
 
 VendorOption = Annotated[str | None, typer.Option("--vendor", help="As `status` names it; all when none.")]
 
 
+def configured() -> tuple[Observability, list[Channel]]:
+    """The application's settings, and the channels that it is configured for. Raises ObserveError without an outbox."""
+    from .observability import Observability
+    from .settings import load_settings
+
+    found = Observability(load_settings({}), tolerant=True)
+    if (path := outbox_path(found.settings.outbox)) is None:
+        raise ObserveError("the outbox is in memory, where only its own process sees it: set METRICX_OUTBOX_URL")
+    if not Path(path).exists():
+        raise ObserveError(f"no outbox at {path}: run this where the application runs, or set METRICX_OUTBOX_URL")
+    channels: list[Channel] = []
+    for name, target in found.vendors.items():
+        if target.is_open:
+            channels += REGISTRY[name].channels(found.settings, target, found.scrubber, found.boundary.count)
+    return found, channels
+
+
 @contextmanager
 def _opened() -> Iterator[tuple[Outbox, list[Channel]]]:
     """The application's outbox and the channels that it is configured for."""
     from .delivery.upkeep import opened
-    from .observability import Observability
-    from .settings import load_settings
 
-    observability = Observability(load_settings({}), tolerant=True)
-    url = observability.settings.outbox
-    path = Path(url.removeprefix("sqlite://").replace("//", "/"))
-    if url == "memory://":
-        raise ObserveError("the outbox is in memory, where only its own process sees it: set METRICX_OUTBOX_URL")
-    if not path.exists():
-        raise ObserveError(f"no outbox at {path}: run this where the application runs, or set METRICX_OUTBOX_URL")
-    channels: list[Channel] = []
-    for name, target in observability.vendors.items():
-        if target.is_open:
-            note = observability.boundary.count
-            channels += REGISTRY[name].channels(observability.settings, target, observability.scrubber, note)
+    found, channels = configured()
     try:
-        with opened(url) as outbox:
+        with opened(found.settings.outbox) as outbox:
             yield outbox, channels
     except OutboxError as error:
-        raise ObserveError(f"{path}: {error}") from error
+        raise ObserveError(f"{found.settings.outbox}: {error}") from error
 
 
 @app.command()
 def status() -> None:
     """What waits, by vendor and kind, what is dead, and rows whose destination is gone (rotated keys)."""
+    from .delivery.clock import iso_time
+    from .settings import load_settings
+
     with _opened() as (outbox, channels):
         known = {channel.destination for channel in channels}
         rows: list[Sequence[str]] = []
@@ -63,6 +73,9 @@ def status() -> None:
             numbers = str(depth.messages), state, str(depth.size), f"{depth.oldest_s:.0f} s"
             rows.append((stream.vendor, stream.kind, *numbers, stream.destination + gone))
         _show(("Vendor", "Kind", "Messages", "", "Bytes", "Oldest", "Destination"), rows)
+        if load_settings({}).delivery == "external" and (since := outbox.idle_since()) is not None:
+            when = f"since {iso_time(since)}" if since else "and never did"
+            typer.echo(f"nobody delivers these rows {when}: run `metricx-observe deliver`")
 
 
 @app.command("list")

@@ -81,6 +81,7 @@ class Observability:
         self.settings = settings if settings is not None else load_settings({})
         self.vendors: dict[str, Target] = {name: vendor.target(self.settings) for name, vendor in REGISTRY.items()}
         faults = [target.reason for target in self.vendors.values() if target.state == "fault"]
+        faults += filter(None, [self.settings.delivery_fault])
         if faults and not tolerant:
             raise ConfigurationError("; ".join(faults))
         self._tolerant = tolerant
@@ -205,19 +206,17 @@ class Observability:
         return {name: target for name, target in self.vendors.items() if target.is_open}
 
     def _deliver(self, channels: list[Channel]) -> Delivery:
-        settings = self.settings
-        limits = Limits(
-            outbox_bytes=settings.outbox_max_bytes,
-            max_age_s=settings.outbox_max_age,
-            ephemeral=settings.outbox_ephemeral,
-        )
+        settings, limits = self.settings, limits_of(self.settings)
         if settings.delivery == "process" and settings.mode != "test":  # where rows stay in this process
             from .sidecar import options, remote_delivery
 
             opened_with = options(settings, self._wanted(), self._scrub_rules, limits)
             return remote_delivery(opened_with, channels, self._isolated, self.boundary, self.scrubber)
-        deliver = settings.mode != "test"
-        return Delivery(channels, url=settings.outbox, limits=limits, deliver=deliver, isolate=self._isolated)
+        shared = settings.delivery == "external" and not settings.delivery_fault
+        deliver = settings.mode != "test" and not shared
+        return Delivery(
+            channels, url=settings.outbox, limits=limits, deliver=deliver, shared=shared, isolate=self._isolated
+        )
 
     @contextmanager
     def _opening_vendor(self, name: str) -> Iterator[None]:
@@ -396,6 +395,15 @@ class Observability:
         self._hand_over()
         if self._delivery is not None:
             self._delivery.commit(1.0)
+
+
+def limits_of(settings: Settings) -> Limits:
+    """The bounds of delivery that are settings."""
+    return Limits(
+        outbox_bytes=settings.outbox_max_bytes,
+        max_age_s=settings.outbox_max_age,
+        ephemeral=settings.outbox_ephemeral,
+    )
 
 
 class NotStarted:

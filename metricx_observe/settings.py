@@ -102,7 +102,7 @@ class Settings(VendorSettings):
     """Seconds; GA4 refuses events older than 72 h."""
     outbox_ephemeral: bool = False
     """The outbox's disk ends with the process, as in a container without a volume."""
-    delivery: Literal["thread", "process"] = "thread"
+    delivery: Literal["thread", "process", "external"] = "thread"
     durability: Literal["normal", "acknowledged"] = "normal"
     receiver_url: Annotated[str, AfterValidator(_url)] = RECEIVER_URL
     traces_max_per_second: float = Field(default=10, ge=0)
@@ -127,6 +127,13 @@ class Settings(VendorSettings):
         """What is wrong with LOG_LEVEL. Not an error of validation: it is no reason to send nothing."""
         known = self.log_level is None or level_of(self.log_level) is not None
         return "" if known else "LOG_LEVEL is no level: type one of DEBUG, INFO, WARNING, ERROR, CRITICAL"
+
+    @property
+    def delivery_fault(self) -> str:
+        """Why METRICX_DELIVERY=external cannot be obeyed. Where it is no error, threads deliver."""
+        if self.delivery != "external" or self.mode == "test" or self.outbox != "memory://":
+            return ""
+        return "METRICX_DELIVERY=external needs a file: type METRICX_OUTBOX_URL=sqlite:///absolute/path"
 
     @property
     def chose_personal_data(self) -> bool:

@@ -39,7 +39,7 @@ def _lines(settings: Settings, targets: Mapping[str, Target]) -> Iterator[tuple[
     from .settings import unknown_variables
     from .vendors import REGISTRY
 
-    for fault in filter(None, [settings.level_fault, *unknown_variables()]):
+    for fault in filter(None, [settings.level_fault, settings.delivery_fault, *unknown_variables()]):
         yield logging.WARNING, "%s", fault
     if not settings.enabled:
         yield logging.WARNING, "Observability: none: switched off by METRICX_ENABLED"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import replace
+from datetime import UTC, datetime
 
 from .channel import Limits
 
@@ -38,3 +39,8 @@ class Clock:
     def _trusted_s(self, max_age_s: float) -> float:
         runs_longer = time.monotonic() - self._began > max_age_s
         return max_age_s if runs_longer and math.isinf(self._ahead_s) else max_age_s + self._ahead_s
+
+
+def iso_time(seconds: float) -> str:
+    """Seconds since 1970 as a time to be read, in whole seconds of UTC."""
+    return datetime.fromtimestamp(int(seconds), UTC).isoformat().replace("+00:00", "Z")

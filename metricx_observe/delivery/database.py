@@ -16,10 +16,13 @@ from typing import Any
 from metricx_observe.private_file import secure_database
 
 from .outbox import OutboxError, Stream
-from .owner_lock import OwnerLock, is_free
+from .owner_lock import OwnerLock, free_since, is_free
 
 DEAD = "dead letters"
 """The owner of the dead letters, which is no process."""
+SHARED = "shared"
+"""The owner of rows that belong to the file, and to no process. Whoever delivers them all holds its lock; while nobody
+does, a process that delivers what it puts takes them over as those of a dead process."""
 STREAM = ", ".join(Stream._fields)
 _BUSY_S = 0.25
 """Short: a status of the event loop waits for the lock that is held meanwhile. The writer tries again."""
@@ -49,8 +52,9 @@ class Database:
     Not for several threads at once. Raises sqlite3.Error, OSError, UnsafeFileError and OutboxError.
     """
 
-    def __init__(self, path: str | None) -> None:
-        self.path, self.owner = path, ""
+    def __init__(self, path: str | None, *, shared: bool = False) -> None:
+        """`shared`: as `SHARED`."""
+        self.path, self.owner, self._shared = path, "", shared
         self._owner_lock: OwnerLock | None = None
         self._missing_locks: dict[str, float] = {}
         self._files: Sequence[object] = ()
@@ -110,6 +114,9 @@ class Database:
 
     def sign_on(self) -> None:
         """Become an owner, in the place of the one that this process was."""
+        if self._shared:
+            self.owner = SHARED
+            return
         owner = f"{os.getpid()}-{os.urandom(6).hex()}"
         # Before others can see the owner in the file.
         lock = OwnerLock(self._lock_path(owner)) if self.path is not None else None
@@ -127,6 +134,8 @@ class Database:
 
     def sign_off(self, owner: str) -> None:
         """Remove an owner that has nothing left."""
+        if owner == SHARED:  # whose lock file says when it was last held
+            return
         self.execute("DELETE FROM stream WHERE owner = ? AND messages = 0", (owner,))
         if not self.execute("SELECT 1 FROM stream WHERE owner = ?", (owner,)).fetchone():
             with suppress(FileNotFoundError):
@@ -144,6 +153,10 @@ class Database:
     def is_locked(self) -> bool:
         """Whether others can see that this owner lives."""
         return self._owner_lock is None or self._owner_lock.stands()
+
+    def idle_since(self) -> float | None:
+        """See `Outbox.idle_since`."""
+        return free_since(self._lock_path(SHARED))
 
     def is_in_place(self) -> bool:
         """Whether others find the open files: nobody has removed, replaced or emptied them."""
@@ -174,12 +187,12 @@ class Database:
         """Move rows here: the other owner's, the dead letters, and what ended processes left there.
 
         They keep their ids: couriers are posting some of them. What cannot be read any more is left. What is not the
-        owner's own is moved by the first process that gets the old database for itself.
+        process's own is moved by the first process that gets the old database for itself.
         """
-        owners = [old.owner]
+        owners, others = ([], [DEAD, SHARED]) if self._shared else ([old.owner], [DEAD])
         with suppress(sqlite3.Error, OSError):
             old.execute("BEGIN IMMEDIATE")
-            owners += [DEAD, *old.dead_owners()]
+            owners += [*others, *old.dead_owners()]
         columns = "id, at, payload, status, reason"
         with self.transaction():
             for owner in owners:

@@ -17,7 +17,7 @@ from typing import Any
 from anyio import fail_after, sleep
 
 from .channel import Channel, Limits, Message
-from .clock import Clock
+from .clock import Clock, iso_time
 from .courier import Courier
 from .outbox import Depth, Outbox, OutboxError, Stream, outbox_path
 from .tally import Tally
@@ -37,14 +37,17 @@ class Delivery:
 
     def __init__(
         self, channels: Sequence[Channel], *, url: str, limits: Limits | None = None, deliver: bool = True,
-        isolate: Isolate = nullcontext,
+        shared: bool = False, isolate: Isolate = nullcontext,
     ) -> None:  # fmt: skip
         """`url`: sqlite:///absolute/path or memory://. `deliver=False`: rows stay in the outbox, nothing is sent.
 
+        `shared`: rows belong to the outbox. Without `deliver` others deliver what is put here; with it this process
+        delivers what others put, and must be the only one (see `consumer.py`).
         Each thread of delivery runs inside `isolate()`: the place to keep instrumentation away from it.
         """
         self._channels = {channel.vendor: channel for channel in channels}
         self._path, self._limits, self._deliver, self._isolate = outbox_path(url), limits or Limits(), deliver, isolate
+        self._shared = shared
         self._closed = False
         self._begin()
         _alive[self] = None
@@ -53,11 +56,12 @@ class Delivery:
         """Make what belongs to one process; again in a forked child, where the parent's may be half locked."""
         from .sqlite import SqliteOutbox  # sqlite3 is loaded with the first Delivery, not with the package
 
-        self._tally, self._clock = Tally(), Clock()
+        self._tally, self._clock, self._began_at = Tally(), Clock(), time.time()
         self._left: list[tuple[Stream, Depth]] = []
         """What waited when this process let go of the outbox."""
         self._fallback = self._healed = ""
-        self._outbox: Outbox = SqliteOutbox(self._path, self._fell_back)
+        self._idle_since = ""
+        self._outbox: Outbox = SqliteOutbox(self._path, self._fell_back, shared=self._shared)
         common = self._outbox, self._tally, self._limits, self._isolate
         posting = self._channels.values() if self._deliver else ()
         self._couriers = [Courier(channel, *common, self._clock) for channel in posting]
@@ -164,6 +168,7 @@ class Delivery:
             "healed": self._healed,
             "would_lose": self._would_lose(status),
             "stranded": dict(stranded),
+            "nobody_delivers_since": self._idle_since,
             "unacknowledged": self._tally.counters["outbox", "unacknowledged", ""],
         }
         return status
@@ -198,8 +203,17 @@ class Delivery:
             self.count(stream.vendor, "dropped", f"{reason} {stream.kind}", n)
             key = ("dropped", stream.vendor, reason)
             self._tally.say(logging.WARNING, key, "%s: %d messages dropped (%s)", stream.vendor, n, reason)
-        if self._adopt():
+        if self._shared and not self._deliver:
+            self._look_for_consumer()
+        elif self._adopt() or self._shared:  # what others have put here
             self.hasten(adopt=False)
+
+    def _look_for_consumer(self) -> None:
+        since = self._outbox.idle_since()
+        self._idle_since = "" if since is None else iso_time(since or self._began_at)
+        if self._idle_since:
+            text = "Nobody delivers the outbox since %s: run `metricx-observe deliver` where the application runs"
+            self._tally.say(logging.WARNING, "idle", text, self._idle_since)
 
     def _adopt(self) -> int:
         """Take over what dead processes left for our vendors. Returns how many messages. Raises OutboxError."""

@@ -118,6 +118,11 @@ class Outbox(Store, Protocol):
         """Every waiting row of all processes, or every dead letter; oldest first within a stream."""
         ...
 
+    def idle_since(self) -> float | None:
+        """Since when nobody delivers the rows that belong to no process, in seconds since 1970; 0.0: nobody ever did.
+        None: somebody does."""
+        ...
+
     def wipe(self) -> None:
         """Leave nothing of removed rows in what stores them."""
 

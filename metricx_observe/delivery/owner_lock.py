@@ -16,15 +16,19 @@ MISSING_S = 5.0
 
 
 class OwnerLock:
-    """This process's own. Raises OSError where there are no locks."""
+    """This process's own, or with `stays` the one of a role that one process after the other has."""
 
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    def __init__(self, path: str, *, stays: bool = False) -> None:
+        """Raises BlockingIOError: another process has the role; another OSError where there are no locks."""
+        self._path, self._stays = path, stays
+        new = getattr(os, "O_NOFOLLOW", 0) if stays else os.O_EXCL  # nobody else knows the name of a process's own
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | new, 0o600)
         try:
-            _lock(self._descriptor)  # nobody else knows the name
+            if not _lock(self._descriptor):
+                raise BlockingIOError
+            self.touch()
         except BaseException:
-            self.close(remove=True)
+            self.close(remove=not stays)
             raise
 
     def stands(self) -> bool:
@@ -33,9 +37,13 @@ class OwnerLock:
             return os.path.samestat(os.lstat(self._path), os.fstat(self._descriptor))
         return False
 
+    def touch(self) -> None:
+        """Say in the file when it was last held."""
+        os.utime(self._descriptor)
+
     def close(self, *, remove: bool = False) -> None:
         """Let go of it. In a forked child this closes a copy, which leaves the parent's lock as it is."""
-        if remove and self.stands():
+        if remove and not self._stays and self.stands():
             with suppress(OSError):
                 os.unlink(self._path)
         os.close(self._descriptor)
@@ -58,6 +66,20 @@ def is_free(path: str, missing: dict[str, float]) -> bool:
         return _lock(descriptor)
     finally:
         os.close(descriptor)
+
+
+def shared_lock_path(path: str) -> str:
+    """The lock of whoever delivers what belongs to the outbox at `path`, and to no process."""
+    return f"{path}.shared.lock"
+
+
+def free_since(path: str) -> float | None:
+    """When a lock of a role was last held, in seconds since 1970; 0.0: never. None: it is held now."""
+    try:
+        held_at = os.lstat(path).st_mtime
+        return held_at if is_free(path, {}) else None
+    except FileNotFoundError:
+        return 0.0
 
 
 def _lock(descriptor: int) -> bool:

@@ -31,7 +31,11 @@ class RecoveringDatabase:
     goes back to the file. Where `fell_back` raises, as it does unless it is given, each operation tries the file again.
     """
 
-    def __init__(self, path: str | None, fell_back: Callable[[str], None] = refuse) -> None:
+    def __init__(
+        self, path: str | None, fell_back: Callable[[str], None] = refuse, *, shared: bool = False
+    ) -> None:
+        """`shared`: its rows belong to the file, and to no process."""
+        self._shared = shared
         self.kind = "memory" if path is None else "sqlite"
         self._path, self._fell_back = path, fell_back
         self._lock = threading.RLock()  # one thread at a time: waiting here is cheaper than in SQLite
@@ -67,7 +71,7 @@ class RecoveringDatabase:
 
     def _go_on(self, path: str | None, *, take_along: bool = True) -> Database:
         """Use another database from now on, with the rows of the present one that can be read."""
-        old, new = self._database, Database(path)
+        old, new = self._database, Database(path, shared=self._shared)
         try:
             if old is not None and take_along:
                 new.take_from(old)

@@ -98,6 +98,7 @@ class RemoteDelivery(Delivery):
         theirs = self._theirs
         status = {vendor: _merged(self._tally.of(vendor), theirs.get(vendor, {})) for vendor in self._channels}
         closed = {"kind": "not opened", "fallback": "", "healed": "", "would_lose": {}, "stranded": {}}
+        closed["nobody_delivers_since"] = ""
         status["outbox"] = closed | theirs.get("outbox", {}) | {
             "unacknowledged": self._tally.counters["outbox", "unacknowledged", ""],
             "process": self._process.pid if self._here is None else os.getpid(),

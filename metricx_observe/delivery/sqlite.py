@@ -27,8 +27,10 @@ TOGETHER = 100
 class SqliteOutbox(RecoveringDatabase):
     """An `Outbox` in the file at `path`; in memory when that is None."""
 
-    def __init__(self, path: str | None, fell_back: Callable[[str], None] = refuse) -> None:
-        super().__init__(path, fell_back)
+    def __init__(
+        self, path: str | None, fell_back: Callable[[str], None] = refuse, *, shared: bool = False
+    ) -> None:
+        super().__init__(path, fell_back, shared=shared)
         self._wall_at_zero = time.time() - time.monotonic()
 
     def _now(self) -> float:
@@ -185,6 +187,10 @@ class SqliteOutbox(RecoveringDatabase):
             (number, Stream(*stream), Depth(messages, size, max(0.0, now - at), owner == database.owner, owner == DEAD))
             for number, owner, messages, size, at, *stream in found
         ]
+
+    def idle_since(self) -> float | None:
+        with self.session() as database:
+            return database.idle_since()
 
     def wipe(self) -> None:
         """Write the file anew: what was deleted is in its free pages, and in the log."""
