@@ -76,7 +76,7 @@ def test_an_event_waits_as_bytes() -> None:
         "consent": {"analytics": True, "llm_content": None},
     }  # fmt: skip
     assert b"bob@example.com" not in frozen
-    assert RequestFacts(**record["request"]).path(dict) == "/a/1"
+    assert RequestFacts(**record["request"]).path(lambda _, text: text) == "/a/1"
 
 
 def test_a_servers_own_types_are_no_loss() -> None:

@@ -35,9 +35,9 @@ def read(path: str = "/a", method: str = "GET", cookie: str = "", **headers: str
     return read_browser(info_of(scope).facts(), marked)
 
 
-def marked(part: dict[str, str]) -> dict[str, str]:
+def marked(name: str, text: str) -> str:
     """Tokens replaced."""
-    return {name: "[token]" if name == "token" else value for name, value in part.items()}
+    return "[token]" if name == "token" else text
 
 
 def encoded(value: Any) -> str:

@@ -13,8 +13,8 @@ from metricx_observe.normalise import freeze
 from .route import ROUTING, Pieces, path_below_root, pieces_of, pieces_of_page, root_of, template
 
 Headers = list[tuple[bytes, bytes]]
-Clean = Callable[[dict[str, str]], Mapping[str, str]]
-"""Gives the parts of a path as they may be sent, by the names of their parameters."""
+Clean = Callable[[str, str], str]
+"""Gives a part of a path as it may be sent, of the name of its parameter and the part."""
 
 ANALYTICS_HEADERS = frozenset({b"accept-language", b"cookie", b"host", b"referer", b"sec-fetch-mode", b"user-agent"})
 """What analytics reads of a browser's request."""
@@ -91,7 +91,7 @@ def _shown(pieces: Pieces | None, root: str, clean: Clean) -> str:
 def _kept(name: str, spellings: tuple[str, ...], clean: Clean) -> str:
     """What is sent of one part of a path; of the rest of a path its parameter's name."""
     if spellings and spellings[0]:
-        return clean({name: spellings[0]})[name]
+        return clean(name, spellings[0])
     return f"{{{name}}}" if name else "*"
 
 

@@ -104,7 +104,7 @@ class RudderStackChannel(JsonChannel):
 
     def _message(self, record: AnalyticsRecord, values: dict[str, Any]) -> dict[str, Any]:
         signal, request = record["type"], record["request"] and RequestFacts(**record["request"])
-        browser = read_browser(request, partial(self._clean, signal=signal, place="page")) if request else _NOBODY
+        browser = read_browser(request, partial(self._part, signal)) if request else _NOBODY
         name, target = record["name"], record["target"]
         if name:
             name = self._clean(name, signal, "name")
@@ -131,6 +131,10 @@ class RudderStackChannel(JsonChannel):
             },
         }
         return message | {key: value for key, value in given.items() if key in shape}
+
+    def _part(self, signal: str, name: str, text: str) -> str:
+        """A part of a path as it may be sent."""
+        return str(self._clean({name: text}, signal, "page")[name])
 
     def _context(self, context: ContextFacts | None, signal: str) -> dict[str, Any]:
         """Whose request it was, by our own names and by RudderStack's for consent."""

@@ -45,6 +45,12 @@ _RULES, _EXTRA, _BODY = "metricx_rules", "metricx_extra", "metricx_body"
 """In the hint of an event: what goes with it, and what its serialiser would cut to ten items."""
 
 
+class _NoScrubber(EventScrubber):
+    """In the place of the SDK's own: ours sees everything later."""
+
+    def scrub_event(self, event: Any) -> None: ...
+
+
 class Sentry(Opened):
     """The owner of Sentry's global client in this process, or several with one DSN."""
 
@@ -104,9 +110,7 @@ class Sentry(Opened):
         if options.get("add_full_stack"):  # the SDK joins the stacks by their source
             given["include_source_context"] = True
         if not options.get("data_collection"):  # with which the SDK takes no scrubber
-            given.setdefault(
-                "event_scrubber", EventScrubber(denylist=[], pii_denylist=[])
-            )  # ours sees everything later
+            given.setdefault("event_scrubber", _NoScrubber())
         for hook in ("before_send", "before_send_transaction"):
             given[hook] = self._completing(options.get(hook), bool(options.get("include_source_context", True)))
         given["before_breadcrumb"] = crumb_hook(options.get("before_breadcrumb"), self._messages)
@@ -220,8 +224,7 @@ class Sentry(Opened):
             hint[_RULES] = enrich(event, cell, self._settings.send_client_ip, self._scrubber)
             if cell.info is not None and cell.info.body and event.get("type") != "transaction":
                 hint[_BODY] = shown_body(cell.info.body, cell.info.header(b"content-type") or "")
-        prepare(event, self._as_it_is)
-        return event
+        return prepare(event, self._as_it_is)
 
     def _is_new(self, event: Any, error: BaseException | None, cell: Context) -> bool:
         """Whether it was not reported already (it may have been logged and raised), and is not one more of a burst."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from functools import partial
+from functools import cache
 from typing import Any
 
 from metricx_observe.context import Context, RequestContext
@@ -35,7 +35,9 @@ def enrich(event: dict[str, Any], cell: Context, send_ip: bool, scrubber: Scrubb
 
     Returns what the writer needs to scrub the event.
     """
-    state, rules = cell.state, rules_of(cell, scrubber)
+    state, clean = cell.state, _clean_path(cell, scrubber)
+    facts = None if cell.info is None else cell.info.facts()
+    rules = _rules(cell, facts, clean)
     contexts = event.setdefault("contexts", {})
     tags = {**(event.get("tags") or {}), **state.tags, "request_id": state.request_id}
     if rules.refused:
@@ -54,28 +56,41 @@ def enrich(event: dict[str, Any], cell: Context, send_ip: bool, scrubber: Scrubb
         contexts["langfuse"] = {"trace_id": cell.llm_trace_id}
     given = ((str(key)[:_TAG_KEY], value) for key, value in tags.items() if value is not None)
     event["tags"] = {key: one_line(value)[:_TAG_VALUE] for key, value in given}
-    if cell.info is None:
+    if facts is None:
         return rules
     event["transaction"] = route_name(cell)  # of an open transaction the SDK has put a provisional name
     event["transaction_info"] = {"source": "route"}
-    facts, send_ip = cell.info.facts(), send_ip and not rules.refused
-    event["request"] = _request(facts, send_ip, _clean_path(rules, scrubber))
+    send_ip = send_ip and not rules.refused
+    event["request"] = _request(facts, send_ip, clean)
     ip = facts.client[0] if send_ip and facts.client is not None else None  # in `user` the SDK would take it off
     return rules._replace(ip=ip)
 
 
 def rules_of(cell: Context, scrubber: Scrubber) -> Rules:
     """What a signal of a request or job is to be scrubbed by, as things are now."""
-    bound = _bound(cell.state)
-    rules = Rules(refused=cell.state.consent.analytics is False, bound=bound)
-    if (info := cell.info) is None:
-        return rules
-    secrets = info.facts().secrets(_clean_path(rules, scrubber))
-    return rules._replace(secrets=secrets, paths=[path for path in info.paths() if path not in bound])
+    return _rules(cell, None if cell.info is None else cell.info.facts(), _clean_path(cell, scrubber))
 
 
-def _clean_path(rules: Rules, scrubber: Scrubber) -> Clean:
-    return partial(scrubber.scrub, signal="request", place="path", personal=rules.personal)
+def _rules(cell: Context, facts: RequestFacts | None, clean: Clean) -> Rules:
+    bound, refused = _bound(cell.state), _refused(cell)
+    if cell.info is None or facts is None:
+        return Rules(refused, bound=bound)
+    paths = [path for path in cell.info.paths() if path not in bound]
+    return Rules(refused, secrets=facts.secrets(clean), bound=bound, paths=paths)
+
+
+def _refused(cell: Context) -> bool:
+    return cell.state.consent.analytics is False
+
+
+def _clean_path(cell: Context, scrubber: Scrubber) -> Clean:
+    personal = Rules(_refused(cell)).personal
+
+    @cache  # each part is asked for in the address, in the page's and for what may not be sent
+    def clean(name: str, text: str) -> str:
+        return str(scrubber.scrub({name: text}, "request", "path", personal=personal)[name])
+
+    return clean
 
 
 def _bound(state: RequestContext) -> list[str]:

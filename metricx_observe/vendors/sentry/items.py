@@ -13,6 +13,7 @@ from typing import Any
 from metricx_observe.scrubber import Personal, Scrubber
 
 from .messages import Messages, replace_values
+from .options import streams_spans
 from .rules import Rules, replaced, take_rules
 
 _PARAMETER, _TEMPLATE = "sentry.message.parameter.", "sentry.message.template"
@@ -27,7 +28,7 @@ def item_hooks(given: Mapping[str, Any], messages: Messages, rules_now: Callable
     """The SDK's `before_send_log` and its like: those of the options given first, then ours."""
     experiments = given.get("_experiments") or {}
     names = ["before_send_log", "before_send_metric"]
-    if "stream" in (given.get("trace_lifecycle"), experiments.get("trace_lifecycle")):  # the SDK warns elsewhere
+    if streams_spans(given):  # the SDK warns elsewhere
         names.append("before_send_span")
 
     def after(theirs: Hook | None) -> Hook:

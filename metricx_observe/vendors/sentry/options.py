@@ -64,6 +64,12 @@ def _alike(one: Any, other: Any) -> bool:
     return one == other or (type(one) is type(other) and hasattr(one, "__dict__") and vars(one) == vars(other))
 
 
+def streams_spans(options: Mapping[str, Any]) -> bool:
+    """Whether each span is sent by itself when it ends, and there are no transactions."""
+    experiments = options.get("_experiments") or {}
+    return "stream" in (options.get("trace_lifecycle"), experiments.get("trace_lifecycle"))
+
+
 @contextmanager
 def fewer_imports() -> Iterator[None]:
     """A block in which the SDK does not look for the packages of `OFF`: it imports each to see whether it is there.

@@ -18,6 +18,7 @@ from metricx_observe.rate import TokenBucket
 from metricx_observe.request.facts import RequestInfo
 
 from .events import route_name
+from .options import streams_spans
 
 if TYPE_CHECKING:
     from metricx_observe.settings import Settings
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _NO_UPSTREAM = Upstream()
+_MAX_SPANS = 1000
+"""Of a transaction: the SDK's own bound."""
 Scopes = tuple[Scope, Scope]
 """The isolation scope and the current one."""
 
@@ -75,6 +78,8 @@ class Sampler:
         self._settings = settings
         given = options.get("traces_sample_rate")
         self.rate: float = settings.sample_rate if given is None else float(given)
+        self._others = streams_spans(options) or options.get("instrumenter") == "otel"
+        """The SDK makes no transactions then."""
         self._theirs: Callable[[dict[str, Any]], float | bool | None] | None = options.get("traces_sampler")
         self._warned = False
         self._upstream = TokenBucket(settings.traces_max_per_second)
@@ -82,6 +87,8 @@ class Sampler:
 
     def sampled(self, info: RequestInfo, upstream: Upstream) -> bool:
         """Whether a request gets a transaction. A negative upstream leaves it out, a positive one has a limit."""
+        if self._others:
+            return False
         if self._theirs is not None:
             return self._asked(self._theirs, info, upstream)
         if upstream.sampled is False or not self.rate:
@@ -148,7 +155,8 @@ class RequestScope:
         op, trace_id = _op(self._cell.info), self._cell.state.trace_id
         transaction = Transaction("<unmatched>", source="route", op=op, sampled=True, trace_id=trace_id)
         transaction.parent_span_id = upstream.span_id
-        scope.start_transaction(transaction)
+        # in `scope.start_transaction` the SDK asks about sampling and profiles, for longer than all else here takes
+        transaction.init_span_recorder(self._client.options["_experiments"].get("max_spans") or _MAX_SPANS)
         transaction.sample_rate = self._sampler.rate
         scope.span = transaction
         return transaction

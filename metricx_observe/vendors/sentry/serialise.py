@@ -21,14 +21,25 @@ _LARGEST, _DEEPEST = 20_000, 10
 
 
 class _Json(dict[str, Any]):
-    """A part of an event that is JSON already: the serialiser takes a copy of it as it is."""
+    """An event, or a part of one, that is JSON already: the serialiser takes a copy of it as it is."""
 
     def __sentry_repr__(self) -> Any:
-        return orjson.loads(to_json(self))
+        cut = {key: value for key, value in self.items() if hasattr(value, "metadata")}  # lists that the SDK annotates
+        values = {**self, **{key: annotated.value for key, annotated in cut.items()}}
+        try:
+            found = orjson.loads(orjson.dumps(values, option=orjson.OPT_UTC_Z))
+        except TypeError:  # of what was put in meanwhile
+            found = orjson.loads(to_json(values))
+        return {**found, "_meta": {key: {"": annotated.metadata} for key, annotated in cut.items()}} if cut else found
 
 
-def prepare(event: dict[str, Any], as_it_is: bool) -> None:
-    """Make dicts of named tuples, and leave what is JSON already to us, where that is wanted (`as_it_is`)."""
+def prepare(event: dict[str, Any], as_it_is: bool) -> dict[str, Any]:
+    """Make dicts of named tuples, and leave what is JSON already to us, where that is wanted (`as_it_is`).
+
+    Returns the event, of which the serialiser takes a copy as it is where all of a transaction is JSON.
+    """
+    if as_it_is and event.get("type") == "transaction" and _is_json(event):
+        return _Json(event)
     for key in _PARTS:
         try:
             orjson.dumps(event.get(key), option=_EXACT)
@@ -40,6 +51,15 @@ def prepare(event: dict[str, Any], as_it_is: bool) -> None:
     for value in (*dicts(event.get("exception")), *dicts(event.get("threads"))) if as_it_is else ():
         if type(value.get("stacktrace")) is dict:  # its locals have been serialised
             value["stacktrace"] = _Json(value["stacktrace"])
+    return event
+
+
+def _is_json(event: dict[str, Any]) -> bool:
+    try:
+        orjson.dumps(event, option=orjson.OPT_PASSTHROUGH_DATACLASS)
+    except TypeError:
+        return False
+    return True
 
 
 def _with_names(value: Any, depth: int) -> Any:
