@@ -40,6 +40,11 @@ class Reader:
         self._names = names
         self.clean = {(personal, source): CleanTexts() for personal in (True, False) for source in (True, False)}
         """By whether personal data was looked for, and whether they were read as source code."""
+        self.clean_for = {
+            personal: {source: self.clean[personal and not source, source] for source in (True, False)}
+            for personal in (True, False)
+        }
+        """By whether personal data is to be looked for, which is not done in source code; then by that."""
 
     @cached_property  # compiled when they are needed: that takes milliseconds
     def _named(self) -> tuple[Might, Might]:

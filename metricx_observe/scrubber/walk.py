@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from itertools import zip_longest
 from typing import Any, Literal
@@ -44,11 +43,11 @@ class Pass:
     def __init__(self, names: Names, reader: Reader, marker: Marker, personal: Personal, budget: Budget) -> None:
         self._names = names
         self._reader = reader
-        self._clean = {source: reader.clean[personal != "keep" and not source, source] for source in (False, True)}
+        self._clean = reader.clean_for[personal != "keep"]
         self._marker = marker
         self._personal: Personal = personal
         self._budget = budget
-        self.counts: Counter[str] = Counter()  # of what was replaced, by rule
+        self.counts: dict[str, int] = {}  # of what was replaced, by rule
 
     def value(self, value: Any, depth: int = 0, says: Verdict = HARMLESS) -> Any:
         """A scrubbed copy. says: What the names above say of it."""
@@ -69,7 +68,7 @@ class Pass:
         try:
             plain = _simple(value)
         except Exception:  # of somebody else's method: nothing of ours is called here
-            self.counts["unreadable"] += 1
+            self._count("unreadable")
             return f"[unreadable {type(value).__name__}]"
         return self.value(plain, depth + 1, says)
 
@@ -193,15 +192,18 @@ class Pass:
             at = end
         return "".join((*parts, text[at:])) if parts else text
 
+    def _count(self, rule: str) -> None:
+        self.counts[rule] = self.counts.get(rule, 0) + 1
+
     def _cut(self) -> str:
-        self.counts["cut"] += 1
+        self._count("cut")
         return CUT
 
     def _mark(self, value: str | float, rule: str) -> str:
         """What stands in the place of `value`."""
         if not self._budget.take(VALUE):
             return self._cut()
-        self.counts[rule] += 1
+        self._count(rule)
         if rule not in _PERSONAL_RULES:
             return self._marker(value, rule)
         if self._personal == "drop":
