@@ -7,6 +7,7 @@ trace is arrive.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -24,15 +25,13 @@ _KEPT = frozenset(
      Key.OBSERVATION_USAGE_DETAILS, Key.OBSERVATION_COST_DETAILS, f"{Key.TRACE_METADATA}.request_id",
      f"{Key.TRACE_METADATA}.request_trace_id", f"{Key.TRACE_METADATA}.workspace_id"}
 )  # fmt: skip
-_MARKER = "metricx.cut"
-"""The attribute that says how much was left out."""
 
 
 def within_bounds(span: dict[str, Any], encode: Callable[[dict[str, Any]], bytes]) -> bytes:
     """What `encode` makes of a span with name, status, attributes and events, in at most `MAX_SPAN` bytes."""
     shorter, data = span, b""
     for limit in _LIMITS:
-        shorter = {**span, **{part: _shorter(span[part], limit) for part in ("name", "status", "attributes")}}
+        shorter = span | {part: _shorter(span[part], limit) for part in ("name", "status", "attributes")}
         shorter["events"] = [_shorter(event, limit) for event in span["events"]]
         if len(data := encode(shorter)) <= MAX_SPAN:
             return data
@@ -40,35 +39,17 @@ def within_bounds(span: dict[str, Any], encode: Callable[[dict[str, Any]], bytes
 
 
 def _shorter(value: Any, limit: int) -> Any:
-    if isinstance(value, str):
-        return _shorter_text(value, limit)
+    """Each text and list in at most so many bytes; a text that is JSON stays JSON."""
     if isinstance(value, dict):
-        return {_shorter_text(key, limit): _shorter(item, limit) for key, item in value.items()}
-    if not isinstance(value, list):
-        return value
-    kept, size = list[Any](), 0
-    for item in (_shorter(each, limit) for each in value):
-        size += _size(item)
-        if size > limit:
-            return [*kept, f"[cut: {len(value)} items]"]
-        kept.append(item)
-    return kept
-
-
-def _shorter_text(text: str, limit: int) -> str:
-    """Of a text that is JSON, its own longest texts and last items, so that it stays JSON."""
-    if len(text) * 6 <= limit or (size := _size(text)) <= limit:
-        return text
-    if text[0] in "[{":
-        try:
-            whole = orjson.loads(text)
-        except ValueError:
-            whole = None
-        for part in (2, 8) if whole is not None else ():  # quotes and backslashes double once more
-            shorter = orjson.dumps(plain(whole, max_bytes=limit // part)).decode()
-            if _size(shorter) <= limit:
-                return shorter
-    return f"{text[: limit * len(text) // size]}[cut: {len(text)} characters]"
+        return {plain(key, max_bytes=limit): _shorter(item, limit) for key, item in value.items()}
+    if isinstance(value, str) and value[:1] in ("[", "{") and _size(value) > limit:
+        with suppress(ValueError):
+            whole = orjson.loads(value)
+            for part in (2, 8):  # quotes and backslashes double once more
+                shorter = orjson.dumps(plain(whole, max_bytes=limit // part)).decode()
+                if _size(shorter) <= limit:
+                    return shorter
+    return plain(value, max_bytes=limit)
 
 
 def _without_most(span: dict[str, Any], over: int) -> dict[str, Any]:
@@ -79,10 +60,8 @@ def _without_most(span: dict[str, Any], over: int) -> dict[str, Any]:
     largest = sorted(attributes.keys() - _KEPT, key=lambda key: _size(attributes[key]))
     while largest and over > 0:
         over -= _size(attributes.pop(largest.pop()))
-    left_out = {
-        "attributes": len(span["attributes"]) - len(attributes), "events": len(span["events"]) - len(events),
-    }  # fmt: skip
-    attributes[_MARKER] = f"[cut: {', '.join(f'{n} {what}' for what, n in left_out.items() if n)}]"
+    lost = {"attributes": len(span["attributes"]) - len(attributes), "events": len(span["events"]) - len(events)}
+    attributes["metricx.cut"] = f"[cut: {', '.join(f'{n} {what}' for what, n in lost.items() if n)}]"
     return {**span, "attributes": attributes, "events": events}
 
 

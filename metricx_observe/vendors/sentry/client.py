@@ -23,16 +23,20 @@ from metricx_observe.scrubber import Scrubber
 from metricx_observe.vendors.vendor import Opened, Target
 
 from .burst import Admission, Burst, error_key
-from .envelope import EnvelopeTransport
-from .events import enrich, name_job, rules_of
-from .frames import complete_frames
-from .items import item_hooks
-from .messages import Messages, clean_message, crumb_hook
-from .options import OFF, fewer_imports, own_options, warn_of_lost_options
+from .channel import EnvelopeTransport
+from .events import complete_frames, enrich, name_job, rules_of
+from .messages import Messages
+from .options import (
+    OFF,
+    fewer_imports,
+    keep_from_redirects,
+    own_options,
+    propagation_targets,
+    warn_of_lost_options,
+)  # fmt: skip
 from .rules import NO_RULES
 from .scope import RequestScope, Sampler, cell_of, request_cell
 from .serialise import prepare, show_named_tuples
-from .targets import keep_from_redirects, propagation_targets
 
 if TYPE_CHECKING:
     from metricx_observe.settings import Settings
@@ -113,8 +117,8 @@ class Sentry(Opened):
             given.setdefault("event_scrubber", _NoScrubber())
         for hook in ("before_send", "before_send_transaction"):
             given[hook] = self._completing(options.get(hook), bool(options.get("include_source_context", True)))
-        given["before_breadcrumb"] = crumb_hook(options.get("before_breadcrumb"), self._messages)
-        given |= item_hooks(given, self._messages, lambda: rules_of(self._cell_of(None), self._scrubber))
+        given["before_breadcrumb"] = self._messages.crumb_hook(options.get("before_breadcrumb"))
+        given |= self._messages.item_hooks(given, lambda: rules_of(self._cell_of(None), self._scrubber))
 
     def _attend(self) -> None:
         """What is done to the client that was made."""
@@ -269,7 +273,7 @@ class Sentry(Opened):
             if _BODY in hint:
                 event["request"]["data"] = hint[_BODY]
             if event.get("type") != "transaction":
-                clean_message(event, hint.get("log_record"), self._messages, rules.personal)
+                self._messages.clean_event(event, hint.get("log_record"), rules.personal)
             sent = event if before_send is None else before_send(event, hint)
             if isinstance(sent, dict):
                 sent.setdefault("event_id", event_id)

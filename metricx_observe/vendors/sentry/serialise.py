@@ -9,7 +9,7 @@ from sentry_sdk.serializer import add_global_repr_processor, global_repr_process
 
 from metricx_observe.normalise import named_fields, plain
 
-from .frames import dicts
+from .events import dicts
 from .size import to_json
 
 _PARTS = ("contexts", "logentry", "modules", "request", "tags", "user")

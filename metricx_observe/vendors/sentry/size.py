@@ -70,7 +70,7 @@ def within_bounds(event: dict[str, Any]) -> bytes:
 def _cut(value: Any, texts: int, members: int, name: str) -> Any:
     """A value with texts of so many bytes and lists and objects of so many members. `name`: under which it stands."""
     if isinstance(value, str):
-        return _shortened(value, texts)
+        return value if len(value) * 6 <= texts else plain(value, max_bytes=texts)
     if isinstance(value, list):
         kept = value[-members:] if name in _LAST else value[:members]
         if name == "frames" and members < _MANY:
@@ -88,9 +88,3 @@ def _cut(value: Any, texts: int, members: int, name: str) -> Any:
 
 def _without_locals(frame: Any) -> Any:
     return {key: frame[key] for key in frame if key != "vars"} if isinstance(frame, dict) else frame
-
-
-def _shortened(text: str, limit: int) -> str:
-    if len(text) * 6 <= limit or (size := len(orjson.dumps(text))) <= limit:
-        return text
-    return f"{text[: limit * len(text) // size]}[cut: {len(text)} characters]"
