@@ -41,9 +41,8 @@ def enrich(event: dict[str, Any], cell: Context, send_ip: bool, scrubber: Scrubb
 
     Returns what the writer needs to scrub the event.
     """
-    state, clean = cell.state, _clean_path(cell, scrubber)
-    facts = None if cell.info is None else cell.info.facts()
-    rules = _rules(cell, facts, clean)
+    state = cell.state
+    rules, facts, clean = _of_request(cell, scrubber)
     contexts = event.setdefault("contexts", {})
     tags = {**(event.get("tags") or {}), **state.tags, "request_id": state.request_id}
     if rules.refused:
@@ -74,36 +73,31 @@ def enrich(event: dict[str, Any], cell: Context, send_ip: bool, scrubber: Scrubb
 
 def rules_of(cell: Context, scrubber: Scrubber) -> Rules:
     """What a signal of a request or job is to be scrubbed by, as things are now."""
-    return _rules(cell, None if cell.info is None else cell.info.facts(), _clean_path(cell, scrubber))
+    return _of_request(cell, scrubber)[0]
 
 
-def _rules(cell: Context, facts: RequestFacts | None, clean: Clean) -> Rules:
-    bound, refused = _bound(cell.state), _refused(cell)
-    if cell.info is None or facts is None:
-        return Rules(refused, bound=bound)
-    paths = [path for path in cell.info.paths() if path not in bound]
-    return Rules(refused, secrets=facts.secrets(clean), bound=bound, paths=paths)
-
-
-def _refused(cell: Context) -> bool:
-    return cell.state.consent.analytics is False
-
-
-def _clean_path(cell: Context, scrubber: Scrubber) -> Clean:
-    personal = Rules(_refused(cell)).personal
+def _of_request(cell: Context, scrubber: Scrubber) -> tuple[Rules, RequestFacts | None, Clean]:
+    """The rules, the request's facts, of which a job has none, and what cleans the parts of its path."""
+    state = cell.state
+    rules = Rules(refused=state.consent.analytics is False, bound=[*_bound(state)])
 
     @cache  # each part is asked for in the address, in the page's and for what may not be sent
     def clean(name: str, text: str) -> str:
-        return str(scrubber.scrub({name: text}, "request", "path", personal=personal)[name])
+        return str(scrubber.scrub({name: text}, "request", "path", personal=rules.personal)[name])
 
-    return clean
+    if cell.info is None:
+        return rules, None, clean
+    facts = cell.info.facts()
+    paths = [path for path in cell.info.paths() if path not in rules.bound]
+    return rules._replace(secrets=facts.secrets(clean), paths=paths), facts, clean
 
 
-def _bound(state: RequestContext) -> list[str]:
-    user, workspace = state.user, state.workspace
-    values = [state.request_id, state.trace_id, *state.tags.values()]
-    values += [user.id, user.email or ""] if user is not None else []
-    return [*values, workspace.id, workspace.name or ""] if workspace is not None else values
+def _bound(state: RequestContext) -> Iterator[str]:
+    yield from (state.request_id, state.trace_id, *state.tags.values())
+    if (user := state.user) is not None:
+        yield from (user.id, user.email or "")
+    if (workspace := state.workspace) is not None:
+        yield from (workspace.id, workspace.name or "")
 
 
 def _request(facts: RequestFacts, send_ip: bool, clean: Clean) -> dict[str, Any]:

@@ -18,14 +18,13 @@ _FILLED_IN = frozenset(
     {"event_id", "timestamp", "start_timestamp", "platform", "sdk", "modules", "level", "type", "release",
      "environment", "dist", "server_name", "transaction_info", "measurements", "_meta", "debug_meta"}
 )  # fmt: skip
-"""What the SDK or we fill in ourselves, with nothing of the application's data."""
+"""What the SDK or we fill in ourselves, with nothing of the application's data. `shop@1.2.3` has the look of an e-mail
+address."""
 _HEADERS_FILLED_IN = frozenset(
     {"event_id", "sent_at", "sdk", "type", "length", "item_count", "trace_id", "public_key", "org_id", "sampled",
      "sample_rate", "sample_rand", "replay_id", "release", "environment"}
 )  # fmt: skip
 _ATTRIBUTES_FILLED_IN = frozenset({"sentry.release", "sentry.environment"})
-_OF_SESSIONS = ("release", "environment")
-"""The same in the `attrs` of a session, or of the counts of several. `shop@1.2.3` has the look of an e-mail address."""
 _CONTEXTS_FILLED_IN = frozenset({"trace", "runtime", "workspace", "langfuse", "os", "device"})
 _OUR_TAGS = frozenset({"request_id", "workspace_id", "langfuse_trace_id"})
 _CUT = "[cut]"
@@ -104,8 +103,8 @@ def _with_data(event: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
 
 def _keep_ours(event: dict[str, Any], scrubbed: dict[str, Any], rules: Rules) -> None:
     """Put back what the SDK or the server has set, and the scrubber cannot know."""
-    if isinstance(attrs := event.get("attrs"), dict) and isinstance(scrubbed["attrs"], dict):
-        scrubbed["attrs"] |= {key: attrs[key] for key in _OF_SESSIONS if key in attrs}
+    if isinstance(attrs := event.get("attrs"), dict) and isinstance(scrubbed["attrs"], dict):  # of sessions
+        scrubbed["attrs"] |= {key: attrs[key] for key in ("release", "environment") if key in attrs}
     user = event.get("user")
     if isinstance(user, dict) and "id" in user:  # Sentry's own place for a person: who was bound stays as he was bound
         scrubbed["user"] = {**scrubbed["user"], "id": user["id"]}
