@@ -155,7 +155,7 @@ class LangfuseChannel(_Channel):
         """A span of the application's own, scrubbed."""
         clean = partial(self._clean, signal="observation")
         # the smallest first: the others may take the scrubber's time
-        smallest_first = dict(sorted(record["attributes"].items(), key=lambda item: _length(item[1])))
+        smallest_first = dict(sorted(record["attributes"].items(), key=lambda item: len(str(item[1]))))
         return {
             **record,
             "status": {**record["status"], "message": clean(record["status"]["message"], place="status")},
@@ -269,8 +269,3 @@ def _flat(prefix: str, metadata: Any) -> dict[str, str]:
     if not isinstance(metadata, dict):
         return {prefix: orjson.dumps(metadata).decode()}
     return {f"{prefix}.{key}": orjson.dumps(item).decode() for key, item in metadata.items() if item is not None}
-
-
-def _length(value: Any) -> int:
-    """About how long an attribute is."""
-    return len(value) if isinstance(value, (str, list)) else 0

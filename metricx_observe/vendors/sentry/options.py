@@ -41,8 +41,9 @@ def own_options(settings: Settings, middleware: bool) -> dict[str, Any]:
         "environment": settings.environment_at("sentry"),
         "release": settings.release,
         "traces_sample_rate": settings.sample_rate,
+        "trace_propagation_targets": propagation_targets(settings.trace_hosts),
         "include_local_variables": settings.send_locals,
-        "include_source_context": False,  # ours comes from a cache, see `frames`
+        "include_source_context": False,  # ours comes from a cache, see `events`
         "max_request_body_size": "never",
         "in_app_include": list(settings.in_app),
         "in_app_exclude": ["metricx_observe"],

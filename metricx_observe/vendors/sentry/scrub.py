@@ -63,10 +63,11 @@ def scrub_item(item: Any, category: str, scrubber: Scrubber) -> Any:
     rules = take_rules(given)
     values = {name: _untyped(each) for name, each in given.items() if name not in _ATTRIBUTES_FILLED_IN}
     clean = _scrub_attributes(values, category, scrubber, rules)
+    replace = rules.replace_unbound
+    clean |= {name: replaced(value, replace) for name, value in clean.items() if not name.startswith("user.")}
     text = partial(scrubber.text, signal=category, personal=rules.personal)
     # a metric's name says nothing of the value beside it
-    texts = {key: text(item[key], place=key) for key in ("body", "name") if key in item}
-    texts = replaced(texts, rules.replace_unbound)
+    texts = {key: replaced(text(item[key], place=key), replace) for key in ("body", "name") if key in item}
     attributes = {text(name, place="attributes"): _typed(given[name], clean[name]) for name in values}
     attributes |= {name: given[name] for name in _ATTRIBUTES_FILLED_IN & given.keys()}
     rest = {key: value for key, value in item.items() if key != "attributes" and key not in texts}
@@ -158,8 +159,7 @@ def _scrub_attributes(values: dict[str, Any], category: str, scrubber: Scrubber,
         # Sentry's own place for a person: who was bound stays, as on an error
         personal: Personal = "keep" if name.startswith("user.") else rules.personal
         clean[name] = _named(scrubber, name.removeprefix(PARAMETER), values[name], category, "attributes", personal)
-    replace = rules.replace_unbound
-    return {name: value if name.startswith("user.") else replaced(value, replace) for name, value in clean.items()}
+    return clean
 
 
 def _untyped(attribute: Any) -> Any:
