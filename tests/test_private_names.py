@@ -63,7 +63,7 @@ def _made(tree: ast.AST) -> Iterator[str]:
         elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
             yield from [node.attr] if getattr(node.value, "id", "") == "self" else []
         elif isinstance(node, ast.Assign) and any(getattr(each, "id", "") == "__slots__" for each in node.targets):
-            yield from (each.value for each in ast.walk(node.value) if isinstance(each, ast.Constant))
+            yield from (str(each.value) for each in ast.walk(node.value) if isinstance(each, ast.Constant))
 
 
 def _is_private(name: str) -> bool:
