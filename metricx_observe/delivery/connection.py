@@ -50,7 +50,7 @@ _TUNNEL_REFUSED = re.compile(r"Tunnel connection failed: 4(?!08|25|29)[0-9][0-9]
 
 
 class _Lines(io.BufferedReader):
-    """What a server sends. `http.client` takes `HTTP/1.1 200` for an answer, also where the server hung up within it."""
+    """What a server sends. `http.client` takes `HTTP/1.1 200` for an answer, also where the server hung up in it."""
 
     def readline(self, size: int | None = -1, /) -> bytes:
         line = super().readline(size)
