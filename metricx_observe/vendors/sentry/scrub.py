@@ -18,13 +18,12 @@ _FILLED_IN = frozenset(
     {"event_id", "timestamp", "start_timestamp", "platform", "sdk", "modules", "level", "type", "release",
      "environment", "dist", "server_name", "transaction_info", "measurements", "_meta", "debug_meta"}
 )  # fmt: skip
-"""What the SDK or we fill in ourselves, with nothing of the application's data. `shop@1.2.3` has the look of an e-mail
-address."""
+"""What the SDK or we fill in ourselves, with nothing of the application's data: the same below, of other parts."""
 _HEADERS_FILLED_IN = frozenset(
     {"event_id", "sent_at", "sdk", "type", "length", "item_count", "trace_id", "public_key", "org_id", "sampled",
      "sample_rate", "sample_rand", "replay_id", "release", "environment"}
 )  # fmt: skip
-_ATTRIBUTES_FILLED_IN = frozenset({"sentry.release", "sentry.environment"})
+_ATTRIBUTES_FILLED_IN = frozenset({"sentry.release", "sentry.environment"})  # `shop@1.2.3` looks like an e-mail address
 _CONTEXTS_FILLED_IN = frozenset({"trace", "runtime", "workspace", "langfuse", "os", "device"})
 _OUR_TAGS = frozenset({"request_id", "workspace_id", "langfuse_trace_id"})
 _CUT = "[cut]"
