@@ -46,7 +46,7 @@ class Delivery:
         Each thread of delivery runs inside `isolate()`: the place to keep instrumentation away from it.
         """
         self._channels = {channel.vendor: channel for channel in channels}
-        self._path, self._limits, self._deliver, self._isolate = outbox_path(url), limits or Limits(), deliver, isolate
+        self._url, self._limits, self._deliver, self._isolate = url, limits or Limits(), deliver, isolate
         self._shared = shared
         self._closed = False
         self._begin()
@@ -61,7 +61,7 @@ class Delivery:
         """What waited when this process let go of the outbox."""
         self._fallback = self._healed = ""
         self._idle_since = ""
-        self._outbox: Outbox = SqliteOutbox(self._path, self._fell_back, shared=self._shared)
+        self._outbox: Outbox = SqliteOutbox(outbox_path(self._url), self._fell_back, shared=self._shared)
         common = self._outbox, self._tally, self._limits, self._isolate
         posting = self._channels.values() if self._deliver else ()
         self._couriers = [Courier(channel, *common, self._clock) for channel in posting]
