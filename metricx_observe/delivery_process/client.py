@@ -87,7 +87,7 @@ class RemoteDelivery(Delivery):
         """As `Delivery`. A process that has not stored everything in half of the time is no longer waited for."""
         give_up = time.monotonic() + deadline_s
         if not self._closed and not self.commit(deadline_s / 2):
-            self._process.close(abort=True)
+            self._process.kill()
         super().close(max(0.0, give_up - time.monotonic()))
 
     def hasten(self, *, adopt: bool) -> None:
@@ -129,9 +129,8 @@ class RemoteDelivery(Delivery):
     def _at_exit(self) -> None:
         """Hand over, and let the other process deliver alone. It may still be loading the vendors' SDKs."""
         if self._writer.thread is None or not self._writer.settled(stall_s=3.0, most_s=5.0):
-            self._process.close(abort=True)
+            self._process.kill()
         self._writer.at_exit()
-        self._process.close()
 
     def _before_fork(self) -> None:
         self._process.spawning.acquire()

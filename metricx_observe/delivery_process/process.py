@@ -6,8 +6,6 @@ meanwhile. Both are pickled, which is safe: the pair of sockets is known to thes
 
 from __future__ import annotations
 
-import os
-import socket
 import subprocess
 import sys
 import threading
@@ -124,8 +122,8 @@ class Process:
                     stdin=theirs.fileno(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                 )  # fmt: skip
         start_thread("reaper", self._process.wait, nullcontext)  # it would stay a zombie
-        if self._closing:  # since the connection was not there yet to be shut
-            raise EOFError
+        if self._closing:  # since it was not there yet to be killed
+            self._process.kill()
         self._unanswered = 0
         _, failure = self._exchange(self._connection, "open", self._options, BEGIN_S)
         if failure:
@@ -140,23 +138,23 @@ class Process:
         if self._process is not None and not self._closing:  # else it may still be storing what it was given
             self._process.kill()
 
-    def close(self, timeout_s: float = 0.0, *, abort: bool = False) -> None:
-        """Let the other process end, and wait for that; what it was given it stores all the same. No other is started.
-
-        Half of the connection is closed, as the end of this process would do: a thread may be waiting for an answer.
-        With `abort` all of it: that thread does not wait any more.
-        """
+    def close(self, timeout_s: float) -> None:
+        """Let the other process end, and wait for that. What it was given it stores all the same."""
         self._closing = True
-        connection = self._connection
-        if connection is not None:
-            with suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as same:
-                same.shutdown(socket.SHUT_RDWR if abort else socket.SHUT_WR)
+        if not self._lock.acquire(timeout=timeout_s):
+            self.kill()  # its rows are taken over
+            return
+        self._disconnect()
+        self._lock.release()
         if self._process is not None:
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout_s)
-        if self._lock.acquire(blocking=False):
-            self._disconnect()
-            self._lock.release()
+
+    def kill(self) -> None:
+        """The other process is too late: nobody waits for it any more, and no other one is started."""
+        self._closing = True
+        if self._process is not None:
+            self._process.kill()
 
     def abandon(self) -> None:
         """In a forked child: process and connection are the parent's."""
