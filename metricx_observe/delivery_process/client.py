@@ -19,7 +19,7 @@ from typing import Any
 from metricx_observe.boundary import Boundary
 from metricx_observe.delivery import Channel, Delivery, Limits
 from metricx_observe.delivery.outbox import OutboxError, Stream
-from metricx_observe.delivery.tally import Tally, logger
+from metricx_observe.delivery.tally import logger
 from metricx_observe.delivery.threads import Isolate
 from metricx_observe.delivery.writer import Writer
 from metricx_observe.scrubber import Scrubber
@@ -31,10 +31,6 @@ from .server import ServingDelivery
 
 END_S = 0.5
 """How long the end of the other process is waited for, when it has nothing to do any more."""
-_NO_MESSAGES = {"dead": 0, "pending": 0, "oldest_s": 0.0, "breaker": "closed"}
-_NO_OUTBOX = {
-    "kind": "not opened", "fallback": "", "healed": "", "would_lose": {}, "stranded": {}, "nobody_delivers_since": "",
-}  # fmt: skip
 
 
 class RemoteDelivery(Delivery):
@@ -56,10 +52,11 @@ class RemoteDelivery(Delivery):
             "scrubbed": scrubber.report.add,
             "log": lambda name, level, text: logging.getLogger(name).log(level, "%s", text),
         }
-        super().__init__(channels, url=settings.outbox, limits=limits, isolate=isolate)
+        super().__init__(channels, url=settings.outbox, limits=limits, deliver=False, isolate=isolate)
 
     def _begin(self) -> None:
-        self._tally, self._couriers = Tally(), []
+        super()._begin()
+        self._outbox.close()  # the other process has one
         self._process = Process(self._opened_with, self._listeners)
         self._here: ServingDelivery | None = None
         """Does the work where there can be no other process."""
@@ -102,18 +99,15 @@ class RemoteDelivery(Delivery):
         """What the other end counted, and what was put and refused here: most of it is put there once more."""
         with suppress(OutboxError):  # at work, or does not run: counters that fell to 0 would look like a new start
             self._theirs = self._call("status")
-        status: dict[str, dict[str, Any]] = {}
-        for vendor in self._channels:
-            ours, theirs = self._tally.of(vendor), self._theirs.get(vendor, {})
-            dropped = Counter(ours["dropped"]) + Counter(theirs.get("dropped", {}))
-            mine = {"put": ours["put"], "committed": ours["committed"], "dropped": dict(dropped)}
-            status[vendor] = {**ours, **_NO_MESSAGES, **theirs, **mine}
-        status["outbox"] = {
-            **_NO_OUTBOX,
-            **self._theirs.get("outbox", {}),
-            "unacknowledged": self._tally.counters["outbox", "unacknowledged", ""],
-            "process": self._process.pid if self._here is None else os.getpid(),
-        }
+        status = super().status()
+        status["outbox"]["kind"] = "not opened"
+        for name, theirs in self._theirs.items():
+            ours = status[name]
+            mine = {what: ours[what] for what in ours.keys() & {"put", "committed", "unacknowledged"}}
+            if "dropped" in ours:
+                mine["dropped"] = dict(Counter(ours["dropped"]) + Counter(theirs["dropped"]))
+            status[name] = {**ours, **theirs, **mine}
+        status["outbox"]["process"] = self._process.pid if self._here is None else os.getpid()
         return status
 
     def _tick(self) -> None:
@@ -121,9 +115,8 @@ class RemoteDelivery(Delivery):
         self._theirs = self._call("status", wait=True)
 
     def _rest(self, timeout_s: float, *, abort: bool) -> None:  # noqa: ARG002
-        if self._writer.thread is not None:
-            with suppress(OutboxError):
-                self._call("close", deadline_s=timeout_s)
+        with suppress(OutboxError):
+            self._call("close", deadline_s=timeout_s)
         self._process.close(END_S)
 
     def _at_exit(self) -> None:

@@ -81,8 +81,8 @@ class Process:
             if not isinstance(error, Exception):
                 raise
             kind = CannotRunError if wait and (self._closing or self._starts >= ATTEMPTS) else OutboxError
-            text = f"the delivery process {'does not begin' if self._starts else 'ended'} ({error or type(error)})"
-            raise kind(text, busy=True) from None
+            what, why = "does not begin" if self._starts else "ended", str(error) or type(error).__name__
+            raise kind(f"the delivery process {what} ({why})", busy=True) from None
         finally:
             self._lock.release()
         if failure:
