@@ -41,12 +41,15 @@ class RemoteDelivery(Delivery):
         limits: Limits, *, isolate: Isolate, boundary: Boundary, scrubber: Scrubber,
     ) -> None:  # fmt: skip
         """`rules`: the arguments of `Scrubber`. `boundary` and `scrubber` count what happens at the other end."""
-        # what an environment and a folder say that the application may change meanwhile
-        settings = settings.model_copy(update={"service": settings.service_name, "outbox_url": settings.outbox})
-        level = logging.getLogger("metricx_observe").getEffectiveLevel()
+        fields = {name: getattr(settings, name) for name in Settings.model_fields}
+        fields |= {"service": settings.service_name, "outbox_url": settings.outbox}  # of this folder and environment
         self._opened_with = {
-            "settings": settings, "targets": dict(targets), "rules": rules, "limits": limits, "level": level,
-        }  # fmt: skip
+            "settings": Settings.model_construct(**fields),  # not a class of the application's
+            "targets": dict(targets),
+            "rules": rules,
+            "limits": limits,
+            "level": logging.getLogger("metricx_observe").getEffectiveLevel(),
+        }
         self._listeners: dict[str, Callable[..., None]] = {
             "fault": boundary.count,
             "scrubbed": scrubber.report.add,
