@@ -13,8 +13,8 @@ from starlette.requests import HTTPConnection
 
 from .context import Context
 from .exceptions import NotInstalledError
-from .reporter import ErrorReporter
 from .request.middleware import SCOPE_KEY, Installed
+from .signals.errors import ErrorReporter
 from .signals.llm import LLMTracer
 from .signals.tracker import Tracker
 

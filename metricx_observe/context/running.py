@@ -15,7 +15,7 @@ from .cell import DETACHED, Context, RequestContext, hooks
 from .reported import report_outwards
 
 if TYPE_CHECKING:
-    from metricx_observe.reporter import ErrorReporter
+    from metricx_observe.signals.errors import ErrorReporter
     from metricx_observe.signals.llm import LLMTracer
     from metricx_observe.signals.tracker import Tracker
 

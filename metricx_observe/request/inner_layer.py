@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from opentelemetry.trace import get_current_span  # FastAPI depends on it
+from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from metricx_observe.context import Context, RequestContext
@@ -13,7 +14,6 @@ from metricx_observe.context import Context, RequestContext
 from .identity import AskConsent, Identify, bind_identity
 from .inbound import drop_foreign_baggage, see_request_id
 from .middleware import SCOPE_KEY, STARTS, is_last
-from .stack import is_unanswered
 
 if TYPE_CHECKING:
     from metricx_observe.observability import Observability
@@ -85,3 +85,18 @@ def _mark_active_span(state: RequestContext) -> None:
             span.set_attribute("user.id", state.user.id)
         if state.workspace is not None:
             span.set_attribute("workspace_id", state.workspace.id)
+
+
+def is_unanswered(error: Exception) -> bool:
+    """Whether the response to an exception is the plain 500 of a mounted application, which raises it again after that.
+
+    An exception's outermost frame is the one that caught it. Told by its module: Sentry's own integration puts a
+    function of its own in the place of the class's `__call__`, for the whole process.
+    """
+    if error.__traceback__ is None:
+        return False
+    frame = error.__traceback__.tb_frame
+    caught_by = frame.f_locals.get("self")
+    if frame.f_globals.get("__name__") != ServerErrorMiddleware.__module__ or frame.f_code.co_name != "__call__":
+        return False
+    return isinstance(caught_by, ServerErrorMiddleware) and (caught_by.handler is None or caught_by.debug)

@@ -22,7 +22,7 @@ from .inbound import client_behind, drop_foreign_baggage, keep_body, new_cell, w
 
 if TYPE_CHECKING:
     from metricx_observe.observability import Observability
-    from metricx_observe.reporter import RequestStatus
+    from metricx_observe.signals.errors import RequestStatus
 
 SCOPE_KEY = "metricx_observe"
 STARTS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})

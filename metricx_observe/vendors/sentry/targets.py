@@ -17,7 +17,7 @@ import sentry_sdk
 from sentry_sdk.tracing_utils import Baggage, should_propagate_trace
 
 from metricx_observe.exceptions import ConfigurationError
-from metricx_observe.propagation import DEFAULT_PORTS, host_and_port
+from metricx_observe.request.outgoing import DEFAULT_PORTS, host_and_port
 
 logger = logging.getLogger(__name__)
 

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
-from .boundary import Facade
-from .context import DETACHED, Context, mark_reported, reported_as, use_cell
-from .normalise import Notes, as_text, line, mapping
+from metricx_observe.boundary import Facade
+from metricx_observe.context import DETACHED, Context, mark_reported, reported_as, use_cell
+from metricx_observe.normalise import Notes, as_text, line, mapping
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("metricx_observe.reporter")
 
 _LEVELS = ("fatal", "error", "warning", "info", "debug")
 _MAX_TEXT = 8_192
