@@ -76,6 +76,21 @@ def documented(function: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
+def sends_its_event(function: Callable[P, None]) -> Callable[P, None]:
+    """`track_<event>(user_id, …)`: its other arguments are the event's properties."""
+    signature, event = inspect.signature(function), function.__name__.removeprefix("track_")
+
+    @documented
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> None:
+        given = signature.bind(*args, **kwargs)
+        given.apply_defaults()
+        user_id = given.arguments.pop("user_id")
+        running().tracker.track(event, given.arguments, user_id=user_id)
+
+    return call
+
+
 def _fitted(
     signature: inspect.Signature, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[str]]:
