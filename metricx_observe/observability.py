@@ -65,8 +65,6 @@ class Observability:
         self._pipeline = pipeline = Pipeline(self.settings, options, tolerant=tolerant)
         self.vendors, self.opened = pipeline.targets, pipeline.opened
         self.boundary, self.scrubber = pipeline.boundary, pipeline.scrubber
-        self.error_statuses = self.settings.error_statuses
-        self.acknowledged = self.settings.durability == "acknowledged"
         self._middleware = False
         self._state = "new"
         self._opening = Lock()
@@ -261,5 +259,5 @@ def running() -> Observability | NotStarted:
     return found if found is not None and found.is_open else NotStarted()
 
 
-# the arrow goes the other way: context knows nobody
+# `context` imports no other room, so it gets the facades from here
 contexts.hooks.facade = lambda name: getattr(running(), name).bound(contexts.current_cell())

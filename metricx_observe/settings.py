@@ -124,13 +124,13 @@ class Settings(VendorSettings):
 
     @property
     def level_fault(self) -> str:
-        """What is wrong with LOG_LEVEL. Not an error of validation: it is no reason to send nothing."""
+        """What is wrong with LOG_LEVEL. Not an error of validation: signals are sent all the same."""
         known = self.log_level is None or level_of(self.log_level) is not None
         return "" if known else "LOG_LEVEL is no level: type one of DEBUG, INFO, WARNING, ERROR, CRITICAL"
 
     @property
     def delivery_fault(self) -> str:
-        """Why METRICX_DELIVERY=external cannot be obeyed. Where it is no error, threads deliver."""
+        """Why METRICX_DELIVERY=external cannot be obeyed; where that does not stop the start, threads deliver."""
         if self.delivery != "external" or self.mode == "test" or self.outbox != "memory://":
             return ""
         return "METRICX_DELIVERY=external needs a file: type METRICX_OUTBOX_URL=sqlite:///absolute/path"

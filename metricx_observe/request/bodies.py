@@ -74,7 +74,7 @@ def _json(body: bytes) -> Any:
 
 
 def _form(body: bytes) -> list[dict[str, str]] | None:
-    """The fields in their order; None where this is no form, as with a file that `curl --data-binary` posts."""
+    """The fields in their order; None if it is not a form, as with a file that `curl --data-binary` posts."""
     try:
         fields = parse_qsl(body.decode(), keep_blank_values=True, strict_parsing=True, max_num_fields=_MOST_PARTS)
     except ValueError:
@@ -96,7 +96,7 @@ def _parts(body: bytes, content_type: str) -> list[dict[str, Any]]:
 
 
 def _shown_parts(message: Message, complete: bool) -> Iterator[dict[str, Any]]:
-    """The parts of a multipart message, also of one in it. The end of the last one may be cut off."""
+    """The parts of a multipart message, and of a multipart part in it. The last one may be cut off."""
     delimiter, parts = str(message.get_boundary()), message.get_payload()
     cut = any(isinstance(defect, CloseBoundaryNotFoundDefect) for defect in message.defects)
     for at, part in enumerate(parts, 1):
@@ -109,7 +109,7 @@ def _shown_parts(message: Message, complete: bool) -> Iterator[dict[str, Any]]:
 
 def _part(part: Message, delimiter: str, complete: bool) -> dict[str, Any]:
     kind = _kind(str(part.get("content-type", "")))
-    # a message in a message is a list of its own, and no field
+    # an attached message has a list of parts as its payload, and is not a field
     content: Any = bytes(part) if part.is_multipart() else part.get_payload(decode=True)
     name, filename, is_file = _names(part)
     # a delimiter that was not read as one, or a second header: what follows may be a file's

@@ -30,7 +30,7 @@ def first_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
 class RequestFacts(NamedTuple):
     """What a signal takes of its request, as it was at the call. `_asdict()` is JSON.
 
-    There is no path in it but by the pieces of a template: in any other nobody knows what is a secret.
+    A path stands in it only by the pieces of its template: in any other path a secret cannot be recognised.
     """
 
     method: str
@@ -91,7 +91,7 @@ def _kept(name: str, spellings: tuple[str, ...], clean: Clean) -> str:
 
 
 def origin_of(url: str) -> str:
-    """Scheme and host of an address, without credentials; empty for what is no address of a page."""
+    """Scheme and host of an address, without credentials; empty for anything but the address of a page."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -166,7 +166,7 @@ class RequestInfo:
         with suppress_faults():  # a route of the application's own making may be of any form
             self._pieces = pieces_of(scope)
         if routed[1] is not None and (referrer := self.first.get(b"referer")) is not None:
-            with suppress_faults():  # an address that is none
+            with suppress_faults():  # not an address
                 self._page = self._pieces_of_own_page(routed[1], referrer.decode("latin-1"))
 
     def _pieces_of_own_page(self, router: object, referrer: str) -> Pieces | None:

@@ -35,6 +35,7 @@ class InnerLayer:
     ) -> None:
         self.app = app
         self._observability = observability
+        self._error_statuses = observability.settings.error_statuses
         self._identify = identify
         self._consent = consent
 
@@ -60,14 +61,14 @@ class InnerLayer:
             raise
 
     def _sender(self, cell: Context, send: Send) -> Send:
-        observability = self._observability
+        observability, error_statuses = self._observability, self._error_statuses
 
         async def send_after_report(message: Message) -> None:
             if message["type"] in STARTS:
                 see_request_id(cell, message.get("headers") or ())
                 _mark_active_span(cell.state)  # FastAPI ends it with the last byte, before the application returns
                 error = sys.exc_info()[1]  # inside an exception handler's response this is what it handles
-                if isinstance(error, Exception) and message.get("status", 101) in observability.error_statuses:
+                if isinstance(error, Exception) and message.get("status", 101) in error_statuses:
                     observability.report(error, cell, handled=not is_unanswered(error))
             await send(message)
             if is_last(message):

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 class OuterStack(ServerErrorMiddleware):
-    """The outer layer, as the class that Starlette's stack begins with, for who takes that apart and puts it together.
+    """The outer layer, as the class that Starlette's stack begins with.
 
-    OpenTelemetry's instrumentation for FastAPI does, and makes no span where it finds anything else.
+    OpenTelemetry's instrumentation for FastAPI makes no spans where the stack begins with another class.
     """
 
     def __init__(self, stack: ServerErrorMiddleware, **more: Any) -> None:

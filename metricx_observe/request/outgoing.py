@@ -38,7 +38,7 @@ class Propagate:
         """`hosts`: `host` for all its ports, `host:port`, or `*.domain` for every name below it.
 
         Raises:
-            ConfigurationError: Something is no host.
+            ConfigurationError: Something is not a host.
         """
         self._hosts = frozenset(host_and_port(host) for host in ([hosts] if isinstance(hosts, str) else hosts))
 

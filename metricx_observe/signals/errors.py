@@ -27,7 +27,7 @@ class RequestStatus(Protocol):
     status: int
 
     def outside(self) -> AbstractContextManager[object]:
-        """A block that is no part of the request."""
+        """A block that does not belong to the request."""
         ...
 
 

@@ -14,7 +14,7 @@ from metricx_observe.context import Context
 
 
 class ContextFacts(TypedDict):
-    """Whose request or job it was at the call. Traits and e-mail address of the user stay at home."""
+    """Whose request or job it was at the call. Without traits and e-mail address of the user."""
 
     request_id: str
     trace_id: str

@@ -81,7 +81,7 @@ class Tracker(Facade[Callable[[bytes, int], bool]]):
         """Tell analytics who a user is: the given user, else the bound one. Binds nobody."""
         with self._boundary("identify") as notes:
             given, bound = identifier(user_id, notes), self._user()
-            if given is None and user_id is not None:  # whoever is meant, it is not whom the request has bound
+            if given is None and user_id is not None:  # a user was meant, but certainly not the bound one
                 return None
             known = bound if bound is not None and given in (None, bound.id) else User("")
             own = {"email": known.email if email is None else email, "workspace_id": identifier(workspace_id, notes)}

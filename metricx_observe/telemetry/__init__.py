@@ -279,7 +279,7 @@ def _moment(ns: int) -> datetime:
 
 
 def _after(moment: datetime, milliseconds: object, sign: int = 1) -> datetime | None:
-    """None for what is no length of time: a call that is logged with a senseless latency is logged all the same."""
+    """A moment so much later; None if the latency is not a length of time, so that the call is logged all the same."""
     if isinstance(milliseconds, (int, float)):
         with suppress(ValueError, OverflowError):
             return moment + timedelta(milliseconds=sign * milliseconds)

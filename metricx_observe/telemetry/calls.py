@@ -21,7 +21,7 @@ R = TypeVar("R")
 
 
 def running() -> Observability | NotStarted:
-    """The `Observability` that is open. Where there is none, the first call logs a line that says what to call."""
+    """The `Observability` that is open. If none is open, the first call logs what to call."""
     found = observability.running()
     if isinstance(found, NotStarted):
         warn_not_started()

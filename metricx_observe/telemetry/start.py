@@ -62,7 +62,7 @@ def init_observability(
 
 
 def _without_middleware(running: Observability | None, error: Exception, log: logging.Logger) -> dict[str, State]:
-    """What is no application costs the middleware, and nothing else; a wrong setting costs all."""
+    """Start without the middleware, if `app` was not an application; with wrong settings nothing starts."""
     # another error's text may hold what was configured
     reason = str(error) if isinstance(error, ConfigurationError) else type(error).__name__
     if running is not None:
