@@ -73,6 +73,7 @@ BODIES: dict[str, tuple[str | bytes, str | None]] = {
     "a regular expression as boundary": (form(file(), boundary=".*("), 'multipart/form-data; boundary=".*("'),
     "another boundary": (form(file(), boundary="other"), MULTIPART),
     "no boundary": (form(file()), "multipart/form-data"),
+    "a boundary that cannot be read": (form(file()), "multipart/form-data; boundary*0*; boundary*=x=0*0*"),
     "capitals": (form(file()), "MULTIPART/Form-Data; BOUNDARY=b"),
     "an unknown multipart": (form(file()), "multipart/x-unknown; boundary=b"),
     "space after a delimiter": (

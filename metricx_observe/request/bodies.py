@@ -97,7 +97,8 @@ def _parts(body: bytes, content_type: str) -> list[dict[str, Any]]:
 
 def _shown_parts(message: Message, complete: bool) -> Iterator[dict[str, Any]]:
     """The parts of a multipart message, and of a multipart part in it. The last one may be cut off."""
-    delimiter, parts = str(message.get_boundary()), message.get_payload()
+    delimiter = str(message.get_boundary())
+    parts: Any = message.get_payload()
     cut = any(isinstance(defect, CloseBoundaryNotFoundDefect) for defect in message.defects)
     for at, part in enumerate(parts, 1):
         is_whole = complete and not (cut and at == len(parts))
