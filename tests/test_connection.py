@@ -429,6 +429,19 @@ def test_half_an_answer_that_we_cut_is_none(client: Connection) -> None:
     assert [type(error) for error in errors] == [ConnectionAbortedError]
 
 
+@pytest.mark.parametrize("cut", range(1, len(b"HTTP/1.1 200 OK\r")))
+def test_half_a_status_line_is_no_answer(client: Connection, cut: int) -> None:
+    """A vendor that hangs up within it has not said that it accepted: the messages would be lost."""
+    with closing(Vendor([b"HTTP/1.1 200 OK\r"[:cut], None])) as vendor, pytest.raises((HTTPException, OSError)):
+        client.post(to(vendor), 5)
+
+
+def test_a_whole_status_line_is_an_answer(client: Connection) -> None:
+    """Whatever does not follow it: the vendor has accepted, and another post would double the messages."""
+    with closing(Vendor([b"HTTP/1.1 200 OK\r\n", None])) as vendor:
+        assert client.post(to(vendor), 5).status == 200
+
+
 def test_a_silent_vendor_is_left_though_nobody_checks(client: Connection) -> None:
     """While the outbox is busy nobody looks at deadlines: a read times out."""
     with closing(Vendor([threading.Event()])) as vendor, pytest.raises(TimeoutError):

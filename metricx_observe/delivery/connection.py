@@ -7,6 +7,7 @@ the accepted messages would be sent again and again. The comparison is in docs/e
 from __future__ import annotations
 
 import encodings.idna  # noqa: F401  # here, and not in a thread: a child that is forked in between has half a module
+import io
 import ipaddress
 import math
 import re
@@ -20,7 +21,15 @@ from base64 import b64encode
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
-from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection, IncompleteRead
+from http.client import (
+    HTTPConnection,
+    HTTPException,
+    HTTPResponse,
+    HTTPSConnection,
+    IncompleteRead,
+    RemoteDisconnected,
+)
+from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
 import certifi
@@ -38,6 +47,22 @@ KEEP_ALIVE_S = 15.0
 USER_AGENT = {"User-Agent": "metricx-observe"}
 _TUNNEL_REFUSED = re.compile(r"Tunnel connection failed: 4(?!08|25|29)[0-9][0-9]\b")
 """What `http.client` raises when a proxy does not open a tunnel, for a reason that no later try mends."""
+
+
+class _Lines(io.BufferedReader):
+    """What a server sends. `http.client` takes `HTTP/1.1 200` for an answer, also where the server hung up in it."""
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        line = super().readline(size)
+        if line.startswith(b"HTTP/") and not line.endswith(b"\n"):
+            raise RemoteDisconnected("half a status line")
+        return line
+
+
+class _Response(HTTPResponse):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fp = _Lines(self.fp.detach())
 
 
 class Connection:
@@ -147,6 +172,7 @@ class Connection:
             self._http = HTTPSConnection(at, port, timeout=timeout_s, context=_tls())
         else:
             self._http = HTTPConnection(at, port, timeout=timeout_s)
+        self._http.response_class = _Response
         if proxy and is_secure:
             self._http.set_tunnel(host, to.port, _authorization(proxy))
         elif proxy:

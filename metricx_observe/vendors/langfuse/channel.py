@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import orjson
 from langfuse import LangfuseOtelSpanAttributes as Key
 from langfuse import __version__ as sdk_version
-from langfuse._client.constants import LANGFUSE_TRACER_NAME
 
 from metricx_observe.delivery.channel import Described, Message, Post
 from metricx_observe.scrubber import Scrubber, one_signal
@@ -112,7 +111,7 @@ class LangfuseChannel(_Channel):
         self._clean = scrubber.scrub
         self._note = note
         resource = {"service.name": settings.service_name} | resource_attributes(settings)
-        scope = {"name": LANGFUSE_TRACER_NAME, "version": sdk_version}
+        scope = {"name": "langfuse-sdk", "version": sdk_version}
         self._base = resource_attributes(settings)
         head = {"resource": {"attributes": otlp_attributes(resource)}, "scopeSpans": [
             {"scope": {**scope, "attributes": otlp_attributes({"public_key": target.key})}, "spans": []}
