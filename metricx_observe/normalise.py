@@ -84,7 +84,7 @@ def as_text(value: object, notes: Notes, max_bytes: int = 10_000) -> str:
     return _shown(plain(value, notes, max_bytes))
 
 
-def line(value: object, notes: Notes, limit: int = 200) -> str:
+def single_line(value: object, notes: Notes, limit: int = 200) -> str:
     """`value` as one line of at most `limit` characters, for names and labels; empty for None."""
     if type(value) is str and value.isprintable():
         return value[:limit]

@@ -130,7 +130,7 @@ class RequestInfo:
         self.first = first
         self._server: tuple[str, int | None] | None = scope.get("server")
 
-    def see(self, scope: Mapping[str, Any]) -> None:
+    def update_scope(self, scope: Mapping[str, Any]) -> None:
         """A scope nearer to the route: middleware may hand on a copy, in which alone routing leaves its marks."""
         if not self.ended:
             self.scope = scope

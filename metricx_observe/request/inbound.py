@@ -55,7 +55,7 @@ def _upstream(traceparent: str, sentry_trace: str) -> tuple[str | None, Upstream
     return None, None
 
 
-def see_request_id(cell: Context, headers: Iterable[tuple[bytes, bytes]]) -> None:
+def read_request_id(cell: Context, headers: Iterable[tuple[bytes, bytes]]) -> None:
     """Take the id that the application has put on the request or on its response, where it is another one."""
     for name, value in headers:
         if name.lower() == REQUEST_ID and value != cell.state.request_id.encode():

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from metricx_observe.context import Context, RequestContext
 
 from .identity import AskConsent, Identify, bind_identity
-from .inbound import drop_foreign_baggage, see_request_id
+from .inbound import drop_foreign_baggage, read_request_id
 from .middleware import SCOPE_KEY, STARTS, is_last
 
 if TYPE_CHECKING:
@@ -45,8 +45,8 @@ class InnerLayer:
             return await self.app(scope, receive, send)
         cell: Context = installed.cell
         if cell.info is not None:
-            cell.info.see(scope)
-            see_request_id(cell, scope["headers"])
+            cell.info.update_scope(scope)
+            read_request_id(cell, scope["headers"])
             if cell.info.has_baggage:
                 drop_foreign_baggage()  # a middleware in between may have read it
         identify = None if cell.identified else self._identify
@@ -65,7 +65,7 @@ class InnerLayer:
 
         async def send_after_report(message: Message) -> None:
             if message["type"] in STARTS:
-                see_request_id(cell, message.get("headers") or ())
+                read_request_id(cell, message.get("headers") or ())
                 _mark_active_span(cell.state)  # FastAPI ends it with the last byte, before the application returns
                 error = sys.exc_info()[1]  # inside an exception handler's response this is what it handles
                 if isinstance(error, Exception) and message.get("status", 101) in error_statuses:
