@@ -14,8 +14,8 @@ from .dependencies import ContextDep, ErrorReporterDep, LLMTracerDep, Signals, S
 from .events import Event, Personal
 from .exceptions import ConfigurationError, InputError, NotInstalledError, ObserveError
 from .observability import Observability
-from .reporter import ErrorReporter
 from .request.middleware import ObserveMiddleware
+from .signals.errors import ErrorReporter
 from .signals.llm import Generation, LLMTracer, Observation, Trace
 from .signals.tracker import Tracker
 from .telemetry import (

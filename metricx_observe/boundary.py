@@ -35,8 +35,8 @@ class Boundary:
         self.strict = strict
         self.counts: Counter[str] = Counter()
 
-    def __call__(self, call: str) -> Block:
-        return Block(self, call)
+    def __call__(self, call: str) -> Guard:
+        return Guard(self, call)
 
     def count(self, call: str, faults: Iterable[str]) -> None:
         """`note` for delivery's threads, where there is nobody to raise to."""
@@ -68,7 +68,7 @@ def _place(error: BaseException | None) -> str:
     return "".join(f" at {Path(frame.f_code.co_filename).name}:{line}" for frame, line in steps[-1:])
 
 
-class Block(list[str]):
+class Guard(list[str]):
     """A call of a facade: the faults that it notes. A class, since a generator costs a microsecond more.
 
     May be used again: an observation has one for all of its calls.

@@ -25,7 +25,7 @@ def deliver(
     Exit status: 0; 1 when --once leaves something; 2 without an outbox or a vendor's keys.
     """
     from .delivery.consumer import Consumer
-    from .observability import limits_of
+    from .pipeline import limits_of
 
     try:
         found, channels = configured()

@@ -13,8 +13,8 @@ from starlette.requests import HTTPConnection
 
 from .context import Context
 from .exceptions import NotInstalledError
-from .reporter import ErrorReporter
 from .request.middleware import SCOPE_KEY, Installed
+from .signals.errors import ErrorReporter
 from .signals.llm import LLMTracer
 from .signals.tracker import Tracker
 
@@ -83,7 +83,7 @@ def _signals(connection: HTTPConnection) -> Signals:
             "metricx_observe is not installed here: add `Observability.from_env().install(app)` after `app = FastAPI()`"
         )
     if installed.cell.info is not None:
-        installed.cell.info.see(connection.scope)
+        installed.cell.info.update_scope(connection.scope)
     return Signals(installed.observability, installed.cell)
 
 

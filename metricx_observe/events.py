@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Final
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidatorFunctionWrapHandler, field_validator
 
 from .exceptions import ConfigurationError
-from .interrupts import is_interrupt
+from .interrupts import suppress_faults
 from .normalise import shown_name
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}")
@@ -63,22 +63,16 @@ class Event(BaseModel):
 
     def properties(self) -> dict[str, Any]:
         """The fields as they are sent: excluded ones left out, serialisers of the class applied."""
-        try:
+        with suppress_faults():  # a value of the wrong type that a serialiser refuses
             return self.model_dump(warnings=False)
-        except Exception as error:  # a value of the wrong type that a serialiser refuses
-            if is_interrupt(error):
-                raise
-            return dict(self.__dict__)
+        return dict(self.__dict__)
 
     @field_validator("*", mode="wrap")
     @classmethod
     def _keep_odd_values(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
-        try:
+        with suppress_faults():
             return handler(value)
-        except Exception as error:
-            if is_interrupt(error):
-                raise
-            return value
+        return value
 
 
 def ga4_name_faults(name: str) -> Iterator[str]:

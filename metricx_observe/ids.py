@@ -53,7 +53,7 @@ def valid_trace_id(value: str) -> str | None:
 
 _MAX_ID = 200
 _LARGEST = 10**30
-"""Numbers beyond are no ids, and their digits may be without end: `Decimal("1e999999")`."""
+"""A larger number is not an id, and may have millions of digits: `Decimal("1e999999")`."""
 
 
 def subject_id(value: object) -> str | None:

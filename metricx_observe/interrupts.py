@@ -1,4 +1,4 @@
-"""What a signal handler of the application's raises while our code runs is no fault of ours, and passes.
+"""Exceptions that a signal handler of the application raises while our code runs: they are not ours to swallow.
 
 Celery's soft time limit and RQ's timeouts are plain `Exception`s, raised wherever the main thread happens to be.
 """
@@ -14,8 +14,8 @@ from types import FrameType
 def is_interrupt(error: BaseException | None) -> bool:
     """Whether a signal handler raised it: a function that was called with a number and the frame that it interrupted.
 
-    Python calls a handler with the very frame that the exception then goes on to, so the traceback alone tells, whoever
-    installed the handler and whether it is installed still. Not told: what another thread sets
+    Python calls a handler with the very frame that the exception then goes on to, so the traceback alone shows it,
+    also when another handler is installed by now. Not recognised: what another thread sets
     (`PyThreadState_SetAsyncExc`, with which RQ's `TimerDeathPenalty` works), a handler that rebinds or deletes its
     arguments or is written in C, what was raised anew from such an exception, and what a vendor's SDK swallows in its
     own code. Costs some microseconds; called only where an exception would be swallowed.

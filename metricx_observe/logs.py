@@ -13,7 +13,7 @@ FORMAT = "%(levelname)s:%(name)s:%(message)s [request_id=%(request_id)s user_id=
 
 
 def level_of(text: str) -> int | None:
-    """The number of a level by its name in any case (`warn` and `notset` too) or as digits; None for what is none."""
+    """The number of a level by its name in any case (`warn` and `notset` too) or as digits; None for any other text."""
     name = text.strip().upper()
     return int(name) if name.isascii() and name.isdigit() else logging.getLevelNamesMapping().get(name)
 
@@ -38,7 +38,7 @@ _shown = _UntilConfigured()
 
 
 def set_level(level: str | None) -> None:
-    """Apply LOG_LEVEL to the logger `metricx_observe`, the only one that is ours. What is no level changes nothing."""
+    """Apply LOG_LEVEL to the logger `metricx_observe`, the only one that is ours. Any other text changes nothing."""
     own = logging.getLogger("metricx_observe")
     if level is not None and (number := level_of(level)) is not None:
         own.setLevel(number)

@@ -46,7 +46,7 @@ def snapshot(value: object, notes: Notes, max_bytes: int = MAX_BYTES) -> bytes:
     """`value` as it is now, as JSON of about `max_bytes` at most."""
     try:
         data = orjson.dumps(value, option=orjson.OPT_PASSTHROUGH_DATACLASS)
-        # orjson writes NaN and infinity as null: only a walk can tell them from None
+        # orjson writes NaN and infinity as null: only a walk can distinguish them from None
         if len(data) <= max_bytes and (_holds_only_texts(value) or b"null" not in data):
             return data
     except Exception as error:  # what JSON does not know
@@ -74,7 +74,7 @@ def freeze(record: Mapping[str, Any]) -> bytes:
 
 
 def mapping(value: object, notes: Notes, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
-    """`value` as a plain dict: empty for None, and what is no mapping stands under `value`."""
+    """`value` as a plain dict: empty for None; anything but a mapping stands under `value`."""
     found = {} if value is None else plain(value, notes, max_bytes)
     return found if isinstance(found, dict) else {"value": found}
 
@@ -84,7 +84,7 @@ def as_text(value: object, notes: Notes, max_bytes: int = 10_000) -> str:
     return _shown(plain(value, notes, max_bytes))
 
 
-def line(value: object, notes: Notes, limit: int = 200) -> str:
+def single_line(value: object, notes: Notes, limit: int = 200) -> str:
     """`value` as one line of at most `limit` characters, for names and labels; empty for None."""
     if type(value) is str and value.isprintable():
         return value[:limit]
@@ -101,7 +101,7 @@ def shown_name(name: str) -> str:
 
 
 def identifier(value: object, notes: Notes) -> str | None:
-    """`value` as an id; None for None, and for what is no id."""
+    """`value` as an id; None for None, and for what cannot be one."""
     found = subject_id(value)
     if found is None and value is not None:
         notes.append("unusable id")
@@ -109,7 +109,7 @@ def identifier(value: object, notes: Notes) -> str | None:
 
 
 def moment(value: object, notes: Notes) -> datetime | None:
-    """A datetime in UTC (naive means UTC); None for None, and for what is no time that the vendors can count from."""
+    """A datetime in UTC (naive means UTC); None for None, and for a time that the vendors cannot represent."""
     if isinstance(value, datetime):
         with suppress_faults():  # out of range, or a time zone that fails
             found = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)

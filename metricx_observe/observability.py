@@ -1,35 +1,24 @@
-"""Observability: builds all of it from the settings, installs it, says how it is, and closes it."""
+"""Observability: what an application makes, installs, asks how it is, and closes."""
 
 from __future__ import annotations
 
 import atexit
 import logging
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
-from functools import partial
-from secrets import token_bytes
 from threading import Lock
-from time import monotonic
-from typing import TYPE_CHECKING, Any, ClassVar, Self, Unpack, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self, Unpack
 
 from anyio import to_thread
 from starlette.applications import Starlette
-from starlette.middleware import Middleware
-from starlette.middleware.errors import ServerErrorMiddleware
 
 from . import context as contexts
 from .boundary import Boundary
 from .context import Context, Hooks, Job, job_cell, mark_reported
-from .delivery import Channel, Delivery, Limits
-from .exceptions import ConfigurationError
-from .health import health_route
-from .interrupts import is_interrupt
-from .logs import say, set_level
-from .reporter import ErrorReporter, ErrorSink
+from .logs import say
+from .request.health import health_route
 from .request.identity import AskConsent, Identify
-from .request.inner_layer import InnerLayer
-from .request.middleware import ObserveMiddleware, is_applications
-from .request.stack import OuterStack
+from .request.install import wrap
+from .request.middleware import is_applications
+from .signals.errors import ErrorReporter, ErrorSink
 from .signals.llm import LLMTracer
 from .signals.tracker import Tracker
 from .startup import State, announce, calling_module, state_of
@@ -37,11 +26,7 @@ from .startup import State, announce, calling_module, state_of
 if TYPE_CHECKING:  # loaded when they are used, so that importing the package costs little more than FastAPI
     from .settings import Settings
     from .vendors import VendorOptions
-    from .vendors.vendor import Opened, Target
 
-logger = logging.getLogger(__name__)
-
-_FACADES: dict[str, Any] = {"tracker": Tracker, "llm": LLMTracer, "errors": ErrorReporter}
 _TOO_LATE = (
     "install(app) comes too late for the middleware: signals are sent, but requests have no request id, and no user "
     "from identify=. Call it where the application is made, not in its lifespan."
@@ -73,34 +58,13 @@ class Observability:
         Raises:
             ConfigurationError: A vendor is configured wrongly or not installed; says what to type.
         """
-        from .scrubber import Scrubber
+        from .pipeline import Pipeline
         from .settings import load_settings
-        from .vendors import REGISTRY, options_by_vendor
 
-        self._options = options_by_vendor(options)
         self.settings = settings if settings is not None else load_settings({})
-        self.vendors: dict[str, Target] = {name: vendor.target(self.settings) for name, vendor in REGISTRY.items()}
-        faults = [target.reason for target in self.vendors.values() if target.state == "fault"]
-        faults += filter(None, [self.settings.delivery_fault])
-        if faults and not tolerant:
-            raise ConfigurationError("; ".join(faults))
-        self._tolerant = tolerant
-        self.boundary = Boundary(self.settings.strict)
-        self._scrub_rules: dict[str, Any] = {
-            "names": self.settings.scrub_names,
-            "patterns": self.settings.scrub_patterns,
-            "safe_names": self.settings.scrub_safe_names,
-            "key": token_bytes(),  # of the hash in markers: the same in both processes
-        }
-        try:
-            self.scrubber = Scrubber(**self._scrub_rules)
-        except ValueError as error:
-            raise ConfigurationError(str(error)) from None
-        self.error_statuses = self.settings.error_statuses
-        self.acknowledged = self.settings.durability == "acknowledged"
-        self.opened: dict[str, Opened] = {}
-        self._delivery: Delivery | None = None
-        self._facades = {name: facade(None, self.boundary) for name, facade in _FACADES.items()}
+        self._pipeline = pipeline = Pipeline(self.settings, options, tolerant=tolerant)
+        self.vendors, self.opened = pipeline.targets, pipeline.opened
+        self.boundary, self.scrubber = pipeline.boundary, pipeline.scrubber
         self._middleware = False
         self._state = "new"
         self._opening = Lock()
@@ -122,32 +86,32 @@ class Observability:
     def tracker(self) -> Tracker:
         """Analytics, for code without a request."""
         self._open()
-        return cast(Tracker, self._facades["tracker"])
+        return self._pipeline.tracker
 
     @property
     def llm(self) -> LLMTracer:
         """LLM traces, for code without a request."""
         self._open()
-        return cast(LLMTracer, self._facades["llm"])
+        return self._pipeline.llm
 
     @property
     def errors(self) -> ErrorReporter:
         """Errors, for code without a request."""
         self._open()
-        return cast(ErrorReporter, self._facades["errors"])
+        return self._pipeline.errors
 
     @property
     def error_sink(self) -> ErrorSink | None:
         """The error vendor, for the middleware; None when it is off."""
-        return cast("ErrorSink | None", self._facades["errors"]._sink)
+        return self._pipeline.errors._sink
 
     def start(self) -> None:
         """Open the vendors, and deliver what an earlier process left. Idempotent; after `close()` it opens again."""
         if self._state == "closed":
             self._state = "new"
         self._open()
-        if self._delivery is not None:
-            self._delivery.start()
+        if self._pipeline.delivery is not None:
+            self._pipeline.delivery.start()
 
     def serve(self) -> None:
         """Open the vendors with the middleware in the place of a vendor's own web integrations."""
@@ -165,88 +129,20 @@ class Observability:
             if self._state != "new":
                 return
             try:
-                self._open_vendors()
+                self._pipeline.open(middleware=self._middleware)
             except BaseException:
                 self._state = "closed"
-                self._shut(0.0)
+                self._pipeline.close(0.0)
                 raise
             self._state = "open"
         if Observability.default is None or not Observability.default.is_open:
             Observability.default = self
         atexit.register(self._at_exit)
 
-    def _open_vendors(self) -> None:
-        """A vendor's SDK is imported only when that vendor is configured."""
-        from .vendors import REGISTRY, fit
-
-        settings, channels, self.opened = self.settings, list[Channel](), {}
-        if settings.enabled:
-            set_level(settings.log_level)
-        secret = settings.carry_secret
-        contexts.hooks.carry_secret = None if secret is None else secret.get_secret_value().encode()
-        contexts.hooks.note = self.boundary.note
-        for name, target in self._wanted().items():
-            with self._opening_vendor(name):
-                fit.check(REGISTRY[name])
-                channels += REGISTRY[name].channels(settings, target, self.scrubber, self.boundary.count)
-        if not channels:
-            return
-        self._delivery = delivery = self._deliver(channels)
-        for name, target in self._wanted().items():
-            vendor, options = REGISTRY[name], self._options.get(name, {})
-            with self._opening_vendor(name):
-                self.opened[name] = opened = vendor.open(
-                    settings, target, delivery, scrubber=self.scrubber, options=options, middleware=self._middleware
-                )
-                if facade := _FACADES.get(vendor.facade):
-                    self._facades[vendor.facade] = facade(opened.sink, self.boundary)
-
-    def _wanted(self) -> dict[str, Target]:
-        """The vendors that are on, or local."""
-        return {name: target for name, target in self.vendors.items() if target.is_open}
-
-    def _deliver(self, channels: list[Channel]) -> Delivery:
-        settings, limits = self.settings, limits_of(self.settings)
-        if settings.delivery == "process" and settings.mode != "test":  # where rows stay in this process
-            from .delivery_process.client import RemoteDelivery
-
-            what = channels, settings, self._wanted(), self._scrub_rules, limits
-            return RemoteDelivery(*what, isolate=self._isolated, boundary=self.boundary, scrubber=self.scrubber)
-        shared = settings.delivery == "external" and not settings.delivery_fault
-        deliver = settings.mode != "test" and not shared
-        return Delivery(
-            channels, url=settings.outbox, limits=limits, deliver=deliver, shared=shared, isolate=self._isolated
-        )
-
-    @contextmanager
-    def _opening_vendor(self, name: str) -> Iterator[None]:
-        """An SDK that does not fit costs its own vendor; what is configured wrongly is an error, unless tolerant."""
-        from .vendors import REGISTRY, fit
-        from .vendors.vendor import Target
-
-        try:
-            yield
-        except ConfigurationError as error:
-            if not self._tolerant:
-                raise
-            self.vendors[name] = Target("fault", reason=str(error))
-        except Exception as error:
-            if is_interrupt(error):
-                raise
-            self.vendors[name] = Target("fault", reason=fit.misfit(REGISTRY[name], error))
-
     @property
     def is_open(self) -> bool:
         """Whether it was started and not closed."""
         return self._state == "open"
-
-    @contextmanager
-    def _isolated(self) -> Iterator[None]:
-        """What delivery's threads run in: no vendor's instrumentation sees them."""
-        with ExitStack() as stack:
-            for opened in list(self.opened.values()):  # the next vendor may be opening
-                stack.enter_context(opened.isolated())
-            yield
 
     def install(
         self,
@@ -275,20 +171,7 @@ class Observability:
             say(log, logging.ERROR, "[STARTUP] %s", _TOO_LATE)
             return
         self.serve()
-        build = app.build_middleware_stack
-
-        def build_wrapped_stack() -> ObserveMiddleware | OuterStack:
-            stack = build()
-            whole: object = stack  # which is always the one class to Starlette's types
-            if isinstance(whole, ServerErrorMiddleware):
-                return OuterStack(whole, observability=self, consent_required=consent is not None)
-            return ObserveMiddleware(stack, observability=self, consent_required=consent is not None)
-
-        # the one seam around ServerErrorMiddleware, which sends the 500 of unhandled errors outside user middleware
-        app.build_middleware_stack = build_wrapped_stack  # type: ignore[method-assign]
-        if self.settings.enabled:
-            inner = Middleware(InnerLayer, observability=self, identify=identify, consent=consent)
-            app.user_middleware.append(inner)
+        wrap(app, self, identify=identify, consent=consent)
         if health_path is not None:
             app.router.routes.insert(0, health_route(health_path, self.status))
         announce(self.settings, self.vendors, log)
@@ -308,38 +191,28 @@ class Observability:
         """What the middleware saw. Never raises."""
         if is_applications(error, cell):
             with self.boundary("report"):
-                self._facades["errors"].bound(cell).report(error, handled=handled)
+                self._pipeline.errors.bound(cell).report(error, handled=handled)
         else:  # the server logs it all the same, as its own error
             mark_reported(error, cell, "")
 
     def report_status(self, status: int, cell: Context) -> None:
         """A response with an error status and no exception behind it."""
         route = cell.info.route if cell.info is not None else None
-        self._facades["errors"].bound(cell).capture_message(
+        self._pipeline.errors.bound(cell).capture_message(
             f"HTTP {status} from {route or 'an unknown route'}", level="error"
         )
 
     async def committed(self) -> None:
         """Wait until what was put so far is on disk (METRICX_DURABILITY=acknowledged)."""
-        if self._delivery is not None:
-            await self._delivery.committed()
+        if self._pipeline.delivery is not None:
+            await self._pipeline.delivery.committed()
 
     def status(self) -> dict[str, Any]:
         """Per vendor its state and what delivery counted; faults of calls; what was scrubbed. No secret, no value."""
-        delivery = self._delivery.status() if self._delivery is not None else {}
-        parts = {
-            name: {"state": state_of(target, self.settings), **delivery.pop(name, {})}
-            for name, target in self.vendors.items()
-        }
-        for name, opened in self.opened.items():
-            parts[name] |= opened.status()
         return {
             "service": self.settings.service_name,
             "environment": self.settings.environment_name,
-            **parts,
-            **delivery,
-            "faults": dict(self.boundary.counts),
-            "scrubbed": self.scrubber.report.as_dict(),
+            **self._pipeline.status(),
         }
 
     def flush(self, timeout_s: float = 10.0, *, patient: bool = True) -> bool:
@@ -349,39 +222,15 @@ class Observability:
         """
         if self._state == "closed":
             return False
-        self._hand_over()
-        return self._delivery is None or self._delivery.flush(timeout_s, patient=patient)
-
-    def _hand_over(self) -> None:
-        """Ask the vendors' clients for what they hold themselves."""
-        self._each_alone("flush", [opened.flush for opened in self.opened.values()])
+        self._pipeline.flush_vendors()
+        return self._pipeline.delivery is None or self._pipeline.delivery.flush(timeout_s, patient=patient)
 
     def close(self, deadline_s: float = 5.0) -> None:
         """Commit, deliver until the deadline, leave the rest on disk for the next start. Idempotent, never raises."""
         if self._state == "open":
             self._state = "closed"
             atexit.unregister(self._at_exit)
-            self._shut(deadline_s)
-
-    def _shut(self, deadline_s: float) -> None:
-        until, opened, delivery = monotonic() + deadline_s, self.opened.values(), self._delivery
-        self._hand_over()
-        steps: list[Callable[[], None]] = [partial(each.stop, min(0.5, deadline_s / 4)) for each in opened]
-        if delivery is not None:
-            steps.append(lambda: delivery.close(max(0.0, until - monotonic())))
-        self._each_alone("close", [*steps, *(each.close for each in opened)])
-        if contexts.hooks.note == self.boundary.note:
-            contexts.hooks.note = Hooks.note
-
-    def _each_alone(self, call: str, steps: Iterable[Callable[[], None]]) -> None:
-        """A step that fails keeps no other from being done, in strict mode too."""
-        for step in steps:
-            try:
-                step()
-            except Exception as error:
-                if is_interrupt(error):
-                    raise
-                self.boundary.count(call, [type(error).__name__])
+            self._pipeline.close(deadline_s)
 
     async def aclose(self, deadline_s: float = 5.0) -> None:
         """`close` without blocking the event loop."""
@@ -392,18 +241,9 @@ class Observability:
 
         Registered after the vendors' own hooks and delivery's, so that it runs before them.
         """
-        self._hand_over()
-        if self._delivery is not None:
-            self._delivery.commit(1.0)
-
-
-def limits_of(settings: Settings) -> Limits:
-    """The bounds of delivery that are settings."""
-    return Limits(
-        outbox_bytes=settings.outbox_max_bytes,
-        max_age_s=settings.outbox_max_age,
-        ephemeral=settings.outbox_ephemeral,
-    )
+        self._pipeline.flush_vendors()
+        if self._pipeline.delivery is not None:
+            self._pipeline.delivery.commit(1.0)
 
 
 class NotStarted:
@@ -419,5 +259,5 @@ def running() -> Observability | NotStarted:
     return found if found is not None and found.is_open else NotStarted()
 
 
-# the arrow goes the other way: context knows nobody
+# `context` imports no other room, so it gets the facades from here
 contexts.hooks.facade = lambda name: getattr(running(), name).bound(contexts.current_cell())

@@ -124,13 +124,13 @@ class Settings(VendorSettings):
 
     @property
     def level_fault(self) -> str:
-        """What is wrong with LOG_LEVEL. Not an error of validation: it is no reason to send nothing."""
+        """What is wrong with LOG_LEVEL. Not an error of validation: signals are sent all the same."""
         known = self.log_level is None or level_of(self.log_level) is not None
         return "" if known else "LOG_LEVEL is no level: type one of DEBUG, INFO, WARNING, ERROR, CRITICAL"
 
     @property
     def delivery_fault(self) -> str:
-        """Why METRICX_DELIVERY=external cannot be obeyed. Where it is no error, threads deliver."""
+        """Why METRICX_DELIVERY=external cannot be obeyed; where that does not stop the start, threads deliver."""
         if self.delivery != "external" or self.mode == "test" or self.outbox != "memory://":
             return ""
         return "METRICX_DELIVERY=external needs a file: type METRICX_OUTBOX_URL=sqlite:///absolute/path"
@@ -203,10 +203,10 @@ _HINTS = {
 }
 
 
-def load_settings(overrides: Mapping[str, Any], told: list[str] | None = None) -> Settings:
+def load_settings(overrides: Mapping[str, Any], notes: list[str] | None = None) -> Settings:
     """Read the environment. `overrides` are fields of `Settings`, which win over it.
 
-    With `told` a value that is wrong is taken as its default where that is safe, and the fault goes there.
+    With `notes` a value that is wrong is taken as its default where that is safe, and the fault goes there.
 
     Raises:
         ConfigurationError: For a value that is wrong; names each variable and what to type, never the value.
@@ -224,12 +224,12 @@ def load_settings(overrides: Mapping[str, Any], told: list[str] | None = None) -
             field, variable = spellings[str(item["loc"][0]).lower()]
             faults[variable] = _HINTS.get(item["type"], item["msg"]).removeprefix("Value error, ")
             wrong.add(field)
-        if told is not None and not wrong & _NEVER_GUESSED:
-            told += [f"{variable}: {fault}; its default is taken" for variable, fault in faults.items()]
+        if notes is not None and not wrong & _NEVER_GUESSED:
+            notes += [f"{variable}: {fault}; its default is taken" for variable, fault in faults.items()]
             defaults = {name: model.model_fields[name].get_default(call_default_factory=True) for name in wrong}
             settings = load_settings({**overrides, **defaults})
             if "outbox_url" in wrong:
-                told.append(f"METRICX_OUTBOX_URL is taken as {settings.outbox}")
+                notes.append(f"METRICX_OUTBOX_URL is taken as {settings.outbox}")
             return settings
     except (OSError, UnicodeDecodeError) as error:
         faults = {".env": f"cannot be read ({type(error).__name__}): it must be a text file in UTF-8"}

@@ -73,6 +73,7 @@ BODIES: dict[str, tuple[str | bytes, str | None]] = {
     "a regular expression as boundary": (form(file(), boundary=".*("), 'multipart/form-data; boundary=".*("'),
     "another boundary": (form(file(), boundary="other"), MULTIPART),
     "no boundary": (form(file()), "multipart/form-data"),
+    "a boundary that cannot be read": (form(file()), "multipart/form-data; boundary*0*; boundary*=x=0*0*"),
     "capitals": (form(file()), "MULTIPART/Form-Data; BOUNDARY=b"),
     "an unknown multipart": (form(file()), "multipart/x-unknown; boundary=b"),
     "space after a delimiter": (
@@ -99,6 +100,13 @@ BODIES: dict[str, tuple[str | bytes, str | None]] = {
               form(("Content-Disposition: file; filename=a.txt", SECRET), boundary="c"))), MULTIPART,
     ),
     "nested too deep": ("--b\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n" * 200 + SECRET, MULTIPART),
+    "a message in it": (
+        form((f'{DISPOSITION}name="doc"\r\nContent-Type: message/rfc822',
+              f"{DISPOSITION}name=a\r\n\r\n{SECRET}")), MULTIPART,
+    ),
+    "a digest": (
+        form((f'{DISPOSITION}name="doc"', f"{DISPOSITION}name=a\r\n\r\n{SECRET}")), "multipart/digest; boundary=b",
+    ),
     "said to be a form": (form(file()), "application/x-www-form-urlencoded"),
     "a file said to be a form": (f"a=1&{SECRET}\nmore of it", "application/x-www-form-urlencoded"),
     "said to be JSON": (form(file()), "application/json"),
@@ -169,6 +177,7 @@ async def test_fields_before_a_cut_stay(receiver: Receiver) -> None:
         (form((f'{DISPOSITION}name="a"', "1"), end=LF), MULTIPART, [("a", "1")]),
         (form((f'{DISPOSITION}name="a"\r\nContent-Type: application/json', '{"b": 1}')), MULTIPART, [("a", {"b": 1})]),
         (form((f'{DISPOSITION}name="a"', "two\r\nlines")), MULTIPART, [("a", "two\r\nlines")]),
+        (form((f'{DISPOSITION}name="a"', "né\x85\u2028e")), MULTIPART, [("a", "né\x85\u2028e")]),
     ],
 )
 async def test_what_has_names_is_sent(receiver: Receiver, body: str, content_type: str, shown: Any) -> None:

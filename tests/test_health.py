@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 
-from metricx_observe.health import prometheus
 from metricx_observe.ids import new_id
+from metricx_observe.request.health import prometheus
 
 from .receiver_server import Receiver
 from .support import Answer, call, observed

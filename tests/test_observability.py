@@ -330,7 +330,7 @@ def test_the_line_names_the_caller_or_the_given_logger(receiver: Receiver, caplo
 def test_init_never_raises(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """An error that is none of configuration is told by its type alone; a wrong keyword by its name."""
     assert set(init_observability(nonsense="hunter2").values()) == {"off: no such setting: nonsense"}
-    monkeypatch.setattr(Observability, "_open_vendors", lambda self: 1 / 0)
+    monkeypatch.setattr("metricx_observe.pipeline.Pipeline.open", lambda self, **_: 1 / 0)
     assert set(init_observability(environment="development").values()) == {"off: ZeroDivisionError"}
     assert [record.levelname for record in caplog.records] == ["ERROR", "ERROR"]
     assert "hunter2" not in caplog.text

@@ -13,7 +13,7 @@ from metricx_observe import ErrorReporter
 from metricx_observe.boundary import Boundary
 from metricx_observe.context import Context, RequestContext, current_cell, detached, use_cell
 from metricx_observe.ids import new_id
-from metricx_observe.reporter import RequestStatus
+from metricx_observe.signals.errors import RequestStatus
 
 
 class Sink:

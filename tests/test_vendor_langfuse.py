@@ -472,7 +472,7 @@ def test_a_closed_one_is_let_go_of(receiver: Receiver, monkeypatch: pytest.Monke
     monkeypatch.setattr(Observability, "default", None)
     with observed(receiver) as observability:
         observability.start()
-        delivery = weakref.ref(observability._delivery)
+        delivery = weakref.ref(observability._pipeline.delivery)
     del observability
     Observability.default = None
     until(lambda: gc.collect() >= 0 and delivery() is None)

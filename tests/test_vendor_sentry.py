@@ -271,9 +271,9 @@ def test_flush_of_the_sdk_waits_for_the_commit(tmp_path: Path) -> None:
         event_id = observability.errors.capture_exception(raised())
         sentry_sdk.flush(5)
         assert observability.status()["sentry"]["committed"] == 1
-        assert observability._delivery is not None
+        assert observability._pipeline.delivery is not None
         assert any(event_id is not None and event_id.encode() in row.payload
-                   for row in observability._delivery.rows("sentry"))  # fmt: skip
+                   for row in observability._pipeline.delivery.rows("sentry"))  # fmt: skip
     finally:
         observability.close(0.5)
 
@@ -588,7 +588,7 @@ def test_delivery_s_threads_start_no_process(observability: Observability, monke
     """The SDK asks git for a release that it is not told, and a process that forks just then hangs the thread."""
     started: list[object] = []
     monkeypatch.setattr("subprocess.Popen", lambda *command, **_: started.append(command))
-    with observability._isolated():
+    with observability._pipeline.isolated():
         assert not started
 
 

@@ -81,7 +81,7 @@ def test_deliverys_threads_leave_the_deployment_on_logs_alone(vendor: FaultyVend
     """They run with a client of nobody's, whose environment and server are not the application's."""
 
     def do(observability: Observability) -> None:
-        with observability._isolated():
+        with observability._pipeline.isolated():
             pass
         log.error("after")
 

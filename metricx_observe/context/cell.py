@@ -78,10 +78,10 @@ class Context:
     info: RequestInfo | None = None
     upstream: Upstream | None = None
     shared: bool = True  # a cell that `bind_*` made outside a request is not: it is replaced, never changed
-    key: str = field(init=False)  # tells this request or job from others; the id that is shown may change
+    key: str = field(init=False)  # identifies this request or job; the id that is shown may change
     reported: bool = False  # an exception was, so the error status that follows it is not
     pending: BaseException | None = None  # it left the routes; somebody outside may still make a response of it
-    answered: bool = False  # the whole response was sent: what fails after it, a background task, is no failure of it
+    answered: bool = False  # the whole response was sent: a background task that fails after it does not make it a 500
     send_error: OSError | None = None  # the server could not send: the client has left, which is no error
     llm_trace_id: str | None = None  # of the last LLM trace that began here, so that an error leads to it
     put: bool = False  # a signal was (METRICX_DURABILITY=acknowledged waits only then)
@@ -127,7 +127,7 @@ class Context:
         """Bind the signed-in user to this request. Sends nothing.
 
         The same id again merges the given fields; another id replaces the user and the workspace. A blank id or None
-        unbinds; so does what is no text, whole number or UUID, which is counted, and raises with METRICX_STRICT only.
+        unbinds. So does anything but a text, whole number or UUID, which is counted, and raises with METRICX_STRICT.
         """
         user_id, new_workspace = _subject("bind_user", id), _subject("bind_user", workspace_id)
         address, new_traits = text_id(email), dict[str, Any]()
@@ -174,7 +174,7 @@ class Context:
         return type(None), ()
 
     def end(self) -> None:
-        """The request has ended: let go of everything that would keep it alive."""
+        """The request has ended: drop every reference that would keep it alive."""
         self.pending = self.send_error = None
         if self.info is not None:
             self.info.release()
@@ -185,7 +185,7 @@ DETACHED = Context(RequestContext("", ""))
 
 
 def _subject(call: str, id: object) -> str | None:
-    """An id, or None; what was meant as one and is none is a fault of the call."""
+    """An id, or None; a value that cannot be an id is counted as a fault of the call."""
     found = subject_id(id)
     if found is None and id is not None and not isinstance(id, str):
         hooks.note(call, ["unusable id"])
@@ -193,7 +193,7 @@ def _subject(call: str, id: object) -> str | None:
 
 
 def _allowed(answer: object) -> bool | None:
-    """What cannot be read is a no."""
+    """An answer that cannot be read counts as a no."""
     with suppress_faults():
         return None if answer is None else bool(answer)
     return False
@@ -204,7 +204,7 @@ def _nothing(*given: object) -> None: ...
 
 @dataclass
 class Hooks:
-    """What an open `Observability` does for this package, which knows nobody: it sets them, and takes them back."""
+    """What an open `Observability` does for this package, which imports none of the others: it sets and resets them."""
 
     carry_secret: bytes | None = None  # METRICX_CARRY_SECRET: what `carry()` signs and `restore()` demands
     note: Callable[[str, list[str]], None] = _nothing  # counts a fault of a call; raises with METRICX_STRICT

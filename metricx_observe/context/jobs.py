@@ -1,4 +1,4 @@
-"""Work that is no request: a job that gets the context of the request that made it, and what outlives its request."""
+"""Work outside a request: a job with the context of the request that made it, and what outlives its request."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ logger = logging.getLogger("metricx_observe.context")
 
 
 class Job(use_cell):
-    """Make a cell the current one for a block that is no request, with a scope of its own at the error vendor.
+    """Make a cell the current one for a block outside a request, with a scope of its own at the error vendor.
 
     An exception that leaves the block says whose it was. A class: `contextlib` writes to the exception, which one of
     the application's may refuse.

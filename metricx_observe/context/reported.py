@@ -37,19 +37,18 @@ def mark_reported(error: BaseException, cell: Context, event_id: str) -> None:
 
 
 def reported_as(error: BaseException, cell: Context) -> str | None:
-    """The event id of this very exception in this request or job; one that is raised again in another is news.
+    """The event id of this exception in this request or job; raised again in another one, it is reported again.
 
-    Under `DETACHED`, where none applies, that of whichever reported it: a server or a wrapper around the application
-    logs what has ended a request.
+    Under `DETACHED`, where no request applies, the id from any request: a server logs an exception after its request.
     """
     key, event_id = getattr(error, _REPORTED, (None, None))
     return event_id if cell is DETACHED or key == cell.key else None
 
 
 def report_outwards(error: BaseException, cell: Context, outer: object) -> None:
-    """What was reported in a job, or in a request that a job makes, is no news to what it leaves for.
+    """A job around a job or request does not report an exception again that was reported inside.
 
-    A request around a request is: both have failed.
+    A request around a request does: both have failed.
     """
     if isinstance(outer, Context) and (cell.info is None or outer.info is None):
         key, event_id = getattr(error, _REPORTED, (None, None))

@@ -15,7 +15,7 @@ from .cell import DETACHED, Context, RequestContext, hooks
 from .reported import report_outwards
 
 if TYPE_CHECKING:
-    from metricx_observe.reporter import ErrorReporter
+    from metricx_observe.signals.errors import ErrorReporter
     from metricx_observe.signals.llm import LLMTracer
     from metricx_observe.signals.tracker import Tracker
 
@@ -23,7 +23,7 @@ logger = logging.getLogger("metricx_observe.context")
 
 _cell: ContextVar[Context | None] = ContextVar("metricx_observe_context", default=None)
 _DEPENDENCY = "AnyIO worker"
-"""How the threads are called in which Starlette and FastAPI run what is no coroutine."""
+"""The name of the threads in which Starlette and FastAPI run plain functions."""
 
 
 def current_cell() -> Context | None:

@@ -30,7 +30,7 @@ def first_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
 class RequestFacts(NamedTuple):
     """What a signal takes of its request, as it was at the call. `_asdict()` is JSON.
 
-    There is no path in it but by the pieces of a template: in any other nobody knows what is a secret.
+    A path stands in it only by the pieces of its template: in any other path a secret cannot be recognised.
     """
 
     method: str
@@ -50,11 +50,6 @@ class RequestFacts(NamedTuple):
     def origin(self) -> str:
         """`https://shop.example`."""
         return f"{self.scheme}://{self.host}"
-
-    @property
-    def route(self) -> str | None:
-        """The route's template."""
-        return None if self.pieces is None else template(self.pieces)
 
     def path(self, clean: Clean) -> str:
         """The path as it may be sent; empty where the template is not known."""
@@ -96,7 +91,7 @@ def _kept(name: str, spellings: tuple[str, ...], clean: Clean) -> str:
 
 
 def origin_of(url: str) -> str:
-    """Scheme and host of an address, without credentials; empty for what is no address of a page."""
+    """Scheme and host of an address, without credentials; empty for anything but the address of a page."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -109,13 +104,14 @@ class RequestInfo:
     """One HTTP request or websocket, as far as it outlives its scope."""
 
     __slots__ = (
-        "_frozen", "_page", "_pieces", "_routed", "_scope", "_server", "body", "client", "ended", "first",
-        "has_baggage", "headers", "method", "path", "query", "scheme",
+        "_frozen", "_page", "_pieces", "_routed", "_server", "body", "client", "ended", "first", "has_baggage",
+        "headers", "method", "path", "query", "scheme", "scope",
     )  # fmt: skip
 
     def __init__(self, scope: Mapping[str, Any], first: dict[bytes, bytes]) -> None:
         """`first`: the scope's `first_headers`."""
-        self._scope: Mapping[str, Any] = scope
+        self.scope: Mapping[str, Any] = scope
+        """The ASGI scope, while the request runs; after it what says which route it took."""
         self._routed: tuple[object, object] = (None, None)
         """The endpoint and the router by which the path of the request and that of its page were read."""
         self._pieces: Pieces | None = None
@@ -134,10 +130,10 @@ class RequestInfo:
         self.first = first
         self._server: tuple[str, int | None] | None = scope.get("server")
 
-    def see(self, scope: Mapping[str, Any]) -> None:
+    def update_scope(self, scope: Mapping[str, Any]) -> None:
         """A scope nearer to the route: middleware may hand on a copy, in which alone routing leaves its marks."""
         if not self.ended:
-            self._scope = scope
+            self.scope = scope
 
     def facts(self, names: Collection[bytes] | None = None) -> RequestFacts:
         """As they are now, with the headers of these names; with all of them when None."""
@@ -149,9 +145,9 @@ class RequestInfo:
         ]
         client = self.client if isinstance(self.client, (tuple, list)) else None
         query = self.query.decode("latin-1")
-        return RequestFacts(
-            self.method, self.scheme, self.host, self._root, query, headers, client, self._pieces, self._page
-        )
+        root = root_of(self.scope)
+        root = root if self.scope["path"].startswith(root) else ""
+        return RequestFacts(self.method, self.scheme, self.host, root, query, headers, client, self._pieces, self._page)
 
     def frozen(self) -> bytes:
         """What analytics takes of it, as JSON. Made once for each route: half of what a call of `track` would cost."""
@@ -162,7 +158,7 @@ class RequestInfo:
 
     def _read_route(self) -> None:
         """Read both paths by the application's routes, again only when routing has left other marks in the scope."""
-        scope = self._scope
+        scope = self.scope
         routed = scope.get("endpoint"), scope.get("router")
         if routed[0] is self._routed[0] and routed[1] is self._routed[1]:
             return
@@ -170,14 +166,14 @@ class RequestInfo:
         with suppress_faults():  # a route of the application's own making may be of any form
             self._pieces = pieces_of(scope)
         if routed[1] is not None and (referrer := self.first.get(b"referer")) is not None:
-            with suppress_faults():  # an address that is none
+            with suppress_faults():  # not an address
                 self._page = self._pieces_of_own_page(routed[1], referrer.decode("latin-1"))
 
     def _pieces_of_own_page(self, router: object, referrer: str) -> Pieces | None:
         page = urlsplit(referrer)
         if page.netloc.rpartition("@")[2].lower() != self.host.lower():
             return None
-        return pieces_of_page(router, path_below_root(self._scope, unquote(page.path)))
+        return pieces_of_page(router, path_below_root(self.scope, unquote(page.path)))
 
     @property
     def pieces(self) -> Pieces | None:
@@ -186,19 +182,9 @@ class RequestInfo:
         return self._pieces
 
     @property
-    def scope(self) -> Mapping[str, Any]:
-        """The ASGI scope, while the request runs."""
-        return self._scope
-
-    @property
     def below_root(self) -> str:
         """The path without the prefix that a proxy or `--root-path` stands for: as the application's routes read it."""
-        return path_below_root(self._scope, self.path)
-
-    @property
-    def _root(self) -> str:
-        root = root_of(self._scope)
-        return root if self._scope["path"].startswith(root) else ""
+        return path_below_root(self.scope, self.path)
 
     @property
     def route(self) -> str | None:
@@ -227,12 +213,12 @@ class RequestInfo:
         """Where no route took the request, its path as it may stand in a text, and those parts that may be secrets."""
         if self.pieces is not None:
             return ()
-        raw = (self._scope.get("raw_path") or b"").decode("latin-1")
+        raw = (self.scope.get("raw_path") or b"").decode("latin-1")
         parts = f"{self.path}/{raw}".split("/")
         found = (self.path, raw, *(part for part in parts if len(part) >= _SECRET_LENGTH and _DIGIT.search(part)))
         return tuple(dict.fromkeys(filter(None, (*found, *map(quote, found)))))
 
     def release(self) -> None:
-        """Let go of the scope: the request has ended. What says which route it took stays."""
-        scope, self.ended, self.body = self._scope, True, b""
-        self._scope = {key: scope[key] for key in ROUTING if key in scope}
+        """Let go of the scope: the request has ended."""
+        scope, self.ended, self.body = self.scope, True, b""
+        self.scope = {key: scope[key] for key in ROUTING if key in scope}

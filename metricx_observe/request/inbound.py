@@ -39,7 +39,7 @@ def new_cell(scope: MutableMapping[str, Any]) -> tuple[Context, RequestInfo]:
     request_id = valid_request_id(first.get(REQUEST_ID, b"").decode("latin-1"))
     if request_id is None:
         request_id = new_id()
-        # for whoever reads it: the application's own middleware, or a service that it hands its headers on to
+        # the application's own middleware may read it, or hand its headers on to another service
         scope["headers"] = [*_others(scope["headers"]), (REQUEST_ID, request_id.encode())]
     trace_id, upstream = _upstream(
         first.get(b"traceparent", b"").decode("latin-1"), first.get(b"sentry-trace", b"").decode("latin-1")
@@ -55,7 +55,7 @@ def _upstream(traceparent: str, sentry_trace: str) -> tuple[str | None, Upstream
     return None, None
 
 
-def see_request_id(cell: Context, headers: Iterable[tuple[bytes, bytes]]) -> None:
+def read_request_id(cell: Context, headers: Iterable[tuple[bytes, bytes]]) -> None:
     """Take the id that the application has put on the request or on its response, where it is another one."""
     for name, value in headers:
         if name.lower() == REQUEST_ID and value != cell.state.request_id.encode():
@@ -100,7 +100,7 @@ def client_behind(client: tuple[str, int], headers: Headers, trusted: Sequence[N
     try:
         while any(_address(client[0]) in network for network in trusted):
             client = str(_address(hops.pop())), 0
-    except (IndexError, ValueError):  # no more hops, or one that is no address
+    except (IndexError, ValueError):  # no more hops, or one that is not an address
         pass
     return client
 
@@ -119,7 +119,7 @@ def _address(hop: str) -> IPv4Address | IPv6Address:
 def drop_foreign_baggage() -> None:
     """Langfuse's SDK takes user, session and tags from baggage, which OpenTelemetry reads from the client's header.
 
-    Whoever read it puts the context back, so nothing is left to undo here.
+    The instrumentation that read the header resets the context, so nothing is undone here.
     """
     for name in baggage.get_all():
         if name.startswith("langfuse_"):

@@ -6,14 +6,14 @@ import sys
 from typing import TYPE_CHECKING
 
 from opentelemetry.trace import get_current_span  # FastAPI depends on it
+from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from metricx_observe.context import Context, RequestContext
 
 from .identity import AskConsent, Identify, bind_identity
-from .inbound import drop_foreign_baggage, see_request_id
+from .inbound import drop_foreign_baggage, read_request_id
 from .middleware import SCOPE_KEY, STARTS, is_last
-from .stack import is_unanswered
 
 if TYPE_CHECKING:
     from metricx_observe.observability import Observability
@@ -35,6 +35,7 @@ class InnerLayer:
     ) -> None:
         self.app = app
         self._observability = observability
+        self._error_statuses = observability.settings.error_statuses
         self._identify = identify
         self._consent = consent
 
@@ -44,8 +45,8 @@ class InnerLayer:
             return await self.app(scope, receive, send)
         cell: Context = installed.cell
         if cell.info is not None:
-            cell.info.see(scope)
-            see_request_id(cell, scope["headers"])
+            cell.info.update_scope(scope)
+            read_request_id(cell, scope["headers"])
             if cell.info.has_baggage:
                 drop_foreign_baggage()  # a middleware in between may have read it
         identify = None if cell.identified else self._identify
@@ -60,14 +61,14 @@ class InnerLayer:
             raise
 
     def _sender(self, cell: Context, send: Send) -> Send:
-        observability = self._observability
+        observability, error_statuses = self._observability, self._error_statuses
 
         async def send_after_report(message: Message) -> None:
             if message["type"] in STARTS:
-                see_request_id(cell, message.get("headers") or ())
+                read_request_id(cell, message.get("headers") or ())
                 _mark_active_span(cell.state)  # FastAPI ends it with the last byte, before the application returns
                 error = sys.exc_info()[1]  # inside an exception handler's response this is what it handles
-                if isinstance(error, Exception) and message.get("status", 101) in observability.error_statuses:
+                if isinstance(error, Exception) and message.get("status", 101) in error_statuses:
                     observability.report(error, cell, handled=not is_unanswered(error))
             await send(message)
             if is_last(message):
@@ -85,3 +86,18 @@ def _mark_active_span(state: RequestContext) -> None:
             span.set_attribute("user.id", state.user.id)
         if state.workspace is not None:
             span.set_attribute("workspace_id", state.workspace.id)
+
+
+def is_unanswered(error: Exception) -> bool:
+    """Whether the response to an exception is the plain 500 of a mounted application, which raises it again after that.
+
+    An exception's outermost frame is the one that caught it. Told by its module: Sentry's own integration puts a
+    function of its own in the place of the class's `__call__`, for the whole process.
+    """
+    if error.__traceback__ is None:
+        return False
+    frame = error.__traceback__.tb_frame
+    caught_by = frame.f_locals.get("self")
+    if frame.f_globals.get("__name__") != ServerErrorMiddleware.__module__ or frame.f_code.co_name != "__call__":
+        return False
+    return isinstance(caught_by, ServerErrorMiddleware) and (caught_by.handler is None or caught_by.debug)

@@ -22,7 +22,7 @@ from .inbound import client_behind, drop_foreign_baggage, keep_body, new_cell, w
 
 if TYPE_CHECKING:
     from metricx_observe.observability import Observability
-    from metricx_observe.reporter import RequestStatus
+    from metricx_observe.signals.errors import RequestStatus
 
 SCOPE_KEY = "metricx_observe"
 STARTS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
@@ -56,6 +56,7 @@ class ObserveMiddleware:
         self.app = app
         self._observability = observability
         self._settings = observability.settings
+        self._acknowledged = observability.settings.durability == "acknowledged"
         self._identify = identify
         self._consent_required = consent_required
         observability.serve()
@@ -113,7 +114,7 @@ class ObserveMiddleware:
         return nullcontext(cast("RequestStatus", SimpleNamespace(status=0, outside=nullcontext)))
 
     def _sender(self, cell: Context, request: RequestStatus, send: Send, under_uvicorn: bool) -> Send:
-        observability = self._observability
+        observability, acknowledged = self._observability, self._acknowledged
 
         async def send_with_request_id(message: Message) -> None:
             if message["type"] in STARTS:
@@ -121,7 +122,7 @@ class ObserveMiddleware:
                 # inside a handler's response this is what it handles; whether it goes on after that is not known yet
                 cell.pending = sys.exc_info()[1] or cell.pending
                 message = {**message, "headers": with_request_id(cell, message.get("headers") or ())}
-                if observability.acknowledged and cell.put:
+                if acknowledged and cell.put:
                     await observability.committed()
             try:
                 if under_uvicorn and is_last(message):
@@ -138,7 +139,7 @@ class ObserveMiddleware:
 
     def _report_response(self, cell: Context, status: int) -> None:
         """A response that says "server error" and no more: report the exception behind it, or the status alone."""
-        if status not in self._observability.error_statuses:
+        if status not in self._settings.error_statuses:
             return
         if isinstance(cell.pending, Exception):
             self._observability.report(cell.pending, cell, handled=True)

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 from metricx_observe.boundary import Facade
 from metricx_observe.ids import new_id, new_span_id
-from metricx_observe.normalise import Notes, as_text, freeze, line, mapping, shown_name
+from metricx_observe.normalise import Notes, as_text, freeze, mapping, shown_name, single_line
 
 from .fields import READ, READ_TRACE, observation_name, time_in_ns
 from .records import ObservationRecord, ScoreRecord, context_facts, trace_facts
@@ -52,7 +52,7 @@ class Observation:
     """A span, tool, generation or trace. `id` and `trace_id` are the very ids on the wire."""
 
     __slots__ = (
-        "_block", "_ended", "_fields", "_shared", "_token", "_tracer", "id", "name", "parent_id", "start_ns",
+        "_ended", "_fields", "_guard", "_shared", "_token", "_tracer", "id", "name", "parent_id", "start_ns",
         "trace_id", "type",
     )  # fmt: skip
 
@@ -70,8 +70,8 @@ class Observation:
         self.id = new_span_id()
         self.parent_id = None if parent is None else parent.id
         self.type = type
-        self._block = tracer._boundary(type)
-        with self._block as notes:
+        self._guard = tracer._boundary(type)
+        with self._guard as notes:
             self.name = observation_name(name, notes)
             self.start_ns = time_in_ns(start_time, notes)
         self._shared: _Shared = _Shared(self.name) if parent is None else parent._shared
@@ -107,11 +107,11 @@ class Observation:
                 in all), `completion_start_time`. Of a trace: `user_id`, `workspace_id`, `session_id`, `tags`.
         """
         if self._ended:
-            with self._block as notes:
+            with self._guard as notes:
                 notes.append("updated after its end")
         for key, value in (("input", input), ("output", output), *more.items()):
             if value is not None:
-                with self._block as notes:  # one that cannot be read costs no other field
+                with self._guard as notes:  # one that cannot be read costs no other field
                     self._set(key, value, notes)
         return self
 
@@ -135,7 +135,8 @@ class Observation:
     def score(self, name: str, value: float | str | bool, *, comment: str | None = None) -> str | None:
         """Give a score to this observation. Returns the score's id; None when Langfuse is off."""
         with self._tracer._boundary("score") as notes:
-            sink, number = self._tracer._sink, line(value, notes, 500) if isinstance(value, str) else float(value)
+            sink = self._tracer._sink
+            number = single_line(value, notes, 500) if isinstance(value, str) else float(value)
             if isinstance(number, float) and not isfinite(number):
                 raise ValueError("not a number")
             kind = "BOOLEAN" if isinstance(value, bool) else "CATEGORICAL" if isinstance(value, str) else "NUMERIC"
@@ -159,7 +160,7 @@ class Observation:
 
     def end(self, end_time: datetime | None = None) -> None:
         """End it, once; a `with` block does it."""
-        with self._block as notes:
+        with self._guard as notes:
             if not self._ended:
                 self._ended = True
                 end_ns = max(time_in_ns(end_time, notes), self.start_ns)
@@ -232,7 +233,7 @@ class Generation(Observation):
         """Read model, output and token usage from a provider's response: Anthropic's, OpenAI's, or a dict or any object
         with their keys or attributes. One with neither output nor usage becomes the output as it is, and is counted."""
         fields: dict[str, Any] = {}
-        with self._block as notes:
+        with self._guard as notes:
             fields = read_response(response, notes)
         return self.update(**fields)
 

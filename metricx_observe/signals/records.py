@@ -14,7 +14,7 @@ from metricx_observe.context import Context
 
 
 class ContextFacts(TypedDict):
-    """Whose request or job it was at the call. Traits and e-mail address of the user stay at home."""
+    """Whose request or job it was at the call. Without traits and e-mail address of the user."""
 
     request_id: str
     trace_id: str
@@ -24,12 +24,18 @@ class ContextFacts(TypedDict):
     consent: dict[str, bool | None]
 
 
-class AnalyticsRecord(TypedDict):
-    """One call of the tracker."""
+class _Signal(TypedDict):
+    """What every record says."""
 
     type: str
-    """track, identify, group, alias or page."""
+    """track, identify, group, alias or page; span, tool or generation; score."""
     id: str
+    context: ContextFacts | None
+
+
+class AnalyticsRecord(_Signal):
+    """One call of the tracker."""
+
     timestamp: float
     """Seconds since 1970."""
     user_id: str | None
@@ -42,7 +48,6 @@ class AnalyticsRecord(TypedDict):
     """Properties or traits."""
     personal: list[str]
     """Names of properties that are personal data."""
-    context: ContextFacts | None
     request: Any
     """The members of `RequestFacts`, or None."""
 
@@ -58,38 +63,33 @@ class TraceFacts(TypedDict):
     metadata: dict[str, Any]
 
 
-class ObservationRecord(TypedDict):
+class _TraceSignal(_Signal):
+    """What every record of a trace says."""
+
+    trace_id: str
+    name: str
+    trace: TraceFacts
+
+
+class ObservationRecord(_TraceSignal):
     """One observation that ended."""
 
-    type: str
-    """span, tool or generation."""
-    id: str
-    trace_id: str
     parent_id: str | None
-    name: str
     start_ns: int
     end_ns: int
     fields: dict[str, Any]
     """What `Observation.update` takes, as it was when it was given."""
-    trace: TraceFacts
-    context: ContextFacts | None
 
 
-class ScoreRecord(TypedDict):
+class ScoreRecord(_TraceSignal):
     """A score of an observation."""
 
-    type: str
-    id: str
-    trace_id: str
     observation_id: str
-    name: str
     value: float | str
     data_type: str
     """NUMERIC, BOOLEAN or CATEGORICAL."""
     comment: str | None
     timestamp: str
-    trace: TraceFacts
-    context: ContextFacts | None
 
 
 def context_facts(cell: Context | None) -> ContextFacts | None:

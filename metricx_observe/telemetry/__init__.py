@@ -17,7 +17,7 @@ from metricx_observe.events import Event
 from metricx_observe.observability import Observability
 from metricx_observe.signals.llm import Trace
 
-from .calls import documented, flushed, running
+from .calls import documented, flushed, running, sends_its_event
 from .start import init_analytics, init_langfuse, init_observability, init_sentry, shutdown_observability
 
 __all__ = [
@@ -63,43 +63,36 @@ def identify(
     return running().tracker.identify(user_id, email=email, traits=traits)
 
 
-@documented
+@sends_its_event
 def track_user_signed_up(user_id: object, email: object, name: object = None, workspace_id: object = None) -> None:
     """A new registration."""
-    track(user_id, "user_signed_up", {"email": email, "name": name, "workspace_id": workspace_id})
 
 
-@documented
+@sends_its_event
 def track_user_logged_in(user_id: object, email: object, workspace_id: object = None) -> None:
     """A log-in."""
-    track(user_id, "user_logged_in", {"email": email, "workspace_id": workspace_id})
 
 
-@documented
+@sends_its_event
 def track_connected_google_ads(
     user_id: object, workspace_id: object, account_id: object = None, account_name: object = None
 ) -> None:
     """Google's OAuth is complete."""
-    account = {"account_id": account_id, "account_name": account_name}
-    track(user_id, "connected_google_ads", {"workspace_id": workspace_id, **account})
 
 
-@documented
+@sends_its_event
 def track_connected_meta_ads(
     user_id: object, workspace_id: object, account_id: object = None, account_name: object = None
 ) -> None:
     """Meta's OAuth is complete."""
-    account = {"account_id": account_id, "account_name": account_name}
-    track(user_id, "connected_meta_ads", {"workspace_id": workspace_id, **account})
 
 
-@documented
+@sends_its_event
 def track_connected_shopify(user_id: object, workspace_id: object, shop_domain: object = None) -> None:
     """Shopify's OAuth is complete."""
-    track(user_id, "connected_shopify", {"workspace_id": workspace_id, "shop_domain": shop_domain})
 
 
-@documented
+@sends_its_event
 def track_copilot_query_sent(
     user_id: object,
     workspace_id: object,
@@ -109,8 +102,6 @@ def track_copilot_query_sent(
     latency_ms: object = None,
 ) -> None:
     """A question to the copilot."""
-    question = {"workspace_id": workspace_id, "question_length": question_length, "has_context": has_context}
-    track(user_id, "copilot_query_sent", {**question, "success": success, "latency_ms": latency_ms})
 
 
 @documented
@@ -288,7 +279,7 @@ def _moment(ns: int) -> datetime:
 
 
 def _after(moment: datetime, milliseconds: object, sign: int = 1) -> datetime | None:
-    """None for what is no length of time: a call that is logged with a senseless latency is logged all the same."""
+    """A moment so much later; None if the latency is not a length of time, so that the call is logged all the same."""
     if isinstance(milliseconds, (int, float)):
         with suppress(ValueError, OverflowError):
             return moment + timedelta(milliseconds=sign * milliseconds)

@@ -21,7 +21,7 @@ R = TypeVar("R")
 
 
 def running() -> Observability | NotStarted:
-    """The `Observability` that is open. Where there is none, the first call logs a line that says what to call."""
+    """The `Observability` that is open. If none is open, the first call logs what to call."""
     found = observability.running()
     if isinstance(found, NotStarted):
         warn_not_started()
@@ -72,6 +72,21 @@ def documented(function: Callable[P, R]) -> Callable[P, R]:
                 notes += faults
             return again(**fitting)
         return cast("R", None)
+
+    return call
+
+
+def sends_its_event(function: Callable[P, None]) -> Callable[P, None]:
+    """`track_<event>(user_id, …)`: its other arguments are the event's properties."""
+    signature, event = inspect.signature(function), function.__name__.removeprefix("track_")
+
+    @documented
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> None:
+        given = signature.bind(*args, **kwargs)
+        given.apply_defaults()
+        user_id = given.arguments.pop("user_id")
+        running().tracker.track(event, given.arguments, user_id=user_id)
 
     return call
 

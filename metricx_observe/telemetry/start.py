@@ -35,8 +35,7 @@ def init_observability(
 
     Args:
         app: Also put the middleware around this application, as `Observability.install` does.
-        identify: With `app`: who is signed in, as `install` takes it.
-        consent: With `app`: what the user allowed, as `install` takes it.
+        identify, consent: With `app`: who is signed in, and what the user allowed, as `install` takes them.
         health_path: With `app`: where to serve `Observability.status()`.
         logger: Of the start-up line; the calling module's when None.
         sentry_options: As `Observability` takes them.
@@ -46,31 +45,36 @@ def init_observability(
         By service (`sentry`, `analytics`, `langfuse`): `on`, `local: URL` or `off: reason`. What is off is false.
     """
     log = logger if isinstance(logger, logging.Logger) else logging.getLogger(calling_module())
-    running = Observability.default
-    started = running is not None and running.is_open
+    found = Observability.default
+    running = found if found is not None and found.is_open else None
     try:
-        if running is None or not started:
-            running = _built(overrides, sentry_options, log)
+        running = running or _built(overrides, sentry_options, log)
         if app is not None:
             running.install(app, identify=identify, consent=consent, health_path=health_path, logger=log)
-        elif not started:
+        elif not running.is_open:
             running.start()
             announce(running.settings, running.vendors, log)
     except Exception as error:
         if is_interrupt(error):
             raise
-        # another error's text may hold what was configured
-        reason = str(error) if isinstance(error, ConfigurationError) else type(error).__name__
-        with suppress_faults():  # what is no application costs the middleware, and nothing else
-            if running is not None:
-                running.start()
-        if running is None or not running.is_open:
-            say(log, logging.ERROR, "[STARTUP] Observability: none: %s", reason)
-            from metricx_observe.vendors import REGISTRY
-
-            return {vendor.label: State(f"off: {reason}") for vendor in REGISTRY.values()}
-        say(log, logging.ERROR, "[STARTUP] Observability: no middleware: %s", reason)
+        return _without_middleware(running, error, log)
     return running.states()
+
+
+def _without_middleware(running: Observability | None, error: Exception, log: logging.Logger) -> dict[str, State]:
+    """Start without the middleware, if `app` was not an application; with wrong settings nothing starts."""
+    # another error's text may hold what was configured
+    reason = str(error) if isinstance(error, ConfigurationError) else type(error).__name__
+    if running is not None:
+        with suppress_faults():
+            running.start()
+        if running.is_open:
+            say(log, logging.ERROR, "[STARTUP] Observability: no middleware: %s", reason)
+            return running.states()
+    say(log, logging.ERROR, "[STARTUP] Observability: none: %s", reason)
+    from metricx_observe.vendors import REGISTRY
+
+    return {vendor.label: State(f"off: {reason}") for vendor in REGISTRY.values()}
 
 
 def _built(overrides: dict[str, Any], sentry_options: Mapping[str, Any] | None, log: logging.Logger) -> Observability:

@@ -22,7 +22,7 @@ from sentry_sdk.integrations.starlette import StarletteIntegration
 from sentry_sdk.tracing_utils import Baggage, should_propagate_trace
 
 from metricx_observe.exceptions import ConfigurationError
-from metricx_observe.propagation import DEFAULT_PORTS, host_and_port
+from metricx_observe.request.outgoing import DEFAULT_PORTS, host_and_port
 
 if TYPE_CHECKING:
     from metricx_observe.settings import Settings

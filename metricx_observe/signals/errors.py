@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
-from .boundary import Facade
-from .context import DETACHED, Context, mark_reported, reported_as, use_cell
-from .normalise import Notes, as_text, line, mapping
+from metricx_observe.boundary import Facade
+from metricx_observe.context import DETACHED, Context, mark_reported, reported_as, use_cell
+from metricx_observe.normalise import Notes, as_text, mapping, single_line
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("metricx_observe.reporter")
 
 _LEVELS = ("fatal", "error", "warning", "info", "debug")
 _MAX_TEXT = 8_192
@@ -27,7 +27,7 @@ class RequestStatus(Protocol):
     status: int
 
     def outside(self) -> AbstractContextManager[object]:
-        """A block that is no part of the request."""
+        """A block that does not belong to the request."""
         ...
 
 
@@ -106,7 +106,7 @@ class ErrorReporter(Facade[ErrorSink]):
         with self._boundary("add_breadcrumb") as notes:
             if self._sink is not None:
                 given = mapping(data, notes, _MAX_EXTRA)
-                self._sink.breadcrumb(as_text(message, notes, _MAX_TEXT), line(category, notes) or None, given)
+                self._sink.breadcrumb(as_text(message, notes, _MAX_TEXT), single_line(category, notes) or None, given)
 
 
 def _current(cell: Context | None) -> AbstractContextManager[object]:
@@ -114,7 +114,7 @@ def _current(cell: Context | None) -> AbstractContextManager[object]:
 
 
 def _level(level: object, notes: Notes) -> str | None:
-    known = line(level, notes).lower()
+    known = single_line(level, notes).lower()
     if known in _LEVELS:
         return known
     if level is not None:
