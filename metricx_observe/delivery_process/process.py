@@ -23,7 +23,7 @@ BEGIN_S = 30.0
 """How long a process may take to begin. It loads the vendors' SDKs, about a second of CPU."""
 ANSWER_S = 1.0
 ATTEMPTS = 3
-"""Processes that may end in a row without having stored anything."""
+"""Processes in a row that may fail to begin."""
 _ROOT = str(Path(__file__).parent.parent.parent)
 # A service's processes get these signals all at once, and this one is the last to leave. The path comes after that of
 # the standard library, which an application may shadow for those that import it late.
@@ -73,7 +73,6 @@ class Process:
                 raise OutboxError("the delivery process does not run", busy=True)
             connection = self._connection or self._start()
             answer, failure = self._exchange(connection, method, values, None if wait else ANSWER_S)
-            self._starts = 0 if wait else self._starts
         except OutboxError:
             raise
         except BaseException as error:  # Ctrl-C too, maybe in the middle of a message: what follows could not be read
@@ -128,6 +127,7 @@ class Process:
         _, failure = self._exchange(self._connection, "open", self._options, BEGIN_S)
         if failure:
             raise RuntimeError(failure)
+        self._starts = 0
         return self._connection
 
     def _disconnect(self) -> None:
