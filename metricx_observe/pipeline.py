@@ -104,10 +104,10 @@ class Pipeline:
     def _deliver(self, channels: list[Channel]) -> Delivery:
         settings, limits = self.settings, limits_of(self.settings)
         if settings.delivery == "process" and settings.mode != "test":  # where rows stay in this process
-            from .sidecar import options, remote_delivery
+            from .delivery_process.client import RemoteDelivery
 
-            opened_with = options(settings, self._wanted(), self._scrub_rules, limits)
-            return remote_delivery(opened_with, channels, self.isolated, self.boundary, self.scrubber)
+            what = channels, settings, self._wanted(), self._scrub_rules, limits
+            return RemoteDelivery(*what, isolate=self.isolated, boundary=self.boundary, scrubber=self.scrubber)
         shared = settings.delivery == "external" and not settings.delivery_fault
         deliver = settings.mode != "test" and not shared
         return Delivery(

@@ -128,6 +128,7 @@ def test_status_shows_counters_without_secrets(open_delivery: Open, vendor: Faul
     }
     assert shown["outbox"] == {
         "kind": "sqlite", "fallback": "", "healed": "", "would_lose": {}, "stranded": {}, "unacknowledged": 0,
+        "nobody_delivers_since": "",
     }  # fmt: skip
     assert "secret" not in json.dumps(shown)
 

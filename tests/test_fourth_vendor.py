@@ -147,6 +147,21 @@ async def test_it_delivers_and_is_closed(endpoint: FaultyVendor, tmp_path: Path)
     assert beacon.closed
 
 
+def test_threads_deliver_where_another_process_would_not_know_it(
+    endpoint: FaultyVendor, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """METRICX_DELIVERY=process: that one imports no code of the application's."""
+    observability = Observability.from_env(outbox_url=f"sqlite:///{tmp_path}/outbox.db", delivery="process")
+    observability.start()
+    beacon = observability.opened["beacon"]
+    assert isinstance(beacon, OpenBeacon)
+    beacon.sink({"user": "ann"}, 20)
+    assert observability.flush(20)
+    assert [json.loads(message) for message in endpoint.accepted] == [{"user": "ann"}]
+    assert "this process delivers itself" in caplog.text
+    observability.close()
+
+
 def test_the_command_line_knows_it(endpoint: FaultyVendor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """What waits for it is in `outbox status`, and `forget` deletes a user's and says what to do there."""
     monkeypatch.setenv("METRICX_OUTBOX_URL", f"sqlite:///{tmp_path}/outbox.db")

@@ -16,7 +16,7 @@ from sentry_sdk import logger as sentry_logger
 from metricx_observe import Observability
 from metricx_observe.delivery.channel import Post
 from metricx_observe.vendors.langfuse.channel import LangfuseChannel
-from metricx_observe.vendors.langfuse.size import MAX_SPAN
+from metricx_observe.vendors.langfuse.otlp import MAX_SPAN
 from metricx_observe.vendors.sentry.channel import SentryChannel
 from metricx_observe.vendors.sentry.size import MAX_EVENT
 

@@ -31,8 +31,7 @@ from metricx_observe.delivery.channel import Importance
 from metricx_observe.exceptions import ConfigurationError
 from metricx_observe.scrubber import Scrubber
 from metricx_observe.settings import load_settings
-from metricx_observe.vendors.sentry.channel import SentryChannel
-from metricx_observe.vendors.sentry.envelope import freeze, thaw
+from metricx_observe.vendors.sentry.channel import SentryChannel, freeze, thaw
 from metricx_observe.vendors.vendor import Target
 
 from .receiver_server import Receiver

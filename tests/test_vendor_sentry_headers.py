@@ -20,8 +20,7 @@ from sentry_sdk.traces import start_span
 from metricx_observe import ContextDep, ErrorReporterDep
 from metricx_observe.boundary import Boundary
 from metricx_observe.scrubber import Scrubber
-from metricx_observe.vendors.sentry.channel import SentryChannel
-from metricx_observe.vendors.sentry.envelope import freeze
+from metricx_observe.vendors.sentry.channel import SentryChannel, freeze
 from metricx_observe.vendors.vendor import Target
 
 from .faults import FaultyVendor

@@ -249,3 +249,17 @@ def test_streamed_spans_are_items_too(vendor: FaultyVendor, receiver: Receiver) 
     assert found[0]["name"] == "mail to [dropped email]"
     assert secret not in text
     assert "metricx" not in text
+
+
+def test_a_log_behind_one_that_took_all_of_the_scrubbers_time_arrives(
+    vendor: FaultyVendor, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They share an envelope, and so its time: what was not read is cut, and nothing is lost."""
+    monkeypatch.setattr("metricx_observe.scrubber.budget.MAX_CHARACTERS", 20_000)
+
+    def do(_: Observability) -> None:
+        sentry_logger.warning("large", attributes={f"k{n}": n for n in range(2_000)})
+        log.error("behind %s", "it")
+
+    behind = next(each for each in sent(vendor, receiver, do) if each["body"] == "behind it")
+    assert behind["attributes"]["sentry.message.parameter.0"]["value"] == "[cut]"

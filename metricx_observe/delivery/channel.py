@@ -44,26 +44,14 @@ class Described(NamedTuple):
     user_id: str | None
 
 
-class Codec(Protocol):
-    """How one vendor's records become messages. Called on delivery's threads, never on the application's event loop."""
+class Channel(Protocol):
+    """How one vendor's records become messages, and how these are posted. Called on delivery's threads, never on the
+    application's event loop."""
 
     vendor: str
     """sentry, rudderstack or langfuse."""
     destination: str
     """Fingerprint of where the rows go: host and a hash of the public key id; another for each channel. Never a key."""
-
-    def encode(self, record: Any) -> Sequence[Message]:
-        """Scrub and encode what a facade put. On the writer thread. An exception costs this record only."""
-        ...
-
-    def importance(self, kind: str) -> Importance:
-        """How much a message of this kind matters at a bound."""
-        ...
-
-
-class Channel(Codec, Protocol):
-    """One vendor's codec, and how its messages are posted."""
-
     local: bool
     """True for the local receiver, whose rows have shorter bounds and for which shutdown never waits."""
     away_hint: str
@@ -74,6 +62,14 @@ class Channel(Codec, Protocol):
     """Bytes a post, before compression."""
     concurrency: int
     """Posts in flight at once."""
+
+    def encode(self, record: Any) -> Sequence[Message]:
+        """Scrub and encode what a facade put. On the writer thread. An exception costs this record only."""
+        ...
+
+    def importance(self, kind: str) -> Importance:
+        """How much a message of this kind matters at a bound."""
+        ...
 
     def post(self, payloads: Sequence[bytes]) -> Post:
         """Join stored payloads into one request."""

@@ -109,7 +109,7 @@ class Courier:
         while rows := self._next_batch(connection):
             try:
                 self._deliver(connection, rows)
-            except Exception as error:  # nothing may end a worker
+            except Exception as error:  # no connection, mostly; nothing may end a worker
                 self._fail(connection, [row for row in rows if row not in self._accepted], type(error).__name__)
             self._delete_accepted()  # before the body is read, which may never end
             connection.finish()
@@ -144,8 +144,7 @@ class Courier:
             return False
         for row in dropped:
             self._tally.count(self.channel.vendor, "dropped", f"limit {row.kind}")
-        later = (at for at in [*limited.values(), *self._failed_alone.values()] if at > now)
-        self._ready_at = now if more else min(later, default=math.inf)
+        self._ready_at = now if more else min([*limited.values(), *self._failed_alone.values()], default=math.inf)
         rows, refused = [row for row in rows if row.kind not in limited], self._refusals.refused_at
         fresh = [row for row in rows if row.id not in refused]
         self._batches.extend(fresh[at : at + most] for at in range(0, len(fresh), most))
@@ -156,7 +155,8 @@ class Courier:
     def _take(self, limited: Mapping[str, float]) -> tuple[list[Row], bool]:
         """The next rows, and whether there are more. While the vendor fails, those that may be the reason come last."""
         now, suspects, state = time.monotonic(), self._refusals.suspects, self.breaker.state
-        waiting = {row_id for row_id, until in self._failed_alone.items() if until > now}
+        self._failed_alone = {row_id: until for row_id, until in self._failed_alone.items() if until > now}
+        waiting = set(self._failed_alone)
         # Of the least important kind also what is limited, to be dropped.
         without = {kind for kind in limited if self.channel.importance(kind) > Importance.TRANSACTION}
         take = partial(self._outbox.take, self.channel.destination, max_bytes=self.channel.max_bytes, without=without)
@@ -168,17 +168,13 @@ class Courier:
         return rows, more
 
     def _deliver(self, connection: Connection, rows: list[Row]) -> None:
-        """Post a batch and act on the answer."""
+        """Post a batch and act on the answer. Raises what kept it from being posted."""
         try:
             post = self.channel.post([row.payload for row in rows])
         except Exception as error:  # a message that cannot be joined is treated as one that is refused
             self._refuse(rows, 0, type(error).__name__)
             return
-        try:
-            answer = connection.post(post, self._limits.post_deadline_s)
-        except Exception as error:
-            self._fail(connection, rows, type(error).__name__)
-            return
+        answer = connection.post(post, self._limits.post_deadline_s)
         logger.debug("%s: posted %d messages, HTTP %d", self.channel.vendor, len(rows), answer.status)
         if answer.verdict is Verdict.DELIVERED:
             with self._changed:
@@ -261,11 +257,10 @@ class Courier:
     def _fail(self, connection: Connection, rows: Sequence[Row], what: str, *, counts: bool = True) -> None:
         """Try rows again later, and let the breaker open, unless the vendor only asked to wait."""
         self._tally.count(self.channel.vendor, "retried", n=len(rows))
-        now, hint = time.monotonic(), self.channel.away_hint
+        hint = self.channel.away_hint
         with self._changed:
             if counts and len(rows) == 1:  # it may be for what it holds: others go first
-                self._failed_alone = {row_id: until for row_id, until in self._failed_alone.items() if until > now}
-                self._failed_alone[rows[0].id] = now + self._limits.longest_backoff_s
+                self._failed_alone[rows[0].id] = time.monotonic() + self._limits.longest_backoff_s
             counts = counts and not self._closing and self.breaker.fail(self._posting[connection])
             self._give_back(rows, all_read=counts)  # once the breaker is open there are only probes
         if counts:

@@ -46,7 +46,7 @@ class Delivery:
         Each thread of delivery runs inside `isolate()`: the place to keep instrumentation away from it.
         """
         self._channels = {channel.vendor: channel for channel in channels}
-        self._path, self._limits, self._deliver, self._isolate = outbox_path(url), limits or Limits(), deliver, isolate
+        self._url, self._limits, self._deliver, self._isolate = url, limits or Limits(), deliver, isolate
         self._shared = shared
         self._closed = False
         self._begin()
@@ -59,9 +59,8 @@ class Delivery:
         self._tally, self._clock, self._began_at = Tally(), Clock(), time.time()
         self._left: list[tuple[Stream, Depth]] = []
         """What waited when this process let go of the outbox."""
-        self._fallback = self._healed = ""
-        self._idle_since = ""
-        self._outbox: Outbox = SqliteOutbox(self._path, self._fell_back, shared=self._shared)
+        self._fallback = self._healed = self._idle_since = ""
+        self._outbox: Outbox = SqliteOutbox(outbox_path(self._url), self._fell_back, shared=self._shared)
         common = self._outbox, self._tally, self._limits, self._isolate
         posting = self._channels.values() if self._deliver else ()
         self._couriers = [Courier(channel, *common, self._clock) for channel in posting]
@@ -150,8 +149,9 @@ class Delivery:
         known = {channel.destination for channel in self._channels.values()}
         dead, stranded = Counter[str](), Counter[str]()
         for stream, depth in depths:
-            if depth.dead or stream.destination not in known:
-                (dead if depth.dead else stranded)[stream.vendor] += depth.messages
+            dead[stream.vendor] += depth.messages if depth.dead else 0
+            if not depth.dead and stream.destination not in known:
+                stranded[stream.vendor] += depth.messages
         status: dict[str, dict[str, Any]] = {}
         for vendor, channel in self._channels.items():
             waiting = [each for stream, each in depths if stream.destination == channel.destination and not each.dead]

@@ -12,7 +12,7 @@ from concurrent.futures import Future, wait
 from operator import itemgetter
 from typing import Any
 
-from .channel import Codec, Limits, Message
+from .channel import Channel, Limits, Message
 from .outbox import OutboxError, Store, Stream
 from .tally import Tally, logger
 from .threads import Isolate, start_thread
@@ -34,7 +34,7 @@ class Writer:
     """One per process. `stored` is called after a commit with the vendors in it, `tick` now and then."""
 
     def __init__(
-        self, channels: Mapping[str, Codec], outbox: Store, tally: Tally, limits: Limits, isolate: Isolate,
+        self, channels: Mapping[str, Channel], outbox: Store, tally: Tally, limits: Limits, isolate: Isolate,
         stored: Callable[[Container[str]], None], tick: Callable[[], None],
     ) -> None:  # fmt: skip
         self._channels, self._outbox, self._tally, self._limits = channels, outbox, tally, limits
@@ -211,7 +211,7 @@ class Writer:
                 messages.append((stream, b"%b" % payload))
         return messages
 
-    def _encode(self, channel: Codec, record: Any) -> list[Message]:
+    def _encode(self, channel: Channel, record: Any) -> list[Message]:
         try:
             return [record] if isinstance(record, Message) else list(channel.encode(record))
         except Exception as error:

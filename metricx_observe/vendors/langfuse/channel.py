@@ -7,6 +7,7 @@ ours against what the SDK emits for the same observations.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import orjson
@@ -19,8 +20,7 @@ from metricx_observe.signals.records import ContextFacts, ObservationRecord, Sco
 from metricx_observe.vendors.json_channel import JsonChannel
 from metricx_observe.vendors.vendor import Target
 
-from .otlp import otlp_attributes, span_json
-from .size import MAX_SPAN, within_bounds
+from .otlp import MAX_SPAN, otlp_attributes, span_json, within_bounds
 
 if TYPE_CHECKING:
     from metricx_observe.settings import Settings
@@ -39,17 +39,6 @@ _KEYS = {
 _CONTENT = frozenset({"input", "output"})
 _LARGE = _CONTENT | {"metadata"}
 """Scrubbed after the rest, which has arrived then where the scrubber's time runs out."""
-_CONTENT_KEYS = (
-    Key.OBSERVATION_INPUT, Key.OBSERVATION_OUTPUT, Key.EXPERIMENT_ITEM_EXPECTED_OUTPUT,
-    "langfuse.trace.input", "langfuse.trace.output", "gen_ai.prompt", "gen_ai.completion", "gen_ai.content",
-    "gen_ai.input.messages", "gen_ai.output.messages", "gen_ai.system_instructions",
-    "gen_ai.tool.call.arguments", "gen_ai.tool.call.result", "input.value", "output.value",
-    "llm.input_messages", "llm.output_messages", "llm.prompts", "llm.completions",
-    "traceloop.entity.input", "traceloop.entity.output", "ai.prompt", "ai.response.text", "mcp.request.argument",
-)  # fmt: skip
-"""Of Langfuse, OpenTelemetry's GenAI conventions, OpenInference, OpenLLMetry and the AI SDK."""
-_EXCEPTION = "exception"
-"""The one event whose attributes are no content: what `record_exception` adds."""
 _TAIL = b"]}]}]}"
 """Of an export, behind its spans."""
 
@@ -63,7 +52,7 @@ class SpanEvent(TypedDict):
 
 
 class SpanRecord(TypedDict):
-    """A span of the application's own Langfuse code, frozen when the SDK exports it."""
+    """A span of the application's own Langfuse code, frozen when the SDK exports it: of content, what is allowed."""
 
     trace_id: str
     id: str
@@ -75,8 +64,6 @@ class SpanRecord(TypedDict):
     attributes: dict[str, Any]
     events: list[SpanEvent]
     status: dict[str, Any]
-    no_content: bool
-    """Whether the user did not allow content."""
 
 
 class _Channel(JsonChannel):
@@ -126,7 +113,7 @@ class LangfuseChannel(_Channel):
         data = span_json(span)
         if len(data) > MAX_SPAN:
             self._note(known.get("type", "observation"), ["too large"])
-            data = within_bounds(span, span_json)
+            data = within_bounds(span)
         return [Message("trace", data)]
 
     def _span(self, record: ObservationRecord) -> dict[str, Any]:
@@ -164,26 +151,23 @@ class LangfuseChannel(_Channel):
         return trace_attributes(scrubbed, context)
 
     def _own_span(self, record: SpanRecord) -> dict[str, Any]:
-        """A span of the application's own, scrubbed, without content where its user did not allow that."""
-        refused = _CONTENT_KEYS if record["no_content"] else ()
+        """A span of the application's own, scrubbed."""
+        clean = partial(self._clean, signal="observation")
         # the smallest first: the others may take the scrubber's time
-        smallest_first = sorted(record["attributes"].items(), key=lambda item: _length(item[1]))
-        kept = {key: value for key, value in smallest_first if not key.startswith(refused)}
-        status = record["status"]
+        smallest_first = dict(sorted(record["attributes"].items(), key=lambda item: len(str(item[1]))))
         return {
             **record,
-            "status": {**status, "message": self._clean(status["message"], "observation", "status")},
-            "name": self._clean(record["name"], "observation", "name"),
-            "attributes": self._clean(kept, "observation", "attributes") | self._base,
-            "events": [self._event(event, record["no_content"]) for event in record["events"]],
-        }
-
-    def _event(self, event: SpanEvent, no_content: bool) -> SpanEvent:
-        kept = {} if no_content and event["name"] != _EXCEPTION else event["attributes"]
-        return {
-            "name": self._clean(event["name"], "observation", "events"),
-            "time_ns": event["time_ns"],
-            "attributes": self._clean(kept, "observation", "events"),
+            "status": {**record["status"], "message": clean(record["status"]["message"], place="status")},
+            "name": clean(record["name"], place="name"),
+            "attributes": clean(smallest_first, place="attributes") | self._base,
+            "events": [
+                {
+                    **event,
+                    "name": clean(event["name"], place="events"),
+                    "attributes": clean(event["attributes"], place="events"),
+                }
+                for event in record["events"]
+            ],
         }
 
     def post(self, payloads: Sequence[bytes]) -> Post:
@@ -284,8 +268,3 @@ def _flat(prefix: str, metadata: Any) -> dict[str, str]:
     if not isinstance(metadata, dict):
         return {prefix: orjson.dumps(metadata).decode()}
     return {f"{prefix}.{key}": orjson.dumps(item).decode() for key, item in metadata.items() if item is not None}
-
-
-def _length(value: Any) -> int:
-    """About how long an attribute is."""
-    return len(value) if isinstance(value, (str, list)) else 0

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary
 
+from langfuse import LangfuseOtelSpanAttributes as Key
 from opentelemetry import trace as otel_trace
 from opentelemetry.context import Context as OtelContext
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
@@ -19,10 +20,21 @@ from metricx_observe.normalise import snapshot
 from metricx_observe.signals.llm import current_observation
 from metricx_observe.signals.records import ContextFacts, TraceFacts, context_facts, trace_facts
 
-from .channel import SpanRecord, trace_attributes
+from .channel import SpanEvent, SpanRecord, trace_attributes
 
 _ANY_SIZE = 1 << 30
 """The channel cuts what is too large, and counts it."""
+_CONTENT_KEYS = (
+    Key.OBSERVATION_INPUT, Key.OBSERVATION_OUTPUT, Key.EXPERIMENT_ITEM_EXPECTED_OUTPUT,
+    "langfuse.trace.input", "langfuse.trace.output", "gen_ai.prompt", "gen_ai.completion", "gen_ai.content",
+    "gen_ai.input.messages", "gen_ai.output.messages", "gen_ai.system_instructions",
+    "gen_ai.tool.call.arguments", "gen_ai.tool.call.result", "input.value", "output.value",
+    "llm.input_messages", "llm.output_messages", "llm.prompts", "llm.completions",
+    "traceloop.entity.input", "traceloop.entity.output", "ai.prompt", "ai.response.text", "mcp.request.argument",
+)  # fmt: skip
+"""Of Langfuse, OpenTelemetry's GenAI conventions, OpenInference, OpenLLMetry and the AI SDK."""
+_EXCEPTION = "exception"
+"""The one event whose attributes are no content: what `record_exception` adds."""
 _NO_CONTENT = "metricx.no_content"
 """Marks a span whose user did not allow content until it is exported; never sent."""
 _WHOSE = "_metricx_whose"
@@ -90,7 +102,14 @@ class SpanExport(SpanExporter):
 def _read_span(span: ReadableSpan) -> SpanRecord:
     context = span.get_span_context() or otel_trace.INVALID_SPAN_CONTEXT
     attributes = dict(span.attributes or {})
-    no_content = bool(attributes.pop(_NO_CONTENT, False))
+    events: list[SpanEvent] = [
+        {"name": event.name, "time_ns": event.timestamp, "attributes": dict(event.attributes or {})}
+        for event in span.events
+    ]
+    if attributes.pop(_NO_CONTENT, False):
+        attributes = {key: value for key, value in attributes.items() if not key.startswith(_CONTENT_KEYS)}
+        for event in events:
+            event["attributes"] = event["attributes"] if event["name"] == _EXCEPTION else {}
     return {
         "trace_id": format_trace_id(context.trace_id),
         "id": format_span_id(context.span_id),
@@ -100,12 +119,8 @@ def _read_span(span: ReadableSpan) -> SpanRecord:
         "start_ns": span.start_time or 0,
         "end_ns": span.end_time or 0,
         "attributes": attributes,
-        "events": [
-            {"name": event.name, "time_ns": event.timestamp, "attributes": dict(event.attributes or {})}
-            for event in span.events
-        ],
+        "events": events,
         "status": {"code": span.status.status_code.value, "message": span.status.description or ""},
-        "no_content": no_content,
     }
 
 

@@ -1,8 +1,12 @@
-"""Sentry's channel: envelopes as the writer scrubs them, as they are posted, and what an answer says."""
+"""Sentry's envelopes: as the SDK hands them over, as the writer scrubs them, as they are posted, and what is answered.
+
+Each is frozen on the caller's thread, so that nothing which changes later is in it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from hashlib import sha256
 from typing import Any
@@ -10,7 +14,8 @@ from typing import Any
 import orjson
 import sentry_sdk
 from sentry_sdk.consts import EndpointType
-from sentry_sdk.envelope import Item
+from sentry_sdk.envelope import Envelope, Item, PayloadRef
+from sentry_sdk.transport import Transport
 from sentry_sdk.utils import Dsn
 
 from metricx_observe.delivery.answer import Answer, seconds_asked
@@ -18,17 +23,32 @@ from metricx_observe.delivery.channel import Described, Importance, Message, Pos
 from metricx_observe.scrubber import Scrubber, one_signal
 from metricx_observe.vendors.vendor import Target
 
-from .envelope import joined, thaw
-from .items import scrub_items
-from .rules import NO_RULES, Rules, replaced, take_rules
-from .scrub import scrub_event
+from .rules import NO_RULES, Rules, take_rules
+from .scrub import scrub_event, scrub_headers, scrub_item
 from .size import MAX_EVENT, to_json, within_bounds
 
-_FIXED_HEADERS = frozenset(
-    {"event_id", "sent_at", "sdk", "type", "length", "item_count", "trace_id", "public_key", "org_id", "sampled",
-     "sample_rate", "sample_rand", "replay_id", "release", "environment"}
-)  # fmt: skip
-"""What the SDK fills in itself, with nothing of the application's data."""
+Put = Callable[[bytes, int], bool]
+"""Hands a frozen envelope and its size in bytes to delivery."""
+_MAX_ATTACHMENT = 20 << 20
+"""Bytes; Sentry takes no larger attachments together (its size limits)."""
+_JSON = "metricx_json"
+"""The header of an item that is JSON, in a frozen envelope only."""
+
+
+class EnvelopeTransport(Transport):
+    """Hands every envelope over, whatever its items are. `sentry_sdk.flush()` waits until they are committed."""
+
+    def __init__(self, put: Put, commit: Callable[[float], bool]) -> None:
+        super().__init__()
+        self.put = put
+        self._commit = commit
+
+    def capture_envelope(self, envelope: Envelope) -> None:
+        frozen = freeze(envelope)
+        self.put(frozen, len(frozen))
+
+    def flush(self, timeout: float, callback: Any | None = None) -> None:  # noqa: ARG002
+        self._commit(timeout)
 
 
 class SentryChannel:
@@ -61,40 +81,22 @@ class SentryChannel:
         headers, items = thaw(record)
         rules = next((take_rules(content) for _, content in items if isinstance(content, dict)), NO_RULES)
         # all headers before a body, which may take all of the scrubber's time: without its type an item is lost
-        headers = self._scrub_headers(headers, rules)
-        clean = [self._scrub_headers(header, rules) for header, _ in items]
+        headers = scrub_headers(headers, self._scrubber, rules)
+        clean = [scrub_headers(header, self._scrubber, rules) for header, _ in items]
         categories = [str(Item(b"", headers=header).data_category) for header, _ in items]
         bodies = [
             content if isinstance(content, bytes) else self._item(content, category, rules)
             for (_, content), category in zip(items, categories, strict=True)
         ]
-        return [
-            Message(categories[0] if categories else "default", joined(headers, [*zip(clean, bodies, strict=True)]))
-        ]
-
-    def _scrub_headers(self, headers: Mapping[str, Any], rules: Rules) -> dict[str, Any]:
-        """The headers of an envelope or item: the application's own texts are among them."""
-        found: dict[str, Any] = {}
-        for key, value in headers.items():
-            if key in _FIXED_HEADERS:
-                found[key] = value
-            elif isinstance(value, dict):
-                found[key] = self._scrub_headers(value, rules)
-            else:
-                scrubbed = self._scrubber.scrub({key: value}, "envelope", "headers", personal=rules.personal)
-                found[key] = next(iter(scrubbed.values()))
-                found[key] = found[key] if rules.replace is None else replaced(found[key], rules.replace)
-        return found
+        return [Message(categories[0] if categories else "default", joined(headers, zip(clean, bodies, strict=True)))]
 
     def _item(self, content: Any, category: str, rules: Rules) -> bytes:
         if isinstance(content, dict) and isinstance(content.get("items"), list):
-            content = scrub_items(content, category, self._scrubber)
-            content["items"] = [orjson.Fragment(self._bounded(each, category)) for each in content["items"]]
-        elif isinstance(content, dict):
+            items = [self._bounded(scrub_item(each, category, self._scrubber), category) for each in content["items"]]
+            return orjson.dumps({**content, "items": [*map(orjson.Fragment, items)]})
+        if isinstance(content, dict):
             return self._bounded(scrub_event(content, category, self._scrubber, rules), category)
-        else:
-            content = self._scrubber.scrub(content, category, "item")
-        return to_json(content)
+        return to_json(self._scrubber.scrub(content, category, "item"))
 
     def _bounded(self, content: Any, category: str) -> bytes:
         """An event, or one of several items, as JSON of at most 1 MB."""
@@ -140,3 +142,45 @@ class SentryChannel:
         values = (event.get("exception") or {}).get("values") or [{}]
         name = values[-1].get("type") or event.get("transaction") or kind
         return Described(str(header.get("event_id", "")), str(name), (event.get("user") or {}).get("id"))
+
+
+def freeze(envelope: Envelope) -> bytes:
+    """An envelope as Sentry takes it, but for the scrubbing."""
+    items = [({**item.headers, _JSON: item.payload.json is not None}, _body(item)) for item in envelope.items]
+    return joined(envelope.headers, items)
+
+
+def joined(headers: dict[str, Any], items: Iterable[tuple[dict[str, Any], bytes]]) -> bytes:
+    """An envelope of these headers and items (headers and body), in Sentry's format."""
+    lines = [to_json(headers)]
+    for header, body in items:
+        lines += [to_json({**header, "length": len(body)}), body]
+    return b"\n".join(lines) + b"\n"
+
+
+def thaw(frozen: bytes) -> tuple[dict[str, Any], list[tuple[dict[str, Any], Any]]]:
+    """The headers and the items of a frozen envelope; what is JSON is read."""
+    end = frozen.index(b"\n")
+    headers, items = orjson.loads(frozen[:end]), []
+    while end + 1 < len(frozen):
+        begin, end = end + 1, frozen.index(b"\n", end + 1)
+        header = orjson.loads(frozen[begin:end])
+        body = frozen[end + 1 : end + 1 + header["length"]]
+        items.append((header, orjson.loads(body) if header.pop(_JSON) else body))
+        end += 1 + header["length"]
+    return headers, items
+
+
+def _body(item: Item) -> bytes:
+    """What an item holds now: a file that is attached may hold something else later.
+
+    Of a file that is larger than Sentry takes, only that it was there.
+    """
+    payload = item.payload
+    if payload.json is not None:
+        return to_json(payload.json)
+    if isinstance(payload, PayloadRef) and payload.bytes is None and payload.path is not None:
+        with suppress(OSError):  # where there is none the SDK sends an empty one
+            if (size := os.path.getsize(payload.path)) > _MAX_ATTACHMENT:
+                return b"[file of %d bytes, too large to be sent]" % size
+    return item.get_bytes()

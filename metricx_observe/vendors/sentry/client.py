@@ -23,16 +23,13 @@ from metricx_observe.scrubber import Scrubber
 from metricx_observe.vendors.vendor import Opened, Target
 
 from .burst import Admission, Burst, error_key
-from .envelope import EnvelopeTransport
-from .events import enrich, name_job, rules_of
-from .frames import complete_frames
-from .items import item_hooks
-from .messages import Messages, clean_message, crumb_hook
-from .options import OFF, fewer_imports, own_options, warn_of_lost_options
+from .channel import EnvelopeTransport
+from .events import complete_frames, enrich, name_job, rules_of
+from .messages import Messages
+from .options import OFF, fewer_imports, keep_from_redirects, own_options, warn_of_lost_options
 from .rules import NO_RULES
 from .scope import RequestScope, Sampler, cell_of, request_cell
 from .serialise import prepare, show_named_tuples
-from .targets import keep_from_redirects, propagation_targets
 
 if TYPE_CHECKING:
     from metricx_observe.settings import Settings
@@ -57,14 +54,9 @@ class Sentry(Opened):
     _open: ClassVar[list[Sentry]] = []
 
     def __init__(
-        self,
-        settings: Settings,
-        target: Target,
-        delivery: Delivery,
-        options: Mapping[str, Any],
-        middleware: bool,
+        self, settings: Settings, target: Target, delivery: Delivery, options: Mapping[str, Any], middleware: bool,
         scrubber: Scrubber,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Become the process's Sentry client; without our middleware, with Sentry's own web integrations.
 
         Raises:
@@ -81,23 +73,12 @@ class Sentry(Opened):
         self._previous: Any = earlier if earlier.is_active() else None
         if earlier.is_active() and not any(earlier is other._client for other in Sentry._open):
             warn_of_lost_options(earlier, given, options)
-        if "trace_propagation_targets" not in options:
-            given["trace_propagation_targets"] = propagation_targets(settings.trace_hosts)
         keep_from_redirects()
         show_named_tuples()
         # the application's own scrubber leaves marks for the serialiser, and a length is its work as well
         self._as_it_is = not (options.get("event_scrubber") or options.get("max_value_length"))
         self._hook_into(given, options)
-        transport = EnvelopeTransport(partial(delivery.put, "sentry"), delivery.commit)
-        with fewer_imports():
-            sentry_sdk.init(dsn=target.url, transport=transport, **given)
-        self._client: Any = sentry_sdk.get_client()
-        try:
-            self._attend()
-        except BaseException:
-            sentry_sdk.get_global_scope().set_client(self._previous)
-            self._client.close(timeout=0)
-            raise
+        self._client: Any = self._started(given, EnvelopeTransport(partial(delivery.put, "sentry"), delivery.commit))
         Sentry._open.append(self)
         self.sink, hooks.job_scope = self, self.scope
         if middleware:
@@ -113,18 +94,30 @@ class Sentry(Opened):
             given.setdefault("event_scrubber", _NoScrubber())
         for hook in ("before_send", "before_send_transaction"):
             given[hook] = self._completing(options.get(hook), bool(options.get("include_source_context", True)))
-        given["before_breadcrumb"] = crumb_hook(options.get("before_breadcrumb"), self._messages)
-        given |= item_hooks(given, self._messages, lambda: rules_of(self._cell_of(None), self._scrubber))
+        given["before_breadcrumb"] = self._messages.crumb_hook(options.get("before_breadcrumb"))
+        given |= self._messages.item_hooks(given, lambda: rules_of(self._cell_of(None), self._scrubber))
 
-    def _attend(self) -> None:
-        """What is done to the client that was made."""
+    def _started(self, given: Mapping[str, Any], transport: EnvelopeTransport) -> Any:
+        """The process's new client with our processor; where that fails, the earlier one is put back."""
+        with fewer_imports():
+            sentry_sdk.init(dsn=self._dsn, transport=transport, **given)
+        client = sentry_sdk.get_client()
+        try:
+            self._attend(client)
+        except BaseException:
+            sentry_sdk.get_global_scope().set_client(self._previous)
+            client.close(timeout=0)
+            raise
+        return client
+
+    def _attend(self, client: Any) -> None:
         # `disabled_integrations` has no effect where an earlier `init` set them up
         for name in OFF:
-            self._client.integrations.pop(name, None)
+            client.integrations.pop(name, None)
         for name in ("metricx_observe", "metricx_observe.*"):
             ignore_logger(name)
         # its handlers format the traceback and build the whole event before we are asked; they have no public names
-        logs = self._client.get_integration(LoggingIntegration)
+        logs = client.get_integration(LoggingIntegration)
         for name, wanted in (("_handler", self._is_new_record), ("_breadcrumb_handler", self._is_a_step)):
             if (handler := getattr(logs, name, None)) is not None:
                 handler.addFilter(wanted)
@@ -269,7 +262,7 @@ class Sentry(Opened):
             if _BODY in hint:
                 event["request"]["data"] = hint[_BODY]
             if event.get("type") != "transaction":
-                clean_message(event, hint.get("log_record"), self._messages, rules.personal)
+                self._messages.clean_event(event, hint.get("log_record"), rules.personal)
             sent = event if before_send is None else before_send(event, hint)
             if isinstance(sent, dict):
                 sent.setdefault("event_id", event_id)

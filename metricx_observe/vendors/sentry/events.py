@@ -1,8 +1,11 @@
-"""What we put on Sentry's events."""
+"""What we put on Sentry's events: whose they are, their request, and the source lines of their frames."""
 
 from __future__ import annotations
 
+import linecache
 import re
+import sysconfig
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -21,6 +24,9 @@ _NAMELESS = re.compile(r"<?unknown \w+ task>?")
 """What the SDK's integrations call a job until they know its name."""
 _JOBS = (("arq-job", "task"), ("celery-job", "task_name"), ("huey-job", "task"), ("rq-job", "func"))
 """Where they put that name in `extra`."""
+_LINES, _LINE = 5, 1024
+"""Of source on each side of a frame's own, and characters of one: as much as the SDK sends."""
+_PYTHONS_OWN = tuple({sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")})
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://|/")
 
 
@@ -35,9 +41,8 @@ def enrich(event: dict[str, Any], cell: Context, send_ip: bool, scrubber: Scrubb
 
     Returns what the writer needs to scrub the event.
     """
-    state, clean = cell.state, _clean_path(cell, scrubber)
-    facts = None if cell.info is None else cell.info.facts()
-    rules = _rules(cell, facts, clean)
+    state = cell.state
+    rules, facts, clean = _of_request(cell, scrubber)
     contexts = event.setdefault("contexts", {})
     tags = {**(event.get("tags") or {}), **state.tags, "request_id": state.request_id}
     if rules.refused:
@@ -68,36 +73,31 @@ def enrich(event: dict[str, Any], cell: Context, send_ip: bool, scrubber: Scrubb
 
 def rules_of(cell: Context, scrubber: Scrubber) -> Rules:
     """What a signal of a request or job is to be scrubbed by, as things are now."""
-    return _rules(cell, None if cell.info is None else cell.info.facts(), _clean_path(cell, scrubber))
+    return _of_request(cell, scrubber)[0]
 
 
-def _rules(cell: Context, facts: RequestFacts | None, clean: Clean) -> Rules:
-    bound, refused = _bound(cell.state), _refused(cell)
-    if cell.info is None or facts is None:
-        return Rules(refused, bound=bound)
-    paths = [path for path in cell.info.paths() if path not in bound]
-    return Rules(refused, secrets=facts.secrets(clean), bound=bound, paths=paths)
-
-
-def _refused(cell: Context) -> bool:
-    return cell.state.consent.analytics is False
-
-
-def _clean_path(cell: Context, scrubber: Scrubber) -> Clean:
-    personal = Rules(_refused(cell)).personal
+def _of_request(cell: Context, scrubber: Scrubber) -> tuple[Rules, RequestFacts | None, Clean]:
+    """The rules, the request's facts, of which a job has none, and what cleans the parts of its path."""
+    state = cell.state
+    rules = Rules(refused=state.consent.analytics is False, bound=[*_bound(state)])
 
     @cache  # each part is asked for in the address, in the page's and for what may not be sent
     def clean(name: str, text: str) -> str:
-        return str(scrubber.scrub({name: text}, "request", "path", personal=personal)[name])
+        return str(scrubber.scrub({name: text}, "request", "path", personal=rules.personal)[name])
 
-    return clean
+    if cell.info is None:
+        return rules, None, clean
+    facts = cell.info.facts()
+    paths = [path for path in cell.info.paths() if path not in rules.bound]
+    return rules._replace(secrets=facts.secrets(clean), paths=paths), facts, clean
 
 
-def _bound(state: RequestContext) -> list[str]:
-    user, workspace = state.user, state.workspace
-    values = [state.request_id, state.trace_id, *state.tags.values()]
-    values += [user.id, user.email or ""] if user is not None else []
-    return [*values, workspace.id, workspace.name or ""] if workspace is not None else values
+def _bound(state: RequestContext) -> Iterator[str]:
+    yield from (state.request_id, state.trace_id, *state.tags.values())
+    if (user := state.user) is not None:
+        yield from (user.id, user.email or "")
+    if (workspace := state.workspace) is not None:
+        yield from (workspace.id, workspace.name or "")
 
 
 def _request(facts: RequestFacts, send_ip: bool, clean: Clean) -> dict[str, Any]:
@@ -137,3 +137,41 @@ def name_job(event: dict[str, Any]) -> None:
         event["transaction"] = name
     elif event.get("type") != "transaction":  # which cannot be without
         del event["transaction"]
+
+
+def frames_of(event: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """All frames of an event."""
+    for key in ("exception", "threads"):
+        for value in dicts(event.get(key)):
+            stack = value.get("stacktrace")
+            yield from dicts(stack.get("frames") if isinstance(stack, dict) else None)
+
+
+def dicts(part: object) -> list[dict[str, Any]]:
+    """The dicts of a list, or of one under `values`."""
+    items = part.get("values") if isinstance(part, dict) else part
+    return [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
+
+
+def complete_frames(event: dict[str, Any], with_source: bool) -> None:
+    """Say which frames are the application's own, take the others' locals off, and add source lines.
+
+    The SDK knows site-packages and the working directory, which need not be where the application is. The locals of a
+    framework's frame hold the raw request. The SDK reads each frame's file anew, more than half of an error's cost.
+    """
+    for frame in frames_of(event):
+        if frame.get("in_app") is None and isinstance(path := frame.get("abs_path"), str):
+            frame["in_app"] = not path.startswith(("<", *_PYTHONS_OWN))
+        if not frame.get("in_app"):
+            frame.pop("vars", None)
+        if with_source and "context_line" not in frame:
+            _add_source(frame)
+
+
+def _add_source(frame: dict[str, Any]) -> None:
+    lines, at = linecache.getlines(frame.get("abs_path") or ""), (frame.get("lineno") or 0) - 1
+    if 0 <= at < len(lines):
+        first = max(at - _LINES, 0)
+        shown = [line.rstrip("\r\n")[:_LINE] for line in lines[first : at + _LINES + 1]]
+        frame["pre_context"], frame["context_line"] = shown[: at - first], shown[at - first]
+        frame["post_context"] = shown[at - first + 1 :]

@@ -9,7 +9,7 @@ from sentry_sdk.serializer import add_global_repr_processor, global_repr_process
 
 from metricx_observe.normalise import named_fields, plain
 
-from .frames import dicts
+from .events import dicts
 from .size import to_json
 
 _PARTS = ("contexts", "logentry", "modules", "request", "tags", "user")
@@ -38,25 +38,23 @@ def prepare(event: dict[str, Any], as_it_is: bool) -> dict[str, Any]:
 
     Returns the event, of which the serialiser takes a copy as it is where all of a transaction is JSON.
     """
-    if as_it_is and event.get("type") == "transaction" and _is_json(event):
+    if as_it_is and event.get("type") == "transaction" and _is_json(event, orjson.OPT_PASSTHROUGH_DATACLASS):
         return _Json(event)
     for key in _PARTS:
-        try:
-            orjson.dumps(event.get(key), option=_EXACT)
-        except TypeError:  # also for a named tuple
-            event[key] = _with_names(event[key], 0)
-        else:
-            if as_it_is and type(event.get(key)) is dict:
-                event[key] = _Json(event[key])
+        part = event.get(key)
+        if not _is_json(part, _EXACT):  # nor is a named tuple
+            event[key] = _with_names(part, 0)
+        elif as_it_is and type(part) is dict:
+            event[key] = _Json(part)
     for value in (*dicts(event.get("exception")), *dicts(event.get("threads"))) if as_it_is else ():
         if type(value.get("stacktrace")) is dict:  # its locals have been serialised
             value["stacktrace"] = _Json(value["stacktrace"])
     return event
 
 
-def _is_json(event: dict[str, Any]) -> bool:
+def _is_json(value: Any, option: int) -> bool:
     try:
-        orjson.dumps(event, option=orjson.OPT_PASSTHROUGH_DATACLASS)
+        orjson.dumps(value, option=option)
     except TypeError:
         return False
     return True

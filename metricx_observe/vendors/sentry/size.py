@@ -28,15 +28,11 @@ _INNERMOST = 10
 _LAST = frozenset({"frames", "values", "breadcrumbs"})
 """Lists of which the last members matter most."""
 _KEPT = frozenset(
-    {"trace", "request_id", "workspace_id", "id", "email", "trace_id", "span_id", "parent_span_id", "op", "status",
-     "description", "timestamp", "start_timestamp", "type", "value", "stacktrace", "frames", "function", "lineno"}
+    {"trace", "request_id", "workspace_id", "id", "email", "event_id", "trace_id", "span_id", "parent_span_id", "op",
+     "status", "description", "timestamp", "start_timestamp", "end_timestamp", "platform", "level", "type", "value",
+     "stacktrace", "frames", "function", "lineno", "exception", "transaction", "name", "message", "body", "is_segment"}
 )  # fmt: skip
-"""Members of an object that stay, however many it has."""
-_NEEDED = frozenset(
-    {"event_id", "timestamp", "start_timestamp", "end_timestamp", "platform", "level", "type", "exception",
-     "transaction", "name", "message", "body", "trace_id", "span_id", "parent_span_id", "status", "op", "is_segment"}
-)  # fmt: skip
-"""Of an event or item, what is never left out as a whole."""
+"""Members of an object that stay, however many it has, and of an event as a whole."""
 
 
 def to_json(value: Any) -> bytes:
@@ -60,7 +56,7 @@ def within_bounds(event: dict[str, Any]) -> bytes:
         trace = contexts.get("trace")
         trace = {key: trace[key] for key in _KEPT & trace.keys()} if isinstance(trace, dict) else {}
         cut["contexts"] = {"trace": trace}
-    for key in sorted(cut.keys() - _NEEDED - {"contexts"}, key=lambda key: len(orjson.dumps(cut[key])), reverse=True):
+    for key in sorted(cut.keys() - _KEPT - {"contexts"}, key=lambda key: len(orjson.dumps(cut[key])), reverse=True):
         data = orjson.dumps(cut)
         if len(data) > MAX_EVENT:
             del cut[key]
@@ -70,7 +66,7 @@ def within_bounds(event: dict[str, Any]) -> bytes:
 def _cut(value: Any, texts: int, members: int, name: str) -> Any:
     """A value with texts of so many bytes and lists and objects of so many members. `name`: under which it stands."""
     if isinstance(value, str):
-        return _shortened(value, texts)
+        return value if len(value) * 6 <= texts else plain(value, max_bytes=texts)
     if isinstance(value, list):
         kept = value[-members:] if name in _LAST else value[:members]
         if name == "frames" and members < _MANY:
@@ -88,9 +84,3 @@ def _cut(value: Any, texts: int, members: int, name: str) -> Any:
 
 def _without_locals(frame: Any) -> Any:
     return {key: frame[key] for key in frame if key != "vars"} if isinstance(frame, dict) else frame
-
-
-def _shortened(text: str, limit: int) -> str:
-    if len(text) * 6 <= limit or (size := len(orjson.dumps(text))) <= limit:
-        return text
-    return f"{text[: limit * len(text) // size]}[cut: {len(text)} characters]"
