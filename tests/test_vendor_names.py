@@ -53,6 +53,7 @@ def test_no_module_names_a_vendor() -> None:
 
 def test_what_the_registry_goes_through_does_not_even_speak_of_one() -> None:
     """The modules that open, read, announce and look after vendors name none in their comments either."""
+    rooms = ("observability", "pipeline", "settings", "startup", "request/health")
     process = "delivery_process/client", "delivery_process/process", "delivery_process/server"
-    for name in ("observability", "settings", "startup", "health", *process, "cli_outbox", "cli_forget", "cli"):
+    for name in (*rooms, *process, "cli_outbox", "cli_forget", "cli"):
         assert not NAMED.findall((PACKAGE / f"{name}.py").read_text()), name
