@@ -82,6 +82,12 @@ def put(service: Observability, first: int, count: int) -> None:
     assert service.flush(5)  # there is nobody to wait for but the disk
 
 
+def waits(service: Observability) -> int:
+    """How many messages are in the outbox."""
+    found: int = service.status()["rudderstack"]["pending"]
+    return found
+
+
 def arrived(vendor: FaultyVendor) -> Counter[int]:
     """How often each number came."""
     found = (json.loads(line) for line in vendor.accepted)
@@ -135,6 +141,7 @@ def test_a_second_one_waits_and_takes_over_from_one_that_was_killed(
     assert "another process delivers" in second.stderr.readline()
     put(service, 10, 10)
     until(lambda: len(arrived(vendor)) == 20)
+    until(lambda: waits(service) == 0)  # a post whose rows are not deleted yet would be one on its way
     first.kill()
     first.wait()
     put(service, 20, 10)
@@ -168,9 +175,7 @@ def test_what_is_removed_while_it_delivers_is_made_again(
     until(lock.exists)
     put(service, 10, 10)
     until(lambda: len(arrived(vendor)) == 20)
-    for file in outbox.parent.glob("outbox.db*"):
-        if not file.name.endswith("-shm"):
-            file.unlink()
+    outbox.parent.rename(outbox.parent.with_name("gone"))
     put(service, 20, 10)
     until(lambda: set(arrived(vendor)) == set(range(30)))
 
