@@ -26,7 +26,7 @@ from fastapi import FastAPI
 from bench.faults_processes import process_cases
 from metricx_observe.delivery import Delivery, Importance, Limits, Message
 from metricx_observe.delivery.outbox import Stream
-from metricx_observe.delivery.sqlite import SqliteOutbox
+from metricx_observe.delivery.outbox.sqlite import SqliteOutbox
 from tests.faults import OUTAGES, FaultyVendor, LineChannel, until
 
 QUICK = "--quick" in sys.argv

@@ -29,9 +29,12 @@ def put(count, first=0):
         delivery.put("rudderstack", {"n": n}, size=50)
 """
 
-SERVED = '''
+SERVED = (
+    '''
 """The smallest application that puts a signal a request: ASGI with and without lifespan, and WSGI."""
-''' + FIRST + """
+'''
+    + FIRST
+    + """
 async def asgi(scope, receive, send):
     if scope["type"] == "lifespan":
         await receive()
@@ -49,6 +52,7 @@ def wsgi(environ, start_response):
     start_response("200 OK", [("Content-Length", "0")])
     return [b""]
 """
+)
 
 
 class Case:

@@ -88,9 +88,7 @@ async def request(app: Any, path: str) -> None:
         raise RuntimeError(f"{path} answered {status}")
 
 
-def measure(
-    names: Sequence[str], sink: Sink, *, path: str, rounds: int, n: int, concurrency: int = 1
-) -> Outcome:
+def measure(names: Sequence[str], sink: Sink, *, path: str, rounds: int, n: int, concurrency: int = 1) -> Outcome:
     """Let each variant do each round, in another order each time.
 
     Raises:

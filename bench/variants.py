@@ -307,7 +307,8 @@ BUILD: dict[str, tuple[str, Callable[[str], Variant]]] = {
     "ours01": ("ours, nothing emitted, traces 0.1", lambda url: ours(url, 0.1)),
     "ours": ("ours, the same signals as by hand", lambda url: ours(url, 0.1, "same")),
     "ours_process": (
-        f"ours, the same{BESIDE}", lambda url: ours(url, 0.1, "same", delivery="process"),
+        f"ours, the same{BESIDE}",
+        lambda url: ours(url, 0.1, "same", delivery="process"),
     ),
     "ours_more": ("ours, a trace around the generation, three dependencies", lambda url: ours(url, 0.1, "more")),
 }

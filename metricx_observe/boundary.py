@@ -65,7 +65,7 @@ class Boundary:
 def _place(error: BaseException | None) -> str:
     """Where it was raised, e.g. ` at main.py:8`: code, and so nothing that the application was given."""
     steps = [] if error is None else list(walk_tb(error.__traceback__))
-    return "".join(f" at {Path(frame.f_code.co_filename).name}:{line}" for frame, line in steps[-1:])
+    return "".join(f" at {Path(frame.f_code.co_filename).name}:{number}" for frame, number in steps[-1:])
 
 
 class Guard(list[str]):

@@ -71,14 +71,14 @@ def text_id(value: object) -> str | None:
     if value is None:
         return None
     with suppress_faults():
-        text = one_line(value.decode() if isinstance(value, bytes) else value).strip()
+        text = printable(value.decode() if isinstance(value, bytes) else value).strip()
         if text.startswith("<") and " at 0x" in text:  # an address: another one each time
             return None
         return text[:_MAX_ID] or None
     return None
 
 
-def one_line(value: object) -> str:
+def printable(value: object) -> str:
     """`value` as text without line breaks or control characters."""
     text = value if type(value) is str else str(value)
     return text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)

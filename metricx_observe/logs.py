@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from .context import current
-from .ids import one_line
+from .ids import printable
 
 FORMAT = "%(levelname)s:%(name)s:%(message)s [request_id=%(request_id)s user_id=%(user_id)s]"
 
@@ -82,5 +82,5 @@ class ContextFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         ContextFilter().filter(record)
-        record.message = one_line(record.message)
+        record.message = printable(record.message)
         return super().formatMessage(record)

@@ -23,7 +23,7 @@ from uuid import UUID
 import orjson
 from pydantic import BaseModel
 
-from .ids import one_line, subject_id
+from .ids import printable, subject_id
 from .interrupts import is_interrupt, suppress_faults
 
 MAX_BYTES = 1_000_000
@@ -84,11 +84,11 @@ def as_text(value: object, notes: Notes, max_bytes: int = 10_000) -> str:
     return _shown(plain(value, notes, max_bytes))
 
 
-def single_line(value: object, notes: Notes, limit: int = 200) -> str:
+def short_text(value: object, notes: Notes, limit: int = 200) -> str:
     """`value` as one line of at most `limit` characters, for names and labels; empty for None."""
     if type(value) is str and value.isprintable():
         return value[:limit]
-    return "" if value is None else one_line(as_text(value, notes, limit * 4))[:limit]
+    return "" if value is None else printable(as_text(value, notes, limit * 4))[:limit]
 
 
 def shown_name(name: str) -> str:

@@ -45,9 +45,7 @@ class Probe:
         self.errors.capture_message(self.user)
 
 
-def injected(
-    connection: HTTPConnection, tracker: TrackerDep, llm: LLMTracerDep, errors: ErrorReporterDep
-) -> Probe:
+def injected(connection: HTTPConnection, tracker: TrackerDep, llm: LLMTracerDep, errors: ErrorReporterDep) -> Probe:
     """With the request's own facades. A sync dependency: it runs in a thread."""
     return Probe(connection.headers["x-user"], tracker, llm, errors)
 

@@ -1,7 +1,7 @@
 """The demo for tests: its application under a real uvicorn in a thread, on a free port of 127.0.0.1.
 
-    with running_demo(tmp_path) as demo, demo.browser() as browser:
-        demo.sign_up(browser)
+with running_demo(tmp_path) as demo, demo.browser() as browser:
+    demo.sign_up(browser)
 """
 
 from __future__ import annotations

@@ -178,7 +178,7 @@ def positions(secret: Secret) -> Iterator[tuple[str, object]]:
     yield "bytes", {name: value.encode()}
     yield "header pair", {"headers": [(b"host", b"x.io"), (header, value.encode())]}
     yield "header pair as a repr", [["b'host'", "b'x.io'"], [repr(header), repr(value.encode())]]
-    yield "repr of a dict", f"config = {({'user': 'bob', name: value, 'n': 1})!r}"
+    yield "repr of a dict", f"config = { ({'user': 'bob', name: value, 'n': 1})!r}"
     yield "repr of headers", repr([(b"host", b"x.io"), (header, value.encode())])
     yield "truncated repr", repr({"user": "bob", name: value})[:-3] + "..."
     yield "repr of a repr", repr([repr({"user": "bob", name: value, "n": 1})])

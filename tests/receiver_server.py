@@ -1,10 +1,10 @@
 """A real receiver for tests: uvicorn in a thread on a free port of 127.0.0.1.
 
-    from tests.receiver_server import running_receiver
+from tests.receiver_server import running_receiver
 
-    with running_receiver() as receiver:
-        ...  # something that posts to receiver.url
-        (error,) = receiver.wait_for(1, kind="error")
+with running_receiver() as receiver:
+    ...  # something that posts to receiver.url
+    (error,) = receiver.wait_for(1, kind="error")
 """
 
 from __future__ import annotations

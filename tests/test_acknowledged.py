@@ -14,7 +14,7 @@ import pytest
 from fastapi import FastAPI
 
 from metricx_observe import Observability, TrackerDep
-from metricx_observe.delivery.upkeep import opened
+from metricx_observe.delivery.outbox.upkeep import opened
 from metricx_observe.settings import load_settings
 
 from .faults import FaultyVendor, until

@@ -214,9 +214,7 @@ def bare_root() -> Iterator[logging.Logger]:
     own.setLevel(level)
 
 
-def test_the_root_logger_is_the_applications(
-    bare_root: logging.Logger, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_root_logger_is_the_applications(bare_root: logging.Logger, capsys: pytest.CaptureFixture[str]) -> None:
     """Our lines show while it has no handler, and its own `basicConfig` works after that."""
     bare_root.handlers.clear()  # pytest's, which it adds for each phase of a test
     set_level("INFO")
@@ -515,9 +513,7 @@ async def test_a_traces_sampler_decides(
     assert asked[0]["asgi_scope"]["path"] == "/sampled"
 
 
-def test_the_documented_start_takes_them_too(
-    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, user_id: str
-) -> None:
+def test_the_documented_start_takes_them_too(receiver: Receiver, monkeypatch: pytest.MonkeyPatch, user_id: str) -> None:
     """`init_observability(sentry_options=…)`: the application's own hook and limit act on what is sent."""
 
     def named(event: Any, hint: Any) -> Any:

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from metricx_observe import cli
-from metricx_observe.delivery.upkeep import opened
+from metricx_observe.delivery.outbox.upkeep import opened
 from metricx_observe.observability import Observability
 from metricx_observe.settings import load_settings
 

@@ -27,9 +27,7 @@ def consenting_app(observability: Observability, consent: Any = None) -> FastAPI
     observability.install(app, consent=consent)
 
     @app.get("/")
-    async def everything(
-        context: ContextDep, tracker: TrackerDep, llm: LLMTracerDep, errors: ErrorReporterDep
-    ) -> None:
+    async def everything(context: ContextDep, tracker: TrackerDep, llm: LLMTracerDep, errors: ErrorReporterDep) -> None:
         context.bind_user("user-1", email=EMAIL, workspace_id="workspace-1")
         context.set_tag("reply_to", EMAIL)
         sentry_sdk.set_user({"id": "user-1", "email": EMAIL, "username": "ann"})

@@ -34,7 +34,7 @@ from metricx_observe.context import (
     set_tag,
     use_cell,
 )
-from metricx_observe.ids import one_line, text_id, valid_request_id, valid_trace_id
+from metricx_observe.ids import printable, text_id, valid_request_id, valid_trace_id
 from metricx_observe.request.facts import RequestInfo, first_headers
 
 
@@ -235,9 +235,7 @@ def test_what_is_carried_is_restored() -> None:
     assert current() is None
 
 
-def test_a_signed_context_is_restored_only_as_it_was(
-    secret: bytes, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_signed_context_is_restored_only_as_it_was(secret: bytes, caplog: pytest.LogCaptureFixture) -> None:
     """With METRICX_CARRY_SECRET a changed, unsigned or foreign one binds nobody, and the log names no value."""
     with use_cell(job_cell("alice", "acme")):
         carried = carry()
@@ -288,7 +286,7 @@ def test_only_what_fits_a_header_and_a_log_line_is_a_request_id(value: str) -> N
 @given(st.text())
 def test_one_line_is_one_line(value: str) -> None:
     """No line break or control character is left, and printable text is as it was."""
-    line = one_line(value)
+    line = printable(value)
     assert line.isprintable()
     assert len(line) == len(value)
     assert not value.isprintable() or line == value

@@ -44,7 +44,10 @@ def vendor() -> Iterator[FaultyVendor]:
 def outbox(vendor: FaultyVendor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The file, in an environment like the application's."""
     path = tmp_path / "state" / "outbox.db"
-    variables = {"RUDDERSTACK_DATA_PLANE_URL": f"http://127.0.0.1:{vendor.port}", "METRICX_OUTBOX_URL": f"sqlite://{path}"}
+    variables = {
+        "RUDDERSTACK_DATA_PLANE_URL": f"http://127.0.0.1:{vendor.port}",
+        "METRICX_OUTBOX_URL": f"sqlite://{path}",
+    }
     for name, value in (ENVIRONMENT | variables).items():
         monkeypatch.setenv(name, value)
     return path

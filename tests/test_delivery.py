@@ -500,9 +500,7 @@ def test_memory_holds_no_more_than_memory_may(open_delivery: Open) -> None:
     assert json.loads(delivery.rows("rudderstack")[-1].payload)["n"] == 19
 
 
-def test_without_threads_the_exit_hook_commits(
-    open_delivery: Open, url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_threads_the_exit_hook_commits(open_delivery: Open, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the interpreter starts no thread any more, what is put is kept until its end and stored there."""
 
     def refuse(*_: object) -> None:
@@ -512,7 +510,7 @@ def test_without_threads_the_exit_hook_commits(
     with monkeypatch.context() as patched:
         patched.setattr("metricx_observe.delivery.writer.start_thread", refuse)
         put(delivery, 5)
-    delivery._at_exit()
+    delivery.at_exit()
     assert len(open_delivery(deliver=False, channels=[LineChannel("")]).rows("rudderstack")) == 5
 
 
@@ -586,7 +584,7 @@ def test_put_is_quick_and_reentrant(open_delivery: Open) -> None:
         def __del__(self) -> None:
             delivery.put("rudderstack", {"n": -1})
 
-    with delivery._tally.lock:
+    with delivery._stats.lock:
         noisy = Noisy()
         del noisy
         put(delivery, 1)

@@ -53,9 +53,7 @@ def run(url: str, vendor: FaultyVendor) -> Iterator[Run]:
 
     def run_one(code: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-c", PRELUDE + textwrap.dedent(code), url, vendor.url]
-        started.append(
-            Python(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        )
+        started.append(Python(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
         return started[-1]
 
     yield run_one
@@ -79,9 +77,7 @@ def once(numbers: range) -> Counter[int]:
 
 @pytest.mark.parametrize("mode", ["ok", "refused", "hang"])
 @pytest.mark.parametrize("end", ["pass", "raise RuntimeError('uncaught')", "sys.exit(3)"])
-def test_a_script_that_just_ends_loses_nothing(
-    run: Run, url: str, vendor: FaultyVendor, mode: str, end: str
-) -> None:
+def test_a_script_that_just_ends_loses_nothing(run: Run, url: str, vendor: FaultyVendor, mode: str, end: str) -> None:
     """Without close(), also by an uncaught exception, and whatever the vendor does: the end only commits, briefly."""
     vendor.mode = mode
     process = run(f"put(200)\n{end}")

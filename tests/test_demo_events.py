@@ -203,7 +203,7 @@ def test_an_error_is_reported_once_with_its_user(demo: Demo, receiver: Receiver,
 
 
 def test_a_reported_error_is_linked_where_it_is(demo: Demo, receiver: Receiver) -> None:
-    """"Reported as" leads to that very error on the receiver's page of this request."""
+    """ "Reported as" leads to that very error on the receiver's page of this request."""
     with demo.browser() as browser:
         demo.sign_up(browser)
         response = browser.post("/debug/handled")

@@ -20,8 +20,19 @@ from metricx_observe import context, dependencies, events, logs, propagation, te
 SNAPSHOT = Path(__file__).with_name("public_api.txt")
 MODULES: dict[ModuleType, list[str]] = {
     metricx_observe: metricx_observe.__all__,
-    context: ["bind_user", "bind_workspace", "carry", "current", "detached", "restore", "set_consent", "set_tag",
-              "tracker", "llm", "errors"],
+    context: [
+        "bind_user",
+        "bind_workspace",
+        "carry",
+        "current",
+        "detached",
+        "restore",
+        "set_consent",
+        "set_tag",
+        "tracker",
+        "llm",
+        "errors",
+    ],
     dependencies: ["get_context", "get_error_reporter", "get_llm_tracer", "get_tracker"],
     events: ["Event", "Personal", *(event.__name__ for event in events.DOCUMENTED.values())],
     logs: ["ContextFilter", "ContextFormatter"],

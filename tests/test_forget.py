@@ -16,7 +16,7 @@ from starlette.routing import Route
 from typer.testing import CliRunner, Result
 
 from metricx_observe import cli
-from metricx_observe.delivery.upkeep import export, opened
+from metricx_observe.delivery.outbox.upkeep import export, opened
 from metricx_observe.exceptions import ObserveError
 from metricx_observe.observability import Observability
 from metricx_observe.receiver.store import Store, default_store_path

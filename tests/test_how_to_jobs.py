@@ -117,7 +117,6 @@ async def test_celery_eager(load: Callable[[str], ModuleType], receiver: Receive
     jobs = load("Celery")
     jobs.app.conf.task_always_eager = True
 
-
     def job() -> None:
         everything(jobs.observability, name)
 
@@ -275,9 +274,7 @@ async def test_arq(load: Callable[[str], ModuleType], receiver: Receiver, redis_
     jobs.WorkerSettings.functions.append(func(jobs.observed(try_twice), name="flaky"))
     redis_settings = RedisSettings.from_dsn(redis_url)
     pool = await create_pool(redis_settings)
-    request_id = await request(
-        jobs.observability, lambda: pool.enqueue_job("flaky", name, observe=carry())
-    )
+    request_id = await request(jobs.observability, lambda: pool.enqueue_job("flaky", name, observe=carry()))
     worker = create_worker(
         jobs.WorkerSettings, redis_settings=redis_settings, burst=True, handle_signals=False, poll_delay=0.01
     )

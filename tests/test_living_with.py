@@ -152,9 +152,7 @@ def test_after_a_later_init_requests_still_report_through_ours(
         if where == "before it is served":
             events.append(application_client(traces_sample_rate=1.0))
         with serving(app) as url:
-            contextvars.Context().run(
-                httpx.get, url, headers={"x-request-id": request_id}, trust_env=False
-            )
+            contextvars.Context().run(httpx.get, url, headers={"x-request-id": request_id}, trust_env=False)
             later = sentry_sdk.get_client()
             found = receiver.wait_for(2, request_id=request_id)
             assert observability.status()["sentry"]["client_replaced"] is True

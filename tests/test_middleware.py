@@ -653,9 +653,7 @@ async def test_every_response_has_the_request_id(receiver: Receiver) -> None:
     ("given", "taken"),
     [("a", True), ("A-z_0.9", True), ("x" * 128, True), ("x" * 129, False), ("", False), ("a b", False), ("ä", False)],
 )
-async def test_a_clients_request_id_is_taken_only_when_it_is_valid(
-    receiver: Receiver, given: str, taken: bool
-) -> None:
+async def test_a_clients_request_id_is_taken_only_when_it_is_valid(receiver: Receiver, given: str, taken: bool) -> None:
     """1 to 128 of [A-Za-z0-9._-]; anything else gives a new one."""
     with observed(receiver) as observability:
         app = FastAPI()

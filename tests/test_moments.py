@@ -16,7 +16,7 @@ from fastapi import FastAPI
 
 from metricx_observe import Observability
 from metricx_observe.context import bind_user, current_cell, set_consent, set_tag
-from metricx_observe.delivery.upkeep import export, opened
+from metricx_observe.delivery.outbox.upkeep import export, opened
 from metricx_observe.settings import load_settings
 
 from .receiver_server import Receiver
@@ -25,9 +25,7 @@ from .support import call, observed
 ALLOWED = ("event_id", "exception", "level", "message", "platform", "timestamp", "type", "start_timestamp", "contexts")
 
 
-async def one(
-    receiver: Receiver, app: FastAPI, observability: Observability, path: str, kind: str
-) -> dict[str, Any]:
+async def one(receiver: Receiver, app: FastAPI, observability: Observability, path: str, kind: str) -> dict[str, Any]:
     """The one signal of this kind of a request."""
     run = uuid4().hex
     await call(app, path, headers={"x-request-id": run, "sentry-trace": f"{'a' * 32}-{'b' * 16}-1"})

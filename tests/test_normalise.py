@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field, SecretStr
 
-from metricx_observe.normalise import plain, single_line, snapshot
+from metricx_observe.normalise import plain, short_text, snapshot
 
 from .odd_values import ODD_VALUES, BrokenText
 
@@ -253,7 +253,7 @@ def test_nan_is_told_from_none() -> None:
 )
 def test_a_line_has_no_line_breaks(value: object, expected: str) -> None:
     """Names and labels are one line, whatever was given."""
-    assert single_line(value, []) == expected
+    assert short_text(value, []) == expected
 
 
 @given(json_values)
@@ -269,4 +269,4 @@ def test_nothing_raises_and_everything_is_strict_json(value: Any) -> None:
     """Whatever is given, the result is JSON that a strict decoder takes."""
     notes: list[str] = []
     orjson.loads(snapshot(value, notes))
-    assert single_line(value, notes).isprintable()
+    assert short_text(value, notes).isprintable()

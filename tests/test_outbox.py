@@ -10,7 +10,7 @@ import pytest
 
 from metricx_observe.delivery import Importance, Limits
 from metricx_observe.delivery.outbox import Outbox, Row, Stream, outbox_path
-from metricx_observe.delivery.sqlite import SqliteOutbox
+from metricx_observe.delivery.outbox.sqlite import SqliteOutbox
 
 TRACK = Stream("rudderstack", "a", "track", Importance.SIGNAL)
 PAGE = Stream("rudderstack", "a", "page", Importance.SIGNAL)
@@ -109,14 +109,14 @@ def test_buried_messages_are_dead_letters_with_status_and_reason(outbox: Outbox)
     """A refused message leaves the rows, can be listed, and comes back when it is revived."""
     outbox.add([(TRACK, b"bad"), (ERROR, b"worse")])
     [row] = take(outbox)
-    outbox.bury(row, 400, "no")
-    outbox.bury(row, 400, "no")
+    outbox.reject(row, 400, "no")
+    outbox.reject(row, 400, "no")
     assert take(outbox) == []
     [(stream, letter)] = outbox.scan("rudderstack", dead=True)
     assert (stream, letter.status, letter.reason) == (TRACK, 400, "no")
     assert (letter.payload, dead(outbox)) == (b"bad", {"rudderstack": 1})
-    assert outbox.revive([letter]) == 1
-    assert outbox.revive([letter]) == 0
+    assert outbox.requeue([letter]) == 1
+    assert outbox.requeue([letter]) == 0
     assert payloads(take(outbox)) == [b"bad"]
     assert list(outbox.scan(dead=True)) == []
 
@@ -125,9 +125,9 @@ def test_dead_letters_can_be_sent_elsewhere_or_forgotten(outbox: Outbox) -> None
     """After a key was rotated a dead letter goes to the new destination; another one is purged."""
     outbox.add([(TRACK, b"1"), (PAGE, b"2")])
     for row in take(outbox):
-        outbox.bury(row, 400, "")
+        outbox.reject(row, 400, "")
     first, second = (letter for _, letter in outbox.scan(dead=True))
-    outbox.revive([first], "new")
+    outbox.requeue([first], "new")
     outbox.remove([second])
     assert payloads(take(outbox, "new")) == [b"1"]
     assert dead(outbox) == {}
@@ -136,7 +136,7 @@ def test_dead_letters_can_be_sent_elsewhere_or_forgotten(outbox: Outbox) -> None
 def test_dead_letters_are_bounded_by_age(outbox: Outbox) -> None:
     """What nobody looked at within the age bound goes."""
     outbox.add([(TRACK, b"1")])
-    outbox.bury(take(outbox)[0], 400, "")
+    outbox.reject(take(outbox)[0], 400, "")
     outbox.trim(Limits(), set())
     assert dead(outbox) == {"rudderstack": 1}
     assert outbox.trim(Limits(max_age_s=-1.0), set()) == {}
@@ -146,7 +146,7 @@ def test_dead_letters_are_bounded_by_age(outbox: Outbox) -> None:
 def test_at_the_bound_dead_letters_go_first(outbox: Outbox) -> None:
     """What was refused is worth less than what may still arrive; it was counted when it died."""
     outbox.add([(ERROR, b"1"), (TRACK, b"2")])
-    outbox.bury(take(outbox, "b")[0], 400, "")
+    outbox.reject(take(outbox, "b")[0], 400, "")
     assert outbox.trim(Limits(outbox_rows=1), set()) == {}
     assert (dead(outbox), payloads(take(outbox))) == ({}, [b"2"])
 
@@ -274,12 +274,12 @@ def test_an_owner_that_lives_keeps_its_rows(open_outbox: Open) -> None:
     if one.kind == "memory":
         pytest.skip("memory is not shared")
     one.add([(TRACK, b"1"), (ERROR, b"2")])
-    assert (other.adopt(["a", "b"]), take(other)) == (0, [])
+    assert (other.claim(["a", "b"]), take(other)) == (0, [])
     assert not dict(other.depths())[TRACK].mine
     one.close()
-    assert other.adopt(["a"]) == 1
+    assert other.claim(["a"]) == 1
     assert payloads(take(other)) == [b"1"]
-    assert other.adopt(["a"]) == 0
+    assert other.claim(["a"]) == 0
 
 
 def test_rows_of_another_service_are_left_to_it(open_outbox: Open) -> None:
@@ -289,8 +289,8 @@ def test_rows_of_another_service_are_left_to_it(open_outbox: Open) -> None:
         pytest.skip("memory is not shared")
     one.add([(TRACK, b"1"), (ERROR, b"2")])
     one.close()
-    assert other.adopt(["a"]) == 1
-    assert third.adopt(["b"]) == 1
+    assert other.claim(["a"]) == 1
+    assert third.claim(["b"]) == 1
     assert (payloads(take(other)), payloads(take(third, "b"))) == ([b"1"], [b"2"])
     assert take(other, "b") == []
 
@@ -304,5 +304,5 @@ def test_rows_for_a_rotated_key_can_be_redirected(open_outbox: Open) -> None:
     assert other.redirect("rudderstack", "a", "new") == 0
     one.close()
     assert other.redirect("rudderstack", "a", "new") == 1
-    other.adopt(["new"])
+    other.claim(["new"])
     assert payloads(take(other, "new")) == [b"1"]

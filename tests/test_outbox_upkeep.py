@@ -11,7 +11,7 @@ import pytest
 
 from metricx_observe.delivery import Delivery
 from metricx_observe.delivery.outbox import OutboxError
-from metricx_observe.delivery.upkeep import export, forget, listed, opened, purge, retry
+from metricx_observe.delivery.outbox.upkeep import export, forget, listed, opened, purge, retry
 from tests.faults import FaultyVendor, LineChannel, until
 
 
@@ -85,7 +85,7 @@ def test_purge_deletes_dead_letters_and_only_on_demand_what_waits(url: str) -> N
     with opened(url) as outbox:
         assert purge(outbox) == 1
         assert purge(outbox) == 0
-        assert purge(outbox, "rudderstack", waiting=True) == 3
+        assert purge(outbox, "rudderstack", pending=True) == 3
         assert outbox.depths() == []
 
 

@@ -25,7 +25,7 @@ TEXTS = {
     "an uuid": "job-0f8fad5b-d9cb-469f-a165-70867728950e",
     "another language": "поиск: анна",
     "lines": "one\ntwo",
-    "quotes": "it's \"quoted\"",
+    "quotes": 'it\'s "quoted"',
     "an assignment": "token=hunter2",
     "a long one": "word_" * 60,
     "markup": "[/bold]x",

@@ -265,9 +265,7 @@ async def test_a_page_that_a_post_comes_from_tells_no_token(
         headers = {
             "referer": referer, "x-original-url": f"/reset/{at}", "hx-current-url": referer, "x-rewrite-url": f"/{at}",
         }  # fmt: skip
-        signals = await told(
-            receiver, observability, app, path.format(token), token, method="POST", headers=headers
-        )
+        signals = await told(receiver, observability, app, path.format(token), token, method="POST", headers=headers)
         for signal in signals:
             if signal["kind"] != "track":
                 shown = signal["payload"]["request"]["headers"]["referer"]

@@ -73,6 +73,7 @@ def test_otlp_json_and_protobuf_store_the_same(receiver: Receiver) -> None:
 
 def test_kinds_of_langfuse_spans(receiver: Receiver) -> None:
     """Model calls are generations, roots are traces (also those that Langfuse marks as one), the rest observations."""
+
     def typed(name: str, value: str) -> dict[str, Any]:
         attributes = [attribute("langfuse.observation.type", stringValue=value)]
         return span(spanId=f"{len(spans)}" * 16, parentSpanId="a" * 16, name=name, attributes=attributes)

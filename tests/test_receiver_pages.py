@@ -28,7 +28,7 @@ from tests.receiver_wire import (
     span,
 )
 
-EVIL = '"\'><script>alert(1)</script><img src=x onerror=alert(1)>{{71*1409}}javascript:alert(1)'
+EVIL = "\"'><script>alert(1)</script><img src=x onerror=alert(1)>{{71*1409}}javascript:alert(1)"
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from fastapi import FastAPI, Request
 from pydantic import BaseModel
 
 from metricx_observe import ContextDep, ErrorReporterDep, LLMTracerDep, Observability, TrackerDep
-from metricx_observe.delivery.upkeep import export, opened
+from metricx_observe.delivery.outbox.upkeep import export, opened
 
 from .receiver_server import Receiver, running_receiver
 from .support import call, keys_for, observed, serving

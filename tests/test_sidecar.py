@@ -400,7 +400,7 @@ def test_settings_become_the_other_process_s(receiver: Receiver, tmp_path: Path,
 
         Tracker(put, Boundary()).track("thing_done", {"kennwort": "hunter2-hunter2", "n": 1}, user_id=user)
         other.add([("rudderstack", records[0])])
-        other.hasten(adopt=False)
+        other.wake(claim=False)
         assert numbers(receiver, user, 1) == [1]
         assert "hunter2" not in json.dumps(receiver.signals(user=user))
         assert ("scrubbed", "track", "properties", {"name": 1}) in events

@@ -133,9 +133,7 @@ def test_each_level_under_uvicorn(tmp_path: Path, receiver: Receiver) -> None:
         "DEBUG": {**local, "LOG_LEVEL": "DEBUG"},
     }
     with ThreadPoolExecutor() as pool:
-        whole = dict(
-            zip(cases, pool.map(lambda c: output_of_a_request(tmp_path / c, **cases[c]), cases), strict=True)
-        )
+        whole = dict(zip(cases, pool.map(lambda c: output_of_a_request(tmp_path / c, **cases[c]), cases), strict=True))
     lines = {
         case: [line for line in text.splitlines() if re.match(r"(DEBUG|INFO|WARNING|ERROR|CRITICAL):[\w.]+:", line)]
         for case, text in whole.items()

@@ -217,9 +217,7 @@ def test_arguments_that_do_not_fit(
     assert "Traceback" not in caplog.text
 
 
-def test_an_argument_that_nobody_knows_costs_itself(
-    running: Observability, receiver: Receiver, user_id: str
-) -> None:
+def test_an_argument_that_nobody_knows_costs_itself(running: Observability, receiver: Receiver, user_id: str) -> None:
     """The event arrives all the same."""
     telemetry.track(user_id, "feature_used", {"a": 1}, context={"b": 2})  # type: ignore[call-arg]
     (found,) = sent(running, receiver, 1, user=user_id)
@@ -310,9 +308,7 @@ def test_where_nothing_can_keep_the_user_a_line_says_so(
 
 
 @pytest.mark.parametrize("how", ["install", "init_observability"])
-def test_the_start_in_a_lifespan(
-    receiver: Receiver, user_id: str, how: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_start_in_a_lifespan(receiver: Receiver, user_id: str, how: str, caplog: pytest.LogCaptureFixture) -> None:
     """The application starts, all three are on, and a line says what is missing."""
 
     @asynccontextmanager
@@ -366,7 +362,9 @@ def test_a_wrong_setting_costs_itself(
     """`init_observability` takes its default, says what to type, and starts."""
     monkeypatch.setenv(variable, value)
     try:
-        states = telemetry.init_observability(environment="development", receiver_url=receiver.url, outbox_url="memory://")
+        states = telemetry.init_observability(
+            environment="development", receiver_url=receiver.url, outbox_url="memory://"
+        )
         assert all(states.values())
     finally:
         telemetry.shutdown_observability()

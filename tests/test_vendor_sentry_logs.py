@@ -201,6 +201,7 @@ async def test_before_the_route_is_known_no_path_leaves(vendor: FaultyVendor, re
 
 def test_a_thread_of_a_request_keeps_to_its_consent(vendor: FaultyVendor, receiver: Receiver) -> None:
     """The SDK gives a thread the scopes of who started it, and with them goes whose request it is."""
+
     def do(observability: Observability) -> None:
         with observability.context(user_id="u-1") as cell:
             cell.set_consent(analytics=False)

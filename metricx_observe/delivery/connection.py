@@ -53,10 +53,10 @@ class _Lines(io.BufferedReader):
     """What a server sends. `http.client` takes `HTTP/1.1 200` for an answer, also where the server hung up in it."""
 
     def readline(self, size: int | None = -1, /) -> bytes:
-        line = super().readline(size)
-        if line.startswith(b"HTTP/") and not line.endswith(b"\n"):
+        read = super().readline(size)
+        if read.startswith(b"HTTP/") and not read.endswith(b"\n"):
             raise RemoteDisconnected("half a status line")
-        return line
+        return read
 
 
 class _Response(HTTPResponse):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from .channel import Channel, Limits
 from .delivery import Delivery
 from .outbox import outbox_path
-from .owner_lock import OwnerLock, shared_lock_path
+from .outbox.owner_lock import OwnerLock, shared_lock_path
 
 TICK_S = 0.1
 RETRY_S = 0.5
@@ -66,7 +66,7 @@ class Consumer:
     ) -> bool:  # fmt: skip
         """Returns whether somebody has removed the lock, so that it must be taken again."""
         delivery.start()
-        delivery.hasten(adopt=True)
+        delivery.wake(claim=True)
         began = time.monotonic()
         while not stopped():
             if not lock.stands():

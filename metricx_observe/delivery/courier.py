@@ -18,7 +18,7 @@ from .clock import Clock
 from .connection import Connection
 from .outbox import Outbox, OutboxError, Row
 from .refusals import Outcome, Refusals, stop_reason
-from .tally import Tally, logger
+from .stats import Stats, logger
 from .threads import Isolate, start_thread
 
 PREFETCH = 16
@@ -31,9 +31,9 @@ class Courier:
     """Workers that post to one vendor: threads, each with a connection, as many as are needed."""
 
     def __init__(
-        self, channel: Channel, outbox: Outbox, tally: Tally, limits: Limits, isolate: Isolate, clock: Clock
+        self, channel: Channel, outbox: Outbox, stats: Stats, limits: Limits, isolate: Isolate, clock: Clock
     ) -> None:
-        self.channel, self._outbox, self._tally, self._limits = channel, outbox, tally, limits
+        self.channel, self._outbox, self._stats, self._limits = channel, outbox, stats, limits
         self._isolate, self._clock = isolate, clock
         self._most_workers = channel.concurrency + math.ceil(limits.post_deadline_s / limits.probe_every_s)  # may hang
         self._changed = threading.Condition()  # guards all that follows
@@ -143,7 +143,7 @@ class Courier:
             self._ready_at = now + LINGER_S
             return False
         for row in dropped:
-            self._tally.count(self.channel.vendor, "dropped", f"limit {row.kind}")
+            self._stats.count(self.channel.vendor, "dropped", f"limit {row.kind}")
         self._ready_at = now if more else min([*limited.values(), *self._failed_alone.values()], default=math.inf)
         rows, refused = [row for row in rows if row.kind not in limited], self._refusals.refused_at
         fresh = [row for row in rows if row.id not in refused]
@@ -156,14 +156,14 @@ class Courier:
         """The next rows, and whether there are more. While the vendor fails, those that may be the reason come last."""
         now, suspects, state = time.monotonic(), self._refusals.suspects, self.breaker.state
         self._failed_alone = {row_id: until for row_id, until in self._failed_alone.items() if until > now}
-        waiting = set(self._failed_alone)
+        delayed = set(self._failed_alone)
         # Of the least important kind also what is limited, to be dropped.
         without = {kind for kind in limited if self.channel.importance(kind) > Importance.TRANSACTION}
         take = partial(self._outbox.take, self.channel.destination, max_bytes=self.channel.max_bytes, without=without)
         most = {"stopped": 1, "open": self.channel.max_messages}.get(state, max(self.channel.max_messages, PREFETCH))
-        rows, more = take(max_messages=most, skip=self._taken | waiting | suspects)
-        if not rows and (waiting or suspects):  # then one of these, unless a post that is running may decide
-            skip = self._taken | (waiting if state == "closed" else set()) | (suspects if self._taken else set())
+        rows, more = take(max_messages=most, skip=self._taken | delayed | suspects)
+        if not rows and (delayed or suspects):  # then one of these, unless a post that is running may decide
+            skip = self._taken | (delayed if state == "closed" else set()) | (suspects if self._taken else set())
             rows, more = take(max_messages=1, skip=skip)
         return rows, more
 
@@ -228,10 +228,10 @@ class Courier:
                 middle = len(rows) // 2
                 self._batches.extendleft([rows[middle:], rows[:middle]])
                 return
-        self._outbox.bury(rows[0], status, reason)
+        self._outbox.reject(rows[0], status, reason)
         with self._changed:
             self._give_back(rows)
-        self._tally.count(self.channel.vendor, "died")
+        self._stats.count(self.channel.vendor, "died")
         self._warn("%s refused a message (%s); it is among the dead letters", f"{rows[0].kind}, HTTP {status}")
 
     def _suspect(self, rows: list[Row], began: float) -> bool:
@@ -249,14 +249,14 @@ class Courier:
         with self._changed:
             self._give_back(rows, all_read=True)
             is_new = self.breaker.stop(why)
-        self._tally.errors[self.channel.vendor] = why
+        self._stats.errors[self.channel.vendor] = why
         if is_new:
             text = "%s is stopped (%s): its rows are kept, and one is tried every %g s and at each start"
             logger.error(text, self.channel.vendor, why, self._limits.stopped_probe_every_s)
 
     def _fail(self, connection: Connection, rows: Sequence[Row], what: str, *, counts: bool = True) -> None:
         """Try rows again later, and let the breaker open, unless the vendor only asked to wait."""
-        self._tally.count(self.channel.vendor, "retried", n=len(rows))
+        self._stats.count(self.channel.vendor, "retried", n=len(rows))
         hint = self.channel.away_hint
         with self._changed:
             if counts and len(rows) == 1:  # it may be for what it holds: others go first
@@ -266,7 +266,7 @@ class Courier:
         if counts:
             self._warn(f"%s cannot be reached (%s): its messages wait{hint and f'; {hint}'}", what)
         elif not self.breaker.stopped:  # else the error goes on saying why
-            self._tally.errors[self.channel.vendor] = what
+            self._stats.errors[self.channel.vendor] = what
 
     def _give_back(self, rows: Sequence[Row], *, all_read: bool = False) -> None:
         """Let rows be read again, as far as the outbox still has them; with `all_read` also those of the batches."""
@@ -284,7 +284,7 @@ class Courier:
         while rows:  # also where another process holds the outbox for long: they would else be posted once more
             try:
                 self._outbox.remove(rows)
-                self._tally.count(self.channel.vendor, "delivered", n=len(rows))
+                self._stats.count(self.channel.vendor, "delivered", n=len(rows))
                 break
             except OutboxError as error:
                 if not error.busy or self._closing:
@@ -294,5 +294,5 @@ class Courier:
 
     def _warn(self, text: str, what: str) -> None:
         """Log a line and keep it as the last error. `what` holds no content and no secret."""
-        self._tally.errors[self.channel.vendor] = what
-        self._tally.say(logging.WARNING, (text, self.channel.vendor), text, self.channel.vendor, what)
+        self._stats.errors[self.channel.vendor] = what
+        self._stats.say(logging.WARNING, (text, self.channel.vendor), text, self.channel.vendor, what)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
 import logging
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Container, Mapping, Sequence
@@ -20,8 +18,8 @@ from .channel import Channel, Limits, Message
 from .clock import Clock, iso_time
 from .courier import Courier
 from .outbox import Depth, Outbox, OutboxError, Stream, outbox_path
-from .tally import Tally
-from .threads import Isolate
+from .stats import Stats
+from .threads import Isolate, alive
 from .writer import Writer
 
 ABORT_S = 0.3
@@ -50,18 +48,18 @@ class Delivery:
         self._shared = shared
         self._closed = False
         self._begin()
-        _alive[self] = None
+        alive[self] = None
 
     def _begin(self) -> None:
         """Make what belongs to one process; again in a forked child, where the parent's may be half locked."""
-        from .sqlite import SqliteOutbox  # sqlite3 is loaded with the first Delivery, not with the package
+        from .outbox.sqlite import SqliteOutbox  # sqlite3 is loaded with the first Delivery, not with the package
 
-        self._tally, self._clock, self._began_at = Tally(), Clock(), time.time()
+        self._stats, self._clock, self._began_at = Stats(), Clock(), time.time()
         self._left: list[tuple[Stream, Depth]] = []
         """What waited when this process let go of the outbox."""
         self._fallback = self._healed = self._idle_since = ""
         self._outbox: Outbox = SqliteOutbox(outbox_path(self._url), self._fell_back, shared=self._shared)
-        common = self._outbox, self._tally, self._limits, self._isolate
+        common = self._outbox, self._stats, self._limits, self._isolate
         posting = self._channels.values() if self._deliver else ()
         self._couriers = [Courier(channel, *common, self._clock) for channel in posting]
         self._writer = Writer(self._channels, *common, self._stored, self._tick)
@@ -106,7 +104,7 @@ class Delivery:
         if not self.commit(timeout_s):
             return False
         with suppress(OutboxError):
-            self.hasten(adopt=True)
+            self.wake(claim=True)
         return _until(partial(self.drained, closing=not patient), give_up)
 
     def close(self, deadline_s: float) -> None:
@@ -118,22 +116,22 @@ class Delivery:
         if self._closed:
             return
         self._closed = True
-        _alive.pop(self, None)
+        alive.pop(self, None)
         give_up = time.monotonic() + deadline_s
         self._writer.close(deadline_s)
         if self._writer.thread:
             with suppress(OutboxError):
-                self.hasten(adopt=False)
+                self.wake(claim=False)
             for courier in self._couriers if self._limits.ephemeral else ():
                 courier.probe()
             give_up -= ABORT_S
             if not _until(partial(self.drained, closing=True), min(give_up, time.monotonic() + LOCAL_S)):
                 _until(partial(self.drained, closing=True, local=False), give_up)
-        self._rest(0.1, abort=True)
+        self._end(0.1, abort=True)
 
     def count(self, vendor: str, what: str, reason: str = "", n: int = 1) -> None:
         """Add to a counter that `status` shows."""
-        self._tally.count(vendor, what, reason, n)
+        self._stats.count(vendor, what, reason, n)
 
     def rows(self, vendor: str) -> list[Message]:
         """What waits in the outbox for a vendor, after a commit."""
@@ -154,12 +152,12 @@ class Delivery:
                 stranded[stream.vendor] += depth.messages
         status: dict[str, dict[str, Any]] = {}
         for vendor, channel in self._channels.items():
-            waiting = [each for stream, each in depths if stream.destination == channel.destination and not each.dead]
+            own = [each for stream, each in depths if stream.destination == channel.destination and not each.dead]
             status[vendor] = {
-                **self._tally.of(vendor),
+                **self._stats.of(vendor),
                 "dead": dead[vendor],
-                "pending": sum(depth.messages for depth in waiting),
-                "oldest_s": round(max((depth.oldest_s for depth in waiting), default=0.0), 3),
+                "pending": sum(depth.messages for depth in own),
+                "oldest_s": round(max((depth.oldest_s for depth in own), default=0.0), 3),
                 "breaker": breakers.get(vendor, "closed"),
             }
         status["outbox"] = {
@@ -169,7 +167,7 @@ class Delivery:
             "would_lose": self._would_lose(status),
             "stranded": dict(stranded),
             "nobody_delivers_since": self._idle_since,
-            "unacknowledged": self._tally.counters["outbox", "unacknowledged", ""],
+            "unacknowledged": self._stats.counters["outbox", "unacknowledged", ""],
         }
         return status
 
@@ -181,7 +179,7 @@ class Delivery:
     def _fell_back(self, why: str) -> None:
         self._fallback = why
         text = "The outbox is in memory from now on, so a crash loses what waits: %s"
-        self._tally.say(logging.ERROR, "fallback", text, why)
+        self._stats.say(logging.ERROR, "fallback", text, why)
 
     def _stored(self, vendors: Container[str]) -> None:
         for courier in self._couriers:
@@ -193,7 +191,7 @@ class Delivery:
             courier.check()
         if healed := self._outbox.check():
             self._fallback, self._healed = "", healed
-            self._tally.say(logging.WARNING, ("healed", healed), "The outbox was put right: %s", healed)
+            self._stats.say(logging.WARNING, ("healed", healed), "The outbox was put right: %s", healed)
         limits = self._limits
         if self._outbox.kind == "memory":
             limits = replace(limits, outbox_bytes=min(limits.outbox_bytes, limits.memory_bytes))
@@ -202,28 +200,28 @@ class Delivery:
         for (stream, reason), n in dropped.items():
             self.count(stream.vendor, "dropped", f"{reason} {stream.kind}", n)
             key = ("dropped", stream.vendor, reason)
-            self._tally.say(logging.WARNING, key, "%s: %d messages dropped (%s)", stream.vendor, n, reason)
+            self._stats.say(logging.WARNING, key, "%s: %d messages dropped (%s)", stream.vendor, n, reason)
         if self._shared and not self._deliver:
-            self._look_for_consumer()
-        elif self._adopt() or self._shared:  # what others have put here
-            self.hasten(adopt=False)
+            self._check_consumer()
+        elif self._claim() or self._shared:  # what others have put here
+            self.wake(claim=False)
 
-    def _look_for_consumer(self) -> None:
+    def _check_consumer(self) -> None:
         since = self._outbox.idle_since()
         self._idle_since = "" if since is None else iso_time(since or self._began_at)
         if self._idle_since:
             text = "Nobody delivers the outbox since %s: run `metricx-observe deliver` where the application runs"
-            self._tally.say(logging.WARNING, "idle", text, self._idle_since)
+            self._stats.say(logging.WARNING, "idle", text, self._idle_since)
 
-    def _adopt(self) -> int:
+    def _claim(self) -> int:
         """Take over what dead processes left for our vendors. Returns how many messages. Raises OutboxError."""
-        return self._outbox.adopt([courier.channel.destination for courier in self._couriers])
+        return self._outbox.claim([courier.channel.destination for courier in self._couriers])
 
-    def hasten(self, *, adopt: bool) -> None:
-        """Post what waits at once, with `adopt` also what dead processes left. Raises OutboxError."""
+    def wake(self, *, claim: bool) -> None:
+        """Post what waits at once, with `claim` also what dead processes left. Raises OutboxError."""
         try:
-            if adopt:
-                self._adopt()
+            if claim:
+                self._claim()
         finally:
             for courier in self._couriers:
                 courier.wake()
@@ -242,7 +240,7 @@ class Delivery:
             return not any(depth.mine and stream.destination in wanted for stream, depth in depths)
         return False
 
-    def _rest(self, timeout_s: float, *, abort: bool) -> None:
+    def _end(self, timeout_s: float, *, abort: bool) -> None:
         """Let the couriers end, wait for answers that are on their way, then let go of the outbox."""
         for courier in self._couriers:
             courier.close(abort=abort)
@@ -251,56 +249,23 @@ class Delivery:
             self._left = self._outbox.depths() if self._writer.thread else []
         self._outbox.close()
 
-    def _before_fork(self) -> None:
+    def before_fork(self) -> None:
         self._outbox.before_fork()
 
-    def _after_fork(self, *, child: bool) -> None:
+    def after_fork(self, *, child: bool) -> None:
         self._outbox.after_fork(child=child)
         if child:
             self._begin()
 
-    def _at_exit(self) -> None:
+    def at_exit(self) -> None:
         """Commit, never deliver: 0.5 s when nothing moves, 2 s at most. Answers on their way are waited for briefly."""
         for courier in self._couriers:
             courier.close(abort=False)
         self._writer.at_exit()
-        self._rest(0.2, abort=False)
+        self._end(0.2, abort=False)
 
 
 def _until(done: Callable[[], bool], give_up: float) -> bool:
     while not (ended := done()) and time.monotonic() < give_up:
         time.sleep(0.005)
     return ended
-
-
-_alive: dict[Delivery, None] = {}
-"""Until they are closed, in order: a script may let go of its delivery before it ends."""
-
-
-_resting: list[Delivery] = []
-"""Those that a fork going on has brought to rest."""
-
-
-@atexit.register
-def _each_at_exit() -> None:
-    while _alive:  # the end of one may make another
-        delivery = next(iter(_alive))
-        del _alive[delivery]
-        delivery._at_exit()
-
-
-def _before_fork() -> None:
-    _resting[:] = _alive
-    for delivery in _resting:
-        delivery._before_fork()
-
-
-def _after_fork(child: bool) -> None:
-    for delivery in _resting:
-        delivery._after_fork(child=child)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_before_fork, after_in_parent=lambda: _after_fork(False), after_in_child=lambda: _after_fork(True)
-    )

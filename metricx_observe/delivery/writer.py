@@ -14,7 +14,7 @@ from typing import Any
 
 from .channel import Channel, Limits, Message
 from .outbox import OutboxError, Store, Stream
-from .tally import Tally, logger
+from .stats import Stats, logger
 from .threads import Isolate, start_thread
 
 GROUP = 500
@@ -34,10 +34,10 @@ class Writer:
     """One per process. `stored` is called after a commit with the vendors in it, `tick` now and then."""
 
     def __init__(
-        self, channels: Mapping[str, Channel], outbox: Store, tally: Tally, limits: Limits, isolate: Isolate,
+        self, channels: Mapping[str, Channel], outbox: Store, stats: Stats, limits: Limits, isolate: Isolate,
         stored: Callable[[Container[str]], None], tick: Callable[[], None],
     ) -> None:  # fmt: skip
-        self._channels, self._outbox, self._tally, self._limits = channels, outbox, tally, limits
+        self._channels, self._outbox, self._stats, self._limits = channels, outbox, stats, limits
         self._isolate, self._stored, self._tick = isolate, stored, tick
         # A future among the records is done when all that was put before it is committed.
         self._queue: deque[Record | Future[None]] = deque()
@@ -61,12 +61,12 @@ class Writer:
             return self._refuse(vendor, "not configured")
         if self._closed:
             return self._refuse(vendor, "closed")
-        with self._tally.lock:
+        with self._stats.lock:
             if self._bytes + size > self._limits.memory_bytes:
                 return self._refuse(vendor, "memory")
             self._queue.append((vendor, record, size))
             self._bytes += size
-            self._tally.puts[vendor] += 1
+            self._stats.puts[vendor] += 1
         if self._is_idle:
             self._is_idle = False
             self._arrived.set()
@@ -74,12 +74,12 @@ class Writer:
         return True
 
     def _refuse(self, vendor: str, why: str) -> bool:
-        self._tally.count(vendor, "dropped", why)
+        self._stats.count(vendor, "dropped", why)
         return False
 
     def start(self) -> None:
         """Start the thread if it does not run yet."""
-        with self._tally.lock:
+        with self._stats.lock:
             if self.thread is None:
                 try:
                     self.thread = start_thread("writer", self._run, self._isolate)
@@ -140,7 +140,7 @@ class Writer:
             except OutboxError:
                 pass  # of the tick, and busy: at the next one
             except Exception as error:  # nothing may end this thread; the group stays and is tried again
-                self._tally.say(logging.WARNING, ("writer", type(error)), "writer: %s", type(error).__name__)
+                self._stats.say(logging.WARNING, ("writer", type(error)), "writer: %s", type(error).__name__)
                 time.sleep(TICK_S)
 
     def _tick_if_due(self) -> None:
@@ -181,11 +181,11 @@ class Writer:
                     return False
                 time.sleep(RETRY_S)
                 if error.busy:
-                    self._tally.say(logging.WARNING, "busy", "The outbox waits: %s", error)
+                    self._stats.say(logging.WARNING, "busy", "The outbox waits: %s", error)
         stored = Counter(stream.vendor for stream, _ in messages)
         for vendor, n in stored.items():
-            self._tally.count(vendor, "committed", n=n)
-        with self._tally.lock:
+            self._stats.count(vendor, "committed", n=n)
+        with self._stats.lock:
             self._bytes -= sum(each[2] for each in self._group if not isinstance(each, Future))
         for each in self._group:
             if isinstance(each, Future) and each.set_running_or_notify_cancel():
@@ -216,6 +216,6 @@ class Writer:
             return [record] if isinstance(record, Message) else list(channel.encode(record))
         except Exception as error:
             kind, text = type(error).__name__, "%s: a record could not be encoded: %s"
-            self._tally.count(channel.vendor, "dropped", "encode")
-            self._tally.say(logging.WARNING, ("encode", channel.vendor, kind), text, channel.vendor, kind)
+            self._stats.count(channel.vendor, "dropped", "encode")
+            self._stats.say(logging.WARNING, ("encode", channel.vendor, kind), text, channel.vendor, kind)
             return []

@@ -19,7 +19,7 @@ from typing import Any
 from metricx_observe.boundary import Boundary
 from metricx_observe.delivery import Channel, Delivery, Limits
 from metricx_observe.delivery.outbox import OutboxError, Stream
-from metricx_observe.delivery.tally import logger
+from metricx_observe.delivery.stats import logger
 from metricx_observe.delivery.threads import Isolate
 from metricx_observe.delivery.writer import Writer
 from metricx_observe.scrubber import Scrubber
@@ -63,8 +63,8 @@ class RemoteDelivery(Delivery):
         self._process = Process(self._opened_with, self._listeners)
         self._here: ServingDelivery | None = None
         """Does the work where there can be no other process."""
-        self._writer = _Writer(self._channels, self, self._tally, self._limits, self._isolate, self._stored, self._tick)
-        self._writer.ending = self._at_exit
+        self._writer = _Writer(self._channels, self, self._stats, self._limits, self._isolate, self._stored, self._tick)
+        self._writer.ending = self.at_exit
         self._theirs: dict[str, dict[str, Any]] = {}
         """The other end's last status."""
 
@@ -90,8 +90,8 @@ class RemoteDelivery(Delivery):
             self._process.kill()
         super().close(max(0.0, give_up - time.monotonic()))
 
-    def hasten(self, *, adopt: bool) -> None:
-        self._call("hasten", adopt=adopt)
+    def wake(self, *, claim: bool) -> None:
+        self._call("wake", claim=claim)
 
     def drained(self, *, closing: bool, local: bool = True) -> bool:
         with suppress(OutboxError):  # asked again soon
@@ -117,21 +117,21 @@ class RemoteDelivery(Delivery):
         """Events of the other process come with an answer."""
         self._theirs = self._call("status", wait=True)
 
-    def _rest(self, timeout_s: float, *, abort: bool) -> None:  # noqa: ARG002
+    def _end(self, timeout_s: float, *, abort: bool) -> None:  # noqa: ARG002
         with suppress(OutboxError):
             self._call("close", deadline_s=timeout_s)
         self._process.close(END_S)
 
-    def _at_exit(self) -> None:
+    def at_exit(self) -> None:
         """Hand over, and let the other process deliver alone. It may still be loading the vendors' SDKs."""
         if self._writer.thread is None or not self._writer.settled(stall_s=3.0, most_s=5.0):
             self._process.kill()
         self._writer.at_exit()
 
-    def _before_fork(self) -> None:
+    def before_fork(self) -> None:
         self._process.spawning.acquire()
 
-    def _after_fork(self, *, child: bool) -> None:
+    def after_fork(self, *, child: bool) -> None:
         self._process.spawning.release()
         if child:
             self._process.abandon()

@@ -15,7 +15,7 @@ from starlette.routing import Route
 from .api import find
 from .signals import KINDS, Refused
 from .store import Store
-from .story import read, tell
+from .story import read, story_of
 
 HERE = Path(__file__).parent
 MEDIA_TYPES = {"js": "text/javascript", "css": "text/css", "svg": "image/svg+xml", "txt": "text/plain"}
@@ -79,7 +79,7 @@ class Pages:
 
         def work() -> Response:
             rows = self._store.of_request(request_id)
-            story = tell(row.signal for row in rows)
+            story = story_of(row.signal for row in rows)
             page = self._render("request.html", request_id=request_id, story=story, count=len(rows))
             return HTMLResponse(page, 200 if rows else 404)
 

@@ -19,8 +19,8 @@ def decode_envelope(body: bytes, rows: int) -> Decoded:
     Raises:
         Refused: 400 for a truncated envelope, and for one that is not JSON where it must be; 413 for more than `rows`.
     """
-    line, begin = _line(body, 0)
-    event_id = text(expect(load(line, "the envelope's header"), dict, "the envelope's header").get("event_id"))
+    header_bytes, begin = _until_newline(body, 0)
+    event_id = text(expect(load(header_bytes, "the envelope's header"), dict, "the envelope's header").get("event_id"))
     others: Counter[str] = Counter()
     signals = list(at_most(_signals(at_most(_items(body, begin), rows), event_id, others), rows))
     return Decoded(signals, {"id": event_id} if event_id else {}, others)
@@ -40,11 +40,11 @@ def _signals(items: Iterator[tuple[str, bytes]], event_id: str | None, others: C
 def _items(body: bytes, position: int) -> Iterator[tuple[str, bytes]]:
     """Type and payload of each item: a line of JSON, then `length` bytes, or the next line where it has no length."""
     while (position := _after_space(body, position)) < len(body):
-        line, position = _line(body, position)
-        header = expect(load(line, "an item's header"), dict, "an item's header")
+        header_bytes, position = _until_newline(body, position)
+        header = expect(load(header_bytes, "an item's header"), dict, "an item's header")
         length = header.get("length")
         if length is None:
-            payload, position = _line(body, position)
+            payload, position = _until_newline(body, position)
         else:
             if not isinstance(length, int) or not 0 <= length <= len(body) - position:
                 raise Refused(400, "an item is shorter than its length: the envelope is truncated")
@@ -54,7 +54,7 @@ def _items(body: bytes, position: int) -> Iterator[tuple[str, bytes]]:
         yield text(header.get("type")) or "unknown", payload
 
 
-def _line(data: bytes, position: int) -> tuple[bytes, int]:
+def _until_newline(data: bytes, position: int) -> tuple[bytes, int]:
     end = data.find(b"\n", position)
     return (data[position:], len(data)) if end < 0 else (data[position:end], end + 1)
 

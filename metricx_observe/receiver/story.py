@@ -69,7 +69,7 @@ def read(signal: Signal) -> Entry:
     return Entry(signal, payload, _present(facts), _present(texts), failed, _duration_ms(payload))
 
 
-def tell(signals: Iterable[Signal]) -> Story:
+def story_of(signals: Iterable[Signal]) -> Story:
     """The story of one request from its signals in time order."""
     entries = [read(signal) for signal in signals]
     spans = {(each.signal.trace_id, each.signal.id): each for each in entries if each.signal.vendor == "langfuse"}

@@ -85,7 +85,7 @@ def _form(body: bytes) -> list[dict[str, str]] | None:
 
 def _parts(body: bytes, content_type: str) -> list[dict[str, Any]]:
     """The parts of a multipart body; none where its boundary is not in it."""
-    head = f"Content-Type: {_one_line(content_type)}\r\n\r\n".encode("utf-8", "replace")
+    head = f"Content-Type: {_printable(content_type)}\r\n\r\n".encode("utf-8", "replace")
     if body.lower().count(b"multipart/") > _MOST_NESTED:  # the parser compares each line with every open boundary
         return []
     try:
@@ -129,11 +129,11 @@ def _names(headers: Message) -> tuple[str, str | None, bool]:
         name = name[2] if isinstance(name, tuple) else str(name)
     except _BROKEN_HEADER:
         name, filename = "", None
-    shown = _one_line(re.split(r"[\\/]", str(filename))[-1][:_NAME]) if filename else None
-    return _one_line(name)[:_NAME], shown, "filename" in disposition.lower() or shown is not None
+    shown = _printable(re.split(r"[\\/]", str(filename))[-1][:_NAME]) if filename else None
+    return _printable(name)[:_NAME], shown, "filename" in disposition.lower() or shown is not None
 
 
-def _one_line(value: str) -> str:
+def _printable(value: str) -> str:
     return "".join(each if each.isprintable() else " " for each in value.encode("utf-8", "replace").decode())
 
 

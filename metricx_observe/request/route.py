@@ -82,15 +82,18 @@ def _find(
         if regex is not None and match is None:
             continue
         before: Pieces = ()
-        rest, inside = path, _routes_of(target)
+        remainder, inside = path, _routes_of(target)
         if match is not None and hasattr(route, "endpoint"):
             if wanted(route):
                 return _pieces(route, route.path_format, match, params)
         elif match is not None:  # a mount
-            before, rest = _pieces(route, route.path_format.removesuffix("/{path}"), match, params), f"/{match['path']}"
+            before, remainder = (
+                _pieces(route, route.path_format.removesuffix("/{path}"), match, params),
+                f"/{match['path']}",
+            )
             if not inside and wanted(route):
                 return _joined(before, (("/*", "", ("", match["path"])),))
-        if inside and (found := _find(inside, rest, wanted, params, depth + 1)) is not None:
+        if inside and (found := _find(inside, remainder, wanted, params, depth + 1)) is not None:
             return _joined(before, found)
     return None
 
@@ -137,6 +140,6 @@ def _pieces(route: Any, form: str, match: re.Match[str], params: Mapping[str, An
     for before, name in zip(cut[::2], cut[1::2], strict=True):
         raw = match[name]
         given = str(params.get(name, raw))
-        rest_of_path = "/" in raw or route.param_convertors[name].regex == ".*"
-        pieces.append((before, name, ("", raw) if rest_of_path else (raw,) if given == raw else (raw, given)))
+        takes_all = "/" in raw or route.param_convertors[name].regex == ".*"
+        pieces.append((before, name, ("", raw) if takes_all else (raw,) if given == raw else (raw, given)))
     return *pieces, (end, "", ())

@@ -21,10 +21,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from .budget import Budget, current, one_signal
-from .clean import LONGEST
 from .names import ID, Names
 from .patterns import Pattern
-from .read import Reader
+from .read import LONGEST, Reader
 from .report import ScrubReport
 from .values import MARKER, unquoted
 from .walk import Pass, Personal

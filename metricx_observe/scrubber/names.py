@@ -72,7 +72,7 @@ class Names:
         self.is_telling_end = lru_cache(_REMEMBERED)(self._could_be_name)
 
     @cached_property  # compiled when it is needed: that takes milliseconds
-    def _could_tell(self) -> Callable[[str], bool]:
+    def _has_hint(self) -> Callable[[str], bool]:
         known = {"id"} | {word.split("_")[-1] for kind in _OTHER for word in WORDS[kind]}
         return occurs(f"(?i:{self.stems}|{'|'.join(sorted(known))})")
 
@@ -91,7 +91,7 @@ class Names:
 
     def _judged(self, name: str) -> Verdict:
         words = _words(name)
-        if name.isascii() and "%" not in name and not self._could_tell(name):  # most, and quickly said
+        if name.isascii() and "%" not in name and not self._has_hint(name):  # most, and quickly said
             return ID if numbers_something_else(words) else HARMLESS
         whole, joined, last = "_".join(words), "".join(words), words[-1] if words else ""
         pairs, ends = {f"{first}_{second}" for first, second in pairwise(words)}, WORDS["if_random_ends"]

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 
 from .budget import Budget
-from .clean import LONGEST, CleanTexts
 from .hints import occurs
 from .named import BESIDE, NAMED, by_name, by_sibling
 from .names import Names
@@ -30,6 +29,22 @@ _RUN = re.compile(r"[^\s\"'<>&]++")
 
 
 Might = Callable[[str], bool]
+LONGEST, _MOST = 300, 20_000
+"""Characters of a text that is remembered, and how many are."""
+
+
+class CleanTexts(set[str]):
+    """Short texts in which nothing was found, so never a secret. Bounded, since texts come from outside.
+
+    The one memory of texts: names, versions and lines of source come again and again, and each costs microseconds. What
+    it is worth stands in docs/explanation/cost.md.
+    """
+
+    def add(self, text: str) -> None:
+        """Remember a text that is not longer than `LONGEST`."""
+        if len(self) >= _MOST:
+            self.clear()
+        super().add(text)
 
 
 class Reader:

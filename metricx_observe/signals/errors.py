@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from metricx_observe.boundary import Facade
 from metricx_observe.context import DETACHED, Context, mark_reported, reported_as, use_cell
-from metricx_observe.normalise import Notes, as_text, mapping, single_line
+from metricx_observe.normalise import Notes, as_text, mapping, short_text
 
 logger = logging.getLogger("metricx_observe.reporter")
 
@@ -106,7 +106,7 @@ class ErrorReporter(Facade[ErrorSink]):
         with self._boundary("add_breadcrumb") as notes:
             if self._sink is not None:
                 given = mapping(data, notes, _MAX_EXTRA)
-                self._sink.breadcrumb(as_text(message, notes, _MAX_TEXT), single_line(category, notes) or None, given)
+                self._sink.breadcrumb(as_text(message, notes, _MAX_TEXT), short_text(category, notes) or None, given)
 
 
 def _current(cell: Context | None) -> AbstractContextManager[object]:
@@ -114,7 +114,7 @@ def _current(cell: Context | None) -> AbstractContextManager[object]:
 
 
 def _level(level: object, notes: Notes) -> str | None:
-    known = single_line(level, notes).lower()
+    known = short_text(level, notes).lower()
     if known in _LEVELS:
         return known
     if level is not None:

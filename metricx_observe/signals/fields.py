@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from metricx_observe.normalise import Notes, as_text, identifier, moment, plain, single_line, snapshot
+from metricx_observe.normalise import Notes, as_text, identifier, moment, plain, short_text, snapshot
 
 from .usage import cost_details, usage_details
 
@@ -18,7 +18,7 @@ _LEVELS = ("DEBUG", "DEFAULT", "WARNING", "ERROR")
 
 def observation_name(value: object, notes: Notes) -> str:
     """One line that is never empty."""
-    return single_line(value, notes).strip() or "unnamed"
+    return short_text(value, notes).strip() or "unnamed"
 
 
 def time_in_ns(time: object, notes: Notes) -> int:
@@ -29,7 +29,7 @@ def time_in_ns(time: object, notes: Notes) -> int:
 
 
 def _level(value: object, notes: Notes) -> str | None:
-    level = single_line(value, notes).upper()
+    level = short_text(value, notes).upper()
     return level if level in _LEVELS else None
 
 
@@ -48,14 +48,14 @@ def _counts(found: Mapping[str, float]) -> orjson.Fragment | None:
 
 def _tags(value: object, notes: Notes) -> list[str]:
     found = plain(value, notes)
-    return [single_line(tag, notes) for tag in (found if isinstance(found, list) else [found])[:_MAX_TAGS]]
+    return [short_text(tag, notes) for tag in (found if isinstance(found, list) else [found])[:_MAX_TAGS]]
 
 
 READ: Mapping[str, Callable[[object, Notes], Any]] = {
     "input": _frozen, "output": _frozen, "metadata": _frozen, "model_parameters": _frozen,
     "usage": lambda value, _: _counts(usage_details(value)),
     "cost": lambda value, _: _counts(cost_details(value)),
-    "model": single_line, "status_message": as_text, "level": _level, "completion_start_time": _time,
+    "model": short_text, "status_message": as_text, "level": _level, "completion_start_time": _time,
 }  # fmt: skip
 READ_TRACE: Mapping[str, Callable[[object, Notes], Any]] = {
     "user_id": identifier, "workspace_id": identifier, "session_id": identifier, "tags": _tags,

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 from metricx_observe.boundary import Facade
 from metricx_observe.ids import new_id, new_span_id
-from metricx_observe.normalise import Notes, as_text, freeze, mapping, shown_name, single_line
+from metricx_observe.normalise import Notes, as_text, freeze, mapping, short_text, shown_name
 
 from .fields import READ, READ_TRACE, observation_name, time_in_ns
 from .records import ObservationRecord, ScoreRecord, context_facts, trace_facts
@@ -136,7 +136,7 @@ class Observation:
         """Give a score to this observation. Returns the score's id; None when Langfuse is off."""
         with self._tracer._boundary("score") as notes:
             sink = self._tracer._sink
-            number = single_line(value, notes, 500) if isinstance(value, str) else float(value)
+            number = short_text(value, notes, 500) if isinstance(value, str) else float(value)
             if isinstance(number, float) and not isfinite(number):
                 raise ValueError("not a number")
             kind = "BOOLEAN" if isinstance(value, bool) else "CATEGORICAL" if isinstance(value, str) else "NUMERIC"

@@ -15,7 +15,7 @@ from metricx_observe.boundary import Facade
 from metricx_observe.context import User
 from metricx_observe.events import DOCUMENTED, Event, ga4_name_faults, ga4_parameter_faults
 from metricx_observe.ids import new_id
-from metricx_observe.normalise import Notes, freeze, identifier, mapping, moment, shown_name, single_line, snapshot
+from metricx_observe.normalise import Notes, freeze, identifier, mapping, moment, short_text, shown_name, snapshot
 
 from .records import AnalyticsRecord, context_facts
 
@@ -114,7 +114,7 @@ class Tracker(Facade[Callable[[bytes, int], bool]]):
     ) -> str | None:
         """Send a page view; the page is the request's."""
         with self._boundary("page") as notes:
-            label, group = single_line(name, notes) or None, single_line(category, notes) or None
+            label, group = short_text(name, notes) or None, short_text(category, notes) or None
             shown = shown_name(label) if label else ""
             return self._send(notes, "page", _values(properties, notes), name=label, target=group, shown=shown)
         return None
@@ -176,7 +176,7 @@ _Name = tuple[str, tuple[str, ...], frozenset[str], str]
 def _read_name(event: object) -> _Name:
     if _is_event(event):
         return event.name, (), event.personal, event.name
-    return _read_plain_name(single_line(event, [], 256).strip())
+    return _read_plain_name(short_text(event, [], 256).strip())
 
 
 @lru_cache(1_000)  # an application has few

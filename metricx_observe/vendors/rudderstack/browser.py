@@ -10,7 +10,7 @@ from base64 import b64decode
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote, urlencode
 
-from metricx_observe.ids import one_line, text_id
+from metricx_observe.ids import printable, text_id
 from metricx_observe.request.facts import Clean, RequestFacts
 
 _MAX_AGENT, _MAX_LOCALE, _MAX_URL = 200, 35, 2048
@@ -36,8 +36,8 @@ def read_browser(request: RequestFacts, clean: Clean) -> Browser:
     client_id, session = _ga_client_id(cookies.get("_ga", "")), _session_id(cookies)
     context = {
         "page": _page(request, headers, clean),
-        "userAgent": one_line(headers.get("user-agent", ""))[:_MAX_AGENT],
-        "locale": one_line(headers.get("accept-language", "").split(",")[0].split(";")[0].strip())[:_MAX_LOCALE],
+        "userAgent": printable(headers.get("user-agent", ""))[:_MAX_AGENT],
+        "locale": printable(headers.get("accept-language", "").split(",")[0].split(";")[0].strip())[:_MAX_LOCALE],
     }
     ids = {"externalId": client_id and [{"type": "ga4ClientId", "id": client_id}], "sessionId": session}
     return Browser(
@@ -73,7 +73,7 @@ def _address(origin: str, path: str, given: str) -> str:
     """An address of which only campaign parameters stay of the query that was given."""
     query = given.partition("?")[2].partition("#")[0]
     campaign = [pair for pair in parse_qsl(query) if pair[0].startswith("utm_")] if "utm_" in query else []
-    return one_line(f"{origin}{path}{'?' if campaign else ''}{urlencode(campaign)}")[:_MAX_URL]
+    return printable(f"{origin}{path}{'?' if campaign else ''}{urlencode(campaign)}")[:_MAX_URL]
 
 
 def _ga_client_id(value: str) -> str | None:

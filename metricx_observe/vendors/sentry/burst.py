@@ -94,7 +94,7 @@ def error_key(error: BaseException) -> Hashable:
         if each is None or any(each is other for other in seen):
             continue
         seen.append(each)
-        places = [(frame.f_code.co_filename, line) for frame, line in walk_tb(each.__traceback__)]
+        places = [(frame.f_code.co_filename, number) for frame, number in walk_tb(each.__traceback__)]
         message = "?"
         with suppress_faults():
             message = str(each)

@@ -122,10 +122,10 @@ class SentryChannel:
         limits: dict[str, float] = {}
         numbers = False
         for part in headers.get("x-sentry-rate-limits", "").split(","):
-            number, _, rest = part.partition(":")
+            number, _, kinds_and_scope = part.partition(":")
             if (seconds := seconds_asked(number)) is not None:
                 numbers = True
-                kinds = [kind.strip() for kind in rest.partition(":")[0].split(";")]
+                kinds = [kind.strip() for kind in kinds_and_scope.partition(":")[0].split(";")]
                 for kind in filter(None, kinds) if any(kinds) else ("",):
                     limits[kind] = max(seconds, limits.get(kind, 0.0))
         if not numbers and status == 429:

@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any
 
 from metricx_observe.context import Context, RequestContext
-from metricx_observe.ids import one_line
+from metricx_observe.ids import printable
 from metricx_observe.request.facts import Clean, RequestFacts, origin_of
 from metricx_observe.scrubber import Scrubber
 
@@ -60,7 +60,7 @@ def enrich(event: dict[str, Any], cell: Context, send_ip: bool, scrubber: Scrubb
         tags["langfuse_trace_id"] = cell.llm_trace_id
         contexts["langfuse"] = {"trace_id": cell.llm_trace_id}
     given = ((str(key)[:_TAG_KEY], value) for key, value in tags.items() if value is not None)
-    event["tags"] = {key: one_line(value)[:_TAG_VALUE] for key, value in given}
+    event["tags"] = {key: printable(value)[:_TAG_VALUE] for key, value in given}
     if facts is None:
         return rules
     event["transaction"] = route_name(cell)  # of an open transaction the SDK has put a provisional name
@@ -172,6 +172,6 @@ def _add_source(frame: dict[str, Any]) -> None:
     lines, at = linecache.getlines(frame.get("abs_path") or ""), (frame.get("lineno") or 0) - 1
     if 0 <= at < len(lines):
         first = max(at - _LINES, 0)
-        shown = [line.rstrip("\r\n")[:_LINE] for line in lines[first : at + _LINES + 1]]
+        shown = [text.rstrip("\r\n")[:_LINE] for text in lines[first : at + _LINES + 1]]
         frame["pre_context"], frame["context_line"] = shown[: at - first], shown[at - first]
         frame["post_context"] = shown[at - first + 1 :]

@@ -147,8 +147,8 @@ def keep_from_redirects() -> None:
 
 
 def _without_trace(redirect_headers: Callable[..., Any]) -> Callable[..., Any]:
-    def headers_for(client: Any, request: Any, url: Any, *rest: Any) -> Any:
-        headers = redirect_headers(client, request, url, *rest)
+    def headers_for(client: Any, request: Any, url: Any, *more: Any) -> Any:
+        headers = redirect_headers(client, request, url, *more)
         if not should_propagate_trace(sentry_sdk.get_client(), str(url)):
             headers.pop("sentry-trace", None)
             if "baggage" in headers:

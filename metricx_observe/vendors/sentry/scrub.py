@@ -69,9 +69,9 @@ def scrub_item(item: Any, category: str, scrubber: Scrubber) -> Any:
     texts = {key: replaced(text(item[key], place=key), replace) for key in ("body", "name") if key in item}
     attributes = {text(name, place="attributes"): _typed(given[name], clean[name]) for name in values}
     attributes |= {name: given[name] for name in _ATTRIBUTES_FILLED_IN & given.keys()}
-    rest = {key: value for key, value in item.items() if key != "attributes" and key not in texts}
-    rest = scrubber.scrub(rest, category, "item", personal=rules.personal)
-    return {**rest, **texts, "attributes": attributes}
+    others = {key: value for key, value in item.items() if key != "attributes" and key not in texts}
+    others = scrubber.scrub(others, category, "item", personal=rules.personal)
+    return {**others, **texts, "attributes": attributes}
 
 
 def scrub_headers(headers: Mapping[str, Any], scrubber: Scrubber, rules: Rules) -> dict[str, Any]:

@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .cli_text import harmless
-from .delivery import Channel
-from .delivery.outbox import Outbox, OutboxError, outbox_path
-from .exceptions import ObserveError
-from .vendors import REGISTRY
+from metricx_observe.delivery import Channel
+from metricx_observe.delivery.outbox import Outbox, OutboxError, outbox_path, upkeep
+from metricx_observe.exceptions import ObserveError
+from metricx_observe.vendors import REGISTRY
+
+from .text import harmless
 
 if TYPE_CHECKING:
-    from .observability import Observability
+    from metricx_observe.observability import Observability
 
 app = typer.Typer(no_args_is_help=True, help="Look after what waits for the vendors, and what they refused.")
 
@@ -30,8 +31,8 @@ VendorOption = Annotated[str | None, typer.Option("--vendor", help="As `status` 
 
 def configured() -> tuple[Observability, list[Channel]]:
     """The application's settings, and the channels that it is configured for. Raises ObserveError without an outbox."""
-    from .observability import Observability
-    from .settings import load_settings
+    from metricx_observe.observability import Observability
+    from metricx_observe.settings import load_settings
 
     found = Observability(load_settings({}), tolerant=True)
     if (path := outbox_path(found.settings.outbox)) is None:
@@ -48,11 +49,9 @@ def configured() -> tuple[Observability, list[Channel]]:
 @contextmanager
 def _opened() -> Iterator[tuple[Outbox, list[Channel]]]:
     """The application's outbox and the channels that it is configured for."""
-    from .delivery.upkeep import opened
-
     found, channels = configured()
     try:
-        with opened(found.settings.outbox) as outbox:
+        with upkeep.opened(found.settings.outbox) as outbox:
             yield outbox, channels
     except OutboxError as error:
         raise ObserveError(f"{found.settings.outbox}: {error}") from error
@@ -61,8 +60,8 @@ def _opened() -> Iterator[tuple[Outbox, list[Channel]]]:
 @app.command()
 def status() -> None:
     """What waits, by vendor and kind, what is dead, and rows whose destination is gone (rotated keys)."""
-    from .delivery.clock import iso_time
-    from .settings import load_settings
+    from metricx_observe.delivery.clock import iso_time
+    from metricx_observe.settings import load_settings
 
     with _opened() as (outbox, channels):
         known = {channel.destination for channel in channels}
@@ -85,11 +84,9 @@ def list_messages(
     """Dead letters, then what waits: ids and names, never contents."""
     from itertools import islice
 
-    from .delivery.upkeep import listed
-
     with _opened() as (outbox, channels):
         rows: list[Sequence[str]] = []
-        for stream, row, shown in islice(listed(outbox, channels, vendor), limit):
+        for stream, row, shown in islice(upkeep.listed(outbox, channels, vendor), limit):
             letter, status = ("", "") if row.status is None else (str(row.id), str(row.status))
             at = f"{datetime.fromtimestamp(row.at, UTC):%Y-%m-%d %H:%M:%S}"
             rows.append((letter, stream.vendor, row.kind, at, shown.id, shown.name, shown.user_id or "", status))
@@ -103,36 +100,30 @@ def retry(
     to_current: Annotated[bool, typer.Option(help="To today's destination; with the rows of a former one.")] = False,
 ) -> None:
     """Put dead letters back: the running application, or its next start, delivers them."""
-    from .delivery.upkeep import retry as put_back
-
     with _opened() as (outbox, channels):
-        count = put_back(outbox, channels, vendor, letters or (), to_current=to_current)
+        count = upkeep.retry(outbox, channels, vendor, letters or (), to_current=to_current)
     typer.echo(f"{count} messages will be tried again")
 
 
 @app.command()
 def purge(
     vendor: VendorOption = None,
-    waiting: Annotated[bool, typer.Option(help="Also what waits to be delivered.")] = False,
+    pending: Annotated[bool, typer.Option("--waiting", help="Also what waits to be delivered.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Delete the dead letters."""
-    from .delivery.upkeep import purge as delete
-
     if not yes:
-        typer.confirm(f"Delete {'everything that waits and ' if waiting else ''}the dead letters?", abort=True)
+        typer.confirm(f"Delete {'everything that waits and ' if pending else ''}the dead letters?", abort=True)
     with _opened() as (outbox, _):
-        count = delete(outbox, vendor, waiting=waiting)
+        count = upkeep.purge(outbox, vendor, pending=pending)
     typer.echo(f"{count} messages deleted")
 
 
 @app.command()
 def export(vendor: VendorOption = None) -> None:
     """Write every message as a line of JSON, content included: mind the personal data in it."""
-    from .delivery.upkeep import export as messages
-
     with _opened() as (outbox, _):
-        for message in messages(outbox, vendor):
+        for message in upkeep.export(outbox, vendor):
             typer.echo(json.dumps(message))
 
 

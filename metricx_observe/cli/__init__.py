@@ -8,7 +8,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
 
-from .extras import install_command
+from metricx_observe.extras import install_command
 
 try:
     import typer
@@ -16,11 +16,12 @@ except ImportError as error:  # the console script exists without the extra
     wanted = "receiver" if "dev" in sys.argv else "cli"
     raise SystemExit(f"metricx-observe needs: {install_command(wanted)}") from error
 
-from . import cli_outbox as outbox
-from .cli_deliver import deliver
-from .cli_forget import forget, with_vendors_options
-from .cli_text import harmless
-from .exceptions import ObserveError
+from metricx_observe.exceptions import ObserveError
+
+from . import outbox
+from .deliver import deliver
+from .forget import forget, with_vendors_options
+from .text import harmless
 
 app = typer.Typer(name="metricx-observe", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(outbox.app, name="outbox")
@@ -53,7 +54,7 @@ def dev(
 ) -> None:
     """Run the local receiver: what the vendors would get, on a page."""
     try:
-        from .receiver import run
+        from metricx_observe.receiver import run
     except ImportError as error:
         raise SystemExit(f"the receiver needs: {install_command('receiver')}") from error
 
@@ -74,8 +75,8 @@ def scrub(
     """Show what the scrubber leaves of a JSON of yours, and its report."""
     import orjson
 
-    from .observability import Observability
-    from .settings import load_settings
+    from metricx_observe.observability import Observability
+    from metricx_observe.settings import load_settings
 
     data = sys.stdin.buffer.read() if str(file) == "-" else _read(file)
     scrubber = Observability(load_settings({}), tolerant=True).scrubber
@@ -106,7 +107,3 @@ def main() -> None:
     except ObserveError as error:
         typer.echo(f"metricx-observe: {harmless(str(error), keep=chr(10))}", err=True)
         raise SystemExit(1) from None
-
-
-if __name__ == "__main__":
-    main()

@@ -13,9 +13,10 @@ from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from itertools import chain
 
-from .channel import Limits
+from metricx_observe.delivery.channel import Limits
+
+from . import Depth, Row, Stream
 from .database import DEAD, STREAM, Database
-from .outbox import Depth, Row, Stream
 from .recovery import RecoveringDatabase, refuse
 
 JOIN_BYTES = 16
@@ -27,9 +28,7 @@ TOGETHER = 100
 class SqliteOutbox(RecoveringDatabase):
     """An `Outbox` in the file at `path`; in memory when that is None."""
 
-    def __init__(
-        self, path: str | None, fell_back: Callable[[str], None] = refuse, *, shared: bool = False
-    ) -> None:
+    def __init__(self, path: str | None, fell_back: Callable[[str], None] = refuse, *, shared: bool = False) -> None:
         super().__init__(path, fell_back, shared=shared)
         self._wall_at_zero = time.time() - time.monotonic()
 
@@ -78,11 +77,11 @@ class SqliteOutbox(RecoveringDatabase):
         with self.session(write=True) as database:
             _delete(database, [row.id for row in rows])
 
-    def bury(self, row: Row, status: int, reason: str) -> None:
+    def reject(self, row: Row, status: int, reason: str) -> None:
         with self.session(write=True) as database:
             self._move(database, row, DEAD, None, status, reason)
 
-    def revive(self, letters: Iterable[Row], destination: str | None = None) -> int:
+    def requeue(self, letters: Iterable[Row], destination: str | None = None) -> int:
         with self.session(write=True) as database:
             return sum(self._move(database, letter, database.owner, destination) for letter in letters)
 
@@ -134,7 +133,7 @@ class SqliteOutbox(RecoveringDatabase):
             _delete(database, oldest)
             dropped[stream, "full"] += len(oldest) * (not depth.dead)
 
-    def adopt(self, destinations: Sequence[str]) -> int:
+    def claim(self, destinations: Sequence[str]) -> int:
         change = "owner = :me WHERE destination IN (SELECT value FROM json_each(:destinations))"
         return self._of_the_dead(change, destinations=json.dumps(destinations))
 

@@ -14,7 +14,7 @@ QUIET_S = 60.0
 """The same line at most once a minute: a vendor that is down is no news 20 times a second."""
 
 
-class Tally:
+class Stats:
     """Counters of one process, by vendor, what happened, and why."""
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class Tally:
         """By vendor, apart: the event loop counts these."""
         self.errors: dict[str, str] = {}
         """The last error by vendor, without content and without secrets."""
-        self._said: dict[object, float] = {}
+        self._logged_until: dict[object, float] = {}
 
     def count(self, vendor: str, what: str, reason: str = "", n: int = 1) -> None:
         """Add to a counter, under a reason where one is given."""
@@ -49,7 +49,7 @@ class Tally:
         """Log a line, unless the same `key` was logged within the last minute."""
         now = time.monotonic()
         with self.lock:
-            if now < self._said.get(key, now):
+            if now < self._logged_until.get(key, now):
                 return
-            self._said[key] = now + QUIET_S
+            self._logged_until[key] = now + QUIET_S
         logger.log(level, text, *values)

@@ -11,8 +11,9 @@ from contextlib import contextmanager, suppress
 from itertools import chain
 from typing import Any
 
-from .channel import Channel, Described
-from .outbox import Outbox, Row, Stream, outbox_path
+from metricx_observe.delivery.channel import Channel, Described
+
+from . import Outbox, Row, Stream, outbox_path
 
 
 @contextmanager
@@ -45,20 +46,20 @@ def retry(
     """
     chosen = [found for found in outbox.scan(vendor, dead=True) if not letters or found[1].id in letters]
     if not to_current:
-        return outbox.revive([row for _, row in chosen])
+        return outbox.requeue([row for _, row in chosen])
     retried = 0
     for channel in (channel for channel in channels if vendor in (None, channel.vendor)):
         mine = [row for stream, row in chosen if stream.vendor == channel.vendor]
-        retried += outbox.revive(mine, channel.destination)
+        retried += outbox.requeue(mine, channel.destination)
         gone = {stream.destination for stream, _ in outbox.depths() if stream.vendor == channel.vendor}
         for destination in gone - {channel.destination}:
             retried += outbox.redirect(channel.vendor, destination, channel.destination)
     return retried
 
 
-def purge(outbox: Outbox, vendor: str | None = None, *, waiting: bool = False) -> int:
-    """Delete the dead letters; with `waiting` also what waits. Returns how many messages."""
-    return _remove(outbox, _everything(outbox, vendor) if waiting else outbox.scan(vendor, dead=True))
+def purge(outbox: Outbox, vendor: str | None = None, *, pending: bool = False) -> int:
+    """Delete the dead letters; with `pending` also what waits. Returns how many messages."""
+    return _remove(outbox, _everything(outbox, vendor) if pending else outbox.scan(vendor, dead=True))
 
 
 def forget(outbox: Outbox, channels: Sequence[Channel], user_id: str) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 
 from metricx_observe.private_file import secure_database
 
-from .outbox import OutboxError, Stream
+from . import OutboxError, Stream
 from .owner_lock import OwnerLock, free_since, is_free
 
 DEAD = "dead letters"

@@ -10,12 +10,13 @@ from typing import Annotated, Any
 import httpx
 import typer
 
-from .cli_outbox import _opened
-from .cli_text import harmless
-from .exceptions import ObserveError
-from .settings import Settings, load_settings
-from .vendors import REGISTRY
-from .vendors.cli_erasure import client
+from metricx_observe.exceptions import ObserveError
+from metricx_observe.settings import Settings, load_settings
+from metricx_observe.vendors import REGISTRY
+from metricx_observe.vendors.cli_erasure import client
+
+from .outbox import _opened
+from .text import harmless
 
 
 def forget(
@@ -71,7 +72,7 @@ def _step(name: str, failed: list[str]) -> Iterator[None]:
 
 
 def _in_outbox(user_id: str) -> int:
-    from .delivery.upkeep import forget as delete
+    from metricx_observe.delivery.outbox.upkeep import forget as delete
 
     with _opened() as (outbox, channels):
         return delete(outbox, channels, user_id)
@@ -84,7 +85,7 @@ def _in_receiver(settings: Settings, user_id: str, token: str) -> int:
         answer = api.delete(f"{settings.receiver_url}/api/signals", params={"user": user_id}, headers=headers)
         return int(answer.raise_for_status().json()["deleted"])
     with suppress(ImportError):  # without the extra there never was one
-        from .receiver.store import Store, default_store_path
+        from metricx_observe.receiver.store import Store, default_store_path
 
         if (path := default_store_path()).exists():
             store = Store(path)

@@ -11,9 +11,11 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from .cli_outbox import configured
-from .delivery import Delivery
-from .exceptions import ObserveError
+from metricx_observe.delivery import Delivery
+from metricx_observe.delivery.consumer import Consumer
+from metricx_observe.exceptions import ObserveError
+
+from .outbox import configured
 
 
 def deliver(
@@ -24,8 +26,7 @@ def deliver(
 
     Exit status: 0; 1 when --once leaves something; 2 without an outbox or a vendor's keys.
     """
-    from .delivery.consumer import Consumer
-    from .pipeline import limits_of
+    from metricx_observe.pipeline import limits_of
 
     try:
         found, channels = configured()
@@ -35,10 +36,21 @@ def deliver(
     except ObserveError as error:
         typer.echo(f"metricx-observe: {error}", err=True)
         raise typer.Exit(2) from None
+    consumer = Consumer(channels, found.settings.outbox, limits_of(found.settings))
+    delivery = _run(consumer, once, as_json, off)
+    if delivery is None:
+        return
+    status = delivery.status()
+    typer.echo(json.dumps(status) if as_json else "\n".join(_lines(status, off)))
+    if once and (status["outbox"]["stranded"] or any(part.get("pending") for part in status.values())):
+        raise typer.Exit(1)
+
+
+def _run(consumer: Consumer, once: bool, as_json: bool, off: Mapping[str, str]) -> Delivery | None:
     signals: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _: signals.append(received))
-    with Console().status("") as line:
+    with Console().status("") as progress:
         json_at = time.monotonic()
 
         def show(delivery: Delivery) -> None:
@@ -47,20 +59,14 @@ def deliver(
                 json_at += 60.0  # seconds
                 typer.echo(json.dumps(delivery.status()))
             elif not as_json:
-                line.update(", ".join(_lines(delivery.status(), off)))
+                progress.update(", ".join(_lines(delivery.status(), off)))
 
-        delivery = Consumer(channels, found.settings.outbox, limits_of(found.settings)).run(
+        return consumer.run(
             stopped=lambda: bool(signals),
             waits=lambda: typer.echo("another process delivers this outbox: waiting for its end", err=True),
             shows=show,
             once=once,
         )
-    if delivery is None:
-        return
-    status = delivery.status()
-    typer.echo(json.dumps(status) if as_json else "\n".join(_lines(status, off)))
-    if once and (status["outbox"]["stranded"] or any(part.get("pending") for part in status.values())):
-        raise typer.Exit(1)
 
 
 def _lines(status: Mapping[str, Mapping[str, Any]], off: Mapping[str, str]) -> Iterator[str]:

@@ -11,8 +11,8 @@ from contextlib import contextmanager, nullcontext, suppress
 
 from metricx_observe.private_file import UnsafeFileError
 
+from . import OutboxError
 from .database import Database, is_damage
-from .outbox import OutboxError
 
 RETURN_S = 5.0
 """How often a process in memory looks whether its file can be used again: a full disk was made free."""
@@ -31,9 +31,7 @@ class RecoveringDatabase:
     goes back to the file. Where `fell_back` raises, as it does unless it is given, each operation tries the file again.
     """
 
-    def __init__(
-        self, path: str | None, fell_back: Callable[[str], None] = refuse, *, shared: bool = False
-    ) -> None:
+    def __init__(self, path: str | None, fell_back: Callable[[str], None] = refuse, *, shared: bool = False) -> None:
         """`shared`: its rows belong to the file, and to no process."""
         self._shared = shared
         self.kind = "memory" if path is None else "sqlite"

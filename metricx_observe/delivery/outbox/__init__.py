@@ -10,9 +10,8 @@ from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
+from metricx_observe.delivery.channel import Limits
 from metricx_observe.exceptions import ConfigurationError
-
-from .channel import Limits
 
 
 class Stream(NamedTuple):
@@ -88,10 +87,10 @@ class Outbox(Store, Protocol):
     def remove(self, rows: Sequence[Row]) -> None:
         """Forget rows or dead letters. Those that are gone already are no error."""
 
-    def bury(self, row: Row, status: int, reason: str) -> None:
+    def reject(self, row: Row, status: int, reason: str) -> None:
         """Make a row a dead letter."""
 
-    def revive(self, letters: Iterable[Row], destination: str | None = None) -> int:
+    def requeue(self, letters: Iterable[Row], destination: str | None = None) -> int:
         """Put dead letters back, to their own destination or to another. Returns how many."""
         ...
 
@@ -102,7 +101,7 @@ class Outbox(Store, Protocol):
         """
         ...
 
-    def adopt(self, destinations: Sequence[str]) -> int:
+    def claim(self, destinations: Sequence[str]) -> int:
         """Take over the rows that dead processes left for these destinations. Returns how many messages."""
         ...
 

@@ -1,0 +1,5 @@
+"""`python -m metricx_observe.cli`."""
+
+from . import main
+
+main()
