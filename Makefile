@@ -22,6 +22,7 @@ test-lowest: .venv-lowest/.test
 
 check: .venv/.dev
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pyright
 	$(BIN)/lint-imports

@@ -23,10 +23,19 @@ def lines(*, core: bool) -> dict[str, int]:
     return found
 
 
-@pytest.mark.xfail(reason="issue 14: the rooms are being rebuilt one by one", strict=True)
+REACHED = 12_640
+"""Of the core, as it is: goes down only."""
+
+
+@pytest.mark.xfail(reason="issue 14: the core is longer, see REACHED", strict=True)
 def test_the_core_is_no_longer_than_its_limit() -> None:
     """What one has to read to change what an application, a vendor or a disk sees."""
     assert sum(lines(core=True).values()) <= CORE
+
+
+def test_the_core_does_not_grow() -> None:
+    """Whoever makes it shorter takes the number down with it."""
+    assert REACHED - 100 <= sum(lines(core=True).values()) <= REACHED
 
 
 def test_the_rest_is_no_longer_than_its_limit() -> None:
