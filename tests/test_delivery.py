@@ -451,7 +451,7 @@ def test_a_file_system_without_locks_means_memory(
     delivery = open_delivery()
     put(delivery, 5)
     assert delivery.flush(5)
-    monkeypatch.setattr("metricx_observe.delivery.owner_lock.fcntl", None)
+    monkeypatch.setattr("metricx_observe.delivery.outbox.owner_lock.fcntl", None)
     other = open_delivery()
     put(other, 5, first=5)
     assert other.flush(5)

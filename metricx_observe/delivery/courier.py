@@ -23,6 +23,8 @@ from .threads import Isolate, start_thread
 
 PREFETCH = 16
 """Messages that are read and deleted at once, also where a post holds only one: row by row costs as much as posting."""
+JOIN_S = 0.005
+"""How long batches wait before another worker joins: where one is enough, twenty would take the GIL from a request."""
 LINGER_S = 0.3
 """How long new messages wait for more, so that one post, or where each is a post of its own one read, serves them."""
 
@@ -39,7 +41,7 @@ class Courier:
         self._changed = threading.Condition()  # guards all that follows
         self.breaker, self._refusals = Breaker(limits), Refusals()
         self._rate_limits = RateLimits(limits.max_retry_after_s)
-        self._workers, self._closing = 0, False
+        self._workers, self._joined_at, self._closing = 0, 0.0, False  # how many, and when the latest began to post
         self._ready_at = math.inf  # when there may be rows to read
         self._batches = deque[list[Row]]()  # read, and next to be posted
         self._accepted: list[Row] = []  # to be deleted
@@ -105,8 +107,9 @@ class Courier:
         return max(due_at, self._rate_limits.active().get("", 0.0))
 
     def _work(self) -> None:
-        connection = Connection()
-        while rows := self._next_batch(connection):
+        connection, joins = Connection(), True
+        while rows := self._next_batch(connection, joins):
+            joins = False  # who has just posted goes on at once
             try:
                 self._deliver(connection, rows)
             except Exception as error:  # no connection, mostly; nothing may end a worker
@@ -117,15 +120,19 @@ class Courier:
                 del self._posting[connection]
         connection.close()
 
-    def _next_batch(self, connection: Connection) -> list[Row]:
-        """Wait for what may be posted. Empty: the courier is closing."""
+    def _next_batch(self, connection: Connection, joins: bool) -> list[Row]:
+        """Wait for what may be posted. Empty: the courier is closing. `joins`: it has not just posted."""
         with self._changed:
             while not self._closing:
-                wait_s = self._due_at() - time.monotonic()
+                due_at = max(self._due_at(), self._joined_at + JOIN_S if joins and self._posting else 0.0)
+                wait_s = due_at - time.monotonic()
                 if wait_s > 0:
+                    joins = True
                     self._changed.wait(min(wait_s, threading.TIMEOUT_MAX))
                 elif self._batches or self._read():
-                    self._posting[connection] = time.monotonic()
+                    now = time.monotonic()
+                    self._joined_at = now if joins or not self._posting else self._joined_at
+                    self._posting[connection] = now
                     self.breaker.begin()
                     rows = self._batches.popleft()
                     self._call_worker()
