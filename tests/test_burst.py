@@ -81,10 +81,9 @@ def test_a_total_of_zero_lets_nothing_through() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-def test_a_forked_child_begins_anew() -> None:
-    """Also where another thread of the parent holds the lock at the fork."""
+def test_a_forked_child_begins_anew(burst: Burst) -> None:
+    """Also where another thread of the parent holds the lock at the fork, and in the same second."""
     read, write = os.pipe()
-    burst = Burst(30)
     for _ in range(IDENTICAL):
         burst.admit("key", "event")
     with burst._lock:
