@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -198,6 +200,27 @@ def test_once_says_what_is_left_and_why(
     code, output = run("--once")
     assert code == 1
     assert "rudderstack: 3 wait (of another key: metricx-observe outbox retry --to-current)" in output
+
+
+def test_an_outbox_that_is_busy_or_cannot_be_locked_ends_in_no_traceback(
+    service: Observability, outbox: Path, vendor: FaultyVendor
+) -> None:
+    """Another process holds the file at the start: it waits. What stands in the lock's place is named by what to do."""
+    put(service, 0, 3)
+    service.close()
+    blocker = sqlite3.connect(outbox, isolation_level=None, check_same_thread=False)
+    blocker.execute("BEGIN IMMEDIATE")
+    timer = threading.Timer(1.5, blocker.rollback)
+    timer.start()
+    assert run("--once")[0] == 0
+    timer.join()
+    assert arrived(vendor) == Counter(range(3))
+    lock = outbox.with_name("outbox.db.shared.lock")
+    lock.unlink()
+    lock.symlink_to(outbox)
+    result = CliRunner().invoke(cli.app, ["deliver", "--once"])
+    assert "cannot be locked" in str(result.exception)
+    assert isinstance(result.exception, ConfigurationError)
 
 
 def test_json_is_a_line_for_programs(service: Observability) -> None:

@@ -58,7 +58,7 @@ def _run(consumer: Consumer, once: bool, as_json: bool, off: Mapping[str, str]) 
             if as_json and time.monotonic() >= json_at:
                 json_at += 60.0  # seconds
                 typer.echo(json.dumps(delivery.status()))
-            elif not as_json:
+            elif progress.console.is_terminal and not as_json:
                 progress.update(", ".join(_lines(delivery.status(), off)))
 
         return consumer.run(

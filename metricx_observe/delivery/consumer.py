@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+from metricx_observe.exceptions import ConfigurationError
 
 from .channel import Channel, Limits
 from .delivery import Delivery
-from .outbox import outbox_path
+from .outbox import OutboxError, outbox_path
 from .outbox.owner_lock import OwnerLock, shared_lock_path
 
 TICK_S = 0.1
@@ -36,7 +39,7 @@ class Consumer:
         """Deliver until `stopped()`, with `once` until nothing more can be delivered now.
 
         `waits` is called once while another consumer is at work, `shows` now and then. Returns the delivery, closed;
-        None: it was stopped while it waited. Raises OSError where there are no locks.
+        None: it was stopped while it waited. Raises ConfigurationError where the file cannot be locked.
         """
         while (lock := self._locked(stopped, waits)) is not None:
             delivery = Delivery(self._channels, url=self._url, limits=self._limits, shared=True)
@@ -55,6 +58,8 @@ class Consumer:
                 return OwnerLock(self._lock_path, stays=True)
             except BlockingIOError:
                 refusals += 1  # the first may be of a process that only looks whether somebody delivers
+            except OSError as error:
+                raise ConfigurationError(f"the outbox cannot be locked ({error.strerror}): run as its user") from None
             if refusals == 2:
                 waits()
             time.sleep(RETRY_S)
@@ -66,15 +71,15 @@ class Consumer:
     ) -> bool:  # fmt: skip
         """Returns whether somebody has removed the lock, so that it must be taken again."""
         delivery.start()
-        delivery.wake(claim=True)
+        with suppress(OutboxError):  # busy: at the next tick
+            delivery.wake(claim=True)
         began = time.monotonic()
         while not stopped():
             if not lock.stands():
                 return True
             lock.touch()
             shows(delivery)
-            late = time.monotonic() - began > PATIENCE_S
-            if once and (delivery.drained(closing=False) or (late and delivery.drained(closing=True))):
+            if once and delivery.drained(closing=time.monotonic() - began > PATIENCE_S):
                 return False
             time.sleep(TICK_S)
         return False
